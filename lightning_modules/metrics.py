@@ -1,0 +1,273 @@
+"""Accuracy by length: what one evaluated problem gave, added up over a cell of problems of one length."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+REASONS = ("end", "budget", "invalid_command", "tool_error", "verify")
+"""Why an evaluation ended: the four of a rollout, and `verify` for the chunked parallel pass."""
+
+CELL_FIELDS = ("task", "variant", "setting", "style", "backbone", "evaluator", "seed")
+"""Keys that tell curves apart: records that agree in all of them are one curve over lengths."""
+
+_COUNTS = ("problems", "exact", "judged", "answers", "predicted", "correct", "turns", "tokens")
+
+Record = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one evaluated problem gave.
+
+    exact:            the trajectory is the reference trajectory, token by token
+    answer_correct:   the outputs are the answer; None where that is not judged (`verify`)
+    predicted_tokens: tokens of the reference that the model had to predict
+    correct_tokens:   those of them that it got right
+    first_error:      position in the trajectory of the first wrong token; None if there is none
+    phase:            phase of that token; None (or "") outside all phases
+    turns:            tool calls
+    tokens:           length of the trajectory, prompt included
+    reason:           one of `REASONS`
+    """
+
+    exact: bool
+    answer_correct: bool | None
+    predicted_tokens: int
+    correct_tokens: int
+    first_error: int | None
+    phase: str | None
+    turns: int
+    tokens: int
+    reason: str
+
+    def __post_init__(self) -> None:
+        if self.exact and self.first_error is not None:
+            raise ValueError(f"an exact trajectory has no first error, but first_error is {self.first_error}")
+        if not 0 <= self.correct_tokens <= self.predicted_tokens:
+            raise ValueError(f"{self.correct_tokens} correct of {self.predicted_tokens} predicted tokens is impossible")
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a success rate (Wilson 1927, without continuity correction).
+
+    Unlike the normal approximation it says something at 0 of n and n of n: 16 of 16 gives (0.806, 1).
+    n = 0 gives (0, 1). Raises ValueError unless 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} trials: expected 0 <= successes <= n")
+    if n == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    rate, shrink = successes / n, 1 + z * z / n
+    centre = (rate + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    # The ends are exact at 0 and n of n; rounding would otherwise give 1e-17 or 0.9999999999999999.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return low, high
+
+
+class LengthMetrics(Metric):
+    """Outcomes of one cell (task, variant, setting, style, evaluator, length), added up, over all ranks.
+
+    `update` takes an `Outcome`; `compute` gives the record of metrics.json, the same on every rank, also where
+    ranks have unequal numbers of problems or none.
+
+    phases:  all phases that an outcome may name, in the order of the trajectory; the same on every rank
+    reasons: all reasons that an outcome may name
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    def __init__(
+        self,
+        task: str,
+        length: int,
+        *,
+        variant: str = "",
+        setting: str = "",
+        style: str = "",
+        evaluator: str = "rollout",
+        phases: Iterable[str] = (),
+        reasons: Iterable[str] = REASONS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.cell = {
+            "task": task,
+            "variant": variant,
+            "setting": setting,
+            "style": style,
+            "evaluator": evaluator,
+            "length": length,
+        }
+        # The last slot takes errors outside all phases. Names stay here; only count vectors travel between ranks.
+        self.phases = (*(p for p in dict.fromkeys(phases) if p), "")
+        self.reasons = tuple(dict.fromkeys(reasons))
+        for name, size in (("counts", len(_COUNTS)), ("phase_counts", len(self.phases)),
+                           ("reason_counts", len(self.reasons))):  # fmt: skip
+            self.add_state(name, torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("first_errors", [], dist_reduce_fx="cat")
+        self._start_list()
+
+    def _start_list(self) -> None:
+        # A rank without an error must gather an empty int64 tensor: torchmetrics would send float32 from there,
+        # which all_gather cannot mix with the int64 positions of other ranks.
+        self.first_errors.append(torch.empty(0, dtype=torch.int64, device=self.device))
+
+    def reset(self) -> None:
+        super().reset()
+        self._start_list()
+
+    def update(self, outcome: Outcome) -> None:
+        """Add one problem. Raises ValueError for a phase or reason that the constructor was not given."""
+        reason = _index(self.reasons, outcome.reason, "reason")
+        phase = _index(self.phases, outcome.phase or "", "phase") if outcome.first_error is not None else None
+        row = (1, outcome.exact, outcome.answer_correct is not None, bool(outcome.answer_correct),
+               outcome.predicted_tokens, outcome.correct_tokens, outcome.turns, outcome.tokens)  # fmt: skip
+        self.counts += torch.tensor([int(v) for v in row], device=self.counts.device)
+        self.reason_counts[reason] += 1
+        if phase is not None:
+            self.phase_counts[phase] += 1
+            self.first_errors.append(torch.tensor([outcome.first_error], device=self.counts.device))
+
+    def compute(self) -> Record:
+        """The record of this cell. Rates are in [0, 1]; None where nothing was measured.
+
+        token_accuracy pools the tokens of all problems; turns and tokens are means over problems;
+        first_error holds the (lower) median position and the most common phase, the earlier one at a tie.
+        """
+        count = dict(zip(_COUNTS, self.counts.tolist(), strict=True))
+        n = count["problems"]
+        low, high = wilson_interval(count["exact"], n)
+        return {
+            **self.cell,
+            "problems": n,
+            "exact_match": _ratio(count["exact"], n),
+            "exact_match_low": low,
+            "exact_match_high": high,
+            "answer_accuracy": _ratio(count["answers"], count["judged"]),
+            "token_accuracy": _ratio(count["correct"], count["predicted"]),
+            "first_error": self._first_error(dim_zero_cat(self.first_errors)),
+            "first_error_phases": _nonzero(self.phases, self.phase_counts),
+            "reasons": _nonzero(self.reasons, self.reason_counts),
+            "turns": _ratio(count["turns"], n),
+            "tokens": _ratio(count["tokens"], n),
+        }
+
+    def _first_error(self, positions: Tensor) -> Record | None:
+        if positions.numel() == 0:
+            return None
+        common = max(range(len(self.phases)), key=self.phase_counts.tolist().__getitem__)
+        # torch.median of an even number of values is the lower of the two in the middle.
+        return {"position": int(positions.median()), "phase": self.phases[common]}
+
+
+def _index(names: Sequence[str], name: str, what: str) -> int:
+    try:
+        return names.index(name)
+    except ValueError:
+        known = ", ".join(repr(n) for n in names)
+        raise ValueError(f"unknown {what} {name!r}; LengthMetrics was given {known}") from None
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _nonzero(names: Sequence[str], counts: Tensor) -> dict[str, int]:
+    return {name: count for name, count in zip(names, counts.tolist(), strict=True) if count}
+
+
+@dataclass(slots=True, frozen=True)
+class Reach:
+    """How far one curve goes.
+
+    perfect:          largest length at which every problem was exact, as at every smaller length measured;
+                      None if the smallest one already failed
+    partial:          largest length with an exact match of at least 5%, whatever happens before it: the number
+                      that the paper's Table 1 gives; None if there is none
+    partial_accuracy: exact match there, the percentage in brackets in Table 1
+    """
+
+    perfect: int | None
+    partial: int | None
+    partial_accuracy: float | None
+
+
+def reach(records: Iterable[Record], threshold: float = 0.05) -> dict[tuple[str, str, str], Reach]:
+    """Reach by (task, variant, evaluator); see `Reach` for the two numbers.
+
+    Raises ValueError if records of different settings, styles, backbones or seeds would be mixed.
+    """
+    result: dict[tuple[str, str, str], Reach] = {}
+    for cell, curve in group_records(records).items():
+        fields = dict(zip(CELL_FIELDS, cell, strict=True))
+        key = (fields["task"], fields["variant"], fields["evaluator"])
+        if key in result:
+            raise ValueError(f"two curves for {key}: give `reach` the records of one setting, style, backbone and seed")
+        perfect = None
+        for record in curve:
+            if record["exact_match"] != 1.0:
+                break
+            perfect = record["length"]
+        far = next((r for r in reversed(curve) if r["exact_match"] >= threshold), None)
+        result[key] = Reach(perfect, far and far["length"], far and far["exact_match"])
+    return result
+
+
+def group_records(records: Iterable[Record]) -> dict[tuple[str, ...], list[Record]]:
+    """Curves: records with problems in them, grouped by `CELL_FIELDS` in order of appearance, sorted by length.
+
+    Raises ValueError for two records of one curve at one length.
+    """
+    curves: dict[tuple[str, ...], dict[int, Record]] = {}
+    for record in records:
+        cell = tuple(str(record.get(field, "")) for field in CELL_FIELDS)
+        curve = curves.setdefault(cell, {})
+        if record["length"] in curve:
+            raise ValueError(f"two records for {', '.join(filter(None, cell))} at length {record['length']}")
+        if record["problems"]:
+            curve[record["length"]] = record
+    return {cell: [curve[n] for n in sorted(curve)] for cell, curve in curves.items() if curve}
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A path to write to that becomes `path` when the block ends well; readers never see half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_metrics(path: str | os.PathLike, records: Iterable[Record]) -> None:
+    """Write `{"records": [...]}` to `path` as JSON, atomically; folders are made as needed."""
+    text = json.dumps({"records": list(records)}, indent=2, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_metrics(path: str | os.PathLike) -> list[Record]:
+    """Records of a file that `write_metrics` wrote. Raises ValueError if it is something else."""
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("records"), list):
+        raise ValueError(f'{path} holds no metrics: expected {{"records": [...]}}')
+    return content["records"]

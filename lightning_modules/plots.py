@@ -1,0 +1,138 @@
+"""Figures of accuracy by length, for papers and TensorBoard."""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from itertools import cycle
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+from lightning_modules.metrics import Record, atomic_path, group_records
+from lightning_modules.tables import describe_cells
+
+# Okabe and Ito's colours, safe for colour-blind readers, ordered so that neighbours differ in lightness too; markers
+# and dashes tell the lines apart in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
+
+DODGE = 0.011
+"""Shift between neighbouring curves, as a share of the axis, so that equal points stay visible."""
+
+
+def accuracy_figure(
+    records: Iterable[Record], train_length: int | None = None, title: str | None = None
+) -> Figure:
+    """Exact match in percent against problem length (log scale), a line for each curve in the records.
+
+    records:      records of metrics.json; bars are their 95% Wilson intervals
+    train_length: largest length of the training data, marked by a vertical line
+    title:        by default what all records have in common, e.g. `addition, local, rollout`
+
+    Needs no display and leaves pyplot's global state alone. Raises ValueError if there is nothing to draw.
+    """
+    curves = group_records(records)
+    if not curves:
+        raise ValueError("there is nothing to draw: no record has any problems")
+    common, labels = describe_cells(curves)
+    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    lengths = sorted({r["length"] for curve in curves.values() for r in curve})
+    low, high = _limits([*lengths, *([train_length] if train_length else [])])
+    _draw_curves(axes, {labels[cell]: curve for cell, curve in curves.items()}, math.log(high / low))
+    _style_axes(axes, lengths, train_length, (low, high))
+    if train_length:
+        _mark_training(axes, train_length)
+    heading = title or common
+    if heading:
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=10.5, fontweight="semibold")
+    if len(curves) > 1:
+        # Above the axes, where no curve can run into it.
+        figure.legend(loc="outside upper left", ncols=min(len(curves), 3), frameon=False, fontsize=9, handlelength=3.2)
+    return figure
+
+
+def _draw_curves(axes: Axes, curves: dict[str, list[Record]], span: float) -> None:
+    """Draw each curve, shifted a little sideways; lines get thinner, so that one below another shows around it."""
+    styles = zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES))
+    for i, ((label, curve), (colour, marker, dash)) in enumerate(zip(curves.items(), styles)):
+        shift = math.exp((i - (len(curves) - 1) / 2) * DODGE * span)
+        x = [r["length"] * shift for r in curve]
+        y = [100 * r["exact_match"] for r in curve]
+        below = [100 * (r["exact_match"] - r["exact_match_low"]) for r in curve]
+        above = [100 * (r["exact_match_high"] - r["exact_match"]) for r in curve]
+        axes.errorbar(x, y, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=0.9, capsize=2, alpha=0.6,
+                      zorder=2)  # fmt: skip
+        axes.plot(x, y, color=colour, marker=marker, linestyle=dash, label=label, markersize=5.5, zorder=3 + i,
+                  linewidth=1.6, markeredgecolor="white", markeredgewidth=0.7, clip_on=False)  # fmt: skip
+
+
+def _style_axes(axes: Axes, lengths: Sequence[int], train_length: int | None, limits: tuple[float, float]) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(limits)
+    axes.set_ylim(-3, 103)
+    axes.set_yticks(range(0, 101, 20), [f"{p}%" for p in range(0, 101, 20)])
+    shown = _labelled(lengths, train_length, math.log(limits[1] / limits[0]))
+    axes.set_xticks(shown, [short_number(n) for n in shown])
+    # Lengths without room for a label keep a small tick.
+    axes.xaxis.set_minor_locator(FixedLocator([n for n in lengths if n not in shown]) if lengths else NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("problem length")
+    axes.set_ylabel("exact match")
+    axes.tick_params(labelsize=9)
+    axes.grid(axis="y", color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _mark_training(axes: Axes, train_length: int) -> None:
+    axes.axvline(train_length, color="0.35", linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+    low, high = axes.get_xlim()
+    # The text goes to the side with more room: left of the line only where the line is far right.
+    right = math.log(high / train_length) > 0.3 * math.log(high / low)
+    axes.annotate(f"trained up to {short_number(train_length)}", (train_length, 3), xytext=(4 if right else -4, 0),
+                  textcoords="offset points", ha="left" if right else "right", va="bottom", fontsize=8.5,
+                  color="0.25", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+
+
+def _limits(lengths: Sequence[int]) -> tuple[float, float]:
+    """Ends of the axis: a margin of 6% of the span each side, and at least a factor of 1.6 for one length."""
+    margin = max((max(lengths) / min(lengths)) ** 0.06, 1.15)
+    if min(lengths) == max(lengths):
+        margin = 1.6
+    return min(lengths) / margin, max(lengths) * margin
+
+
+def _labelled(lengths: Sequence[int], train_length: int | None, span: float) -> list[int]:
+    """The lengths with room for a label: first the ends and the training length, then powers of ten, then the rest."""
+    rank = sorted(lengths, key=lambda n: (n not in (lengths[0], lengths[-1], train_length), not _round(n), n))
+    shown: list[int] = []
+    for n in rank:
+        # A character takes about 1.25% of the axis at this size; a label needs a blank beside it.
+        if all(abs(math.log(n / m)) / span > 0.0125 * (1 + (_width(n) + _width(m)) / 2) for m in shown):
+            shown.append(n)
+    return sorted(shown)
+
+
+def _round(n: int) -> bool:
+    return 10 ** round(math.log10(n)) == n
+
+
+def _width(n: int) -> int:
+    return len(short_number(n))
+
+
+def short_number(n: int) -> str:
+    """1000 -> 1K, 150000 -> 150K, 5250000 -> 5.25M; other numbers in full, with separators: 1,024."""
+    for size, letter in ((10**6, "M"), (10**3, "K")):
+        if n >= size and n % (size // 100) == 0:
+            return f"{n / size:g}{letter}"
+    return f"{n:,}"
+
+
+def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 200) -> None:
+    """Write `figure` to `path` atomically, in the format of its suffix (.png, .pdf, .svg); folders are made."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)
