@@ -2,29 +2,31 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
-from itertools import cycle
+from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from lightning_modules.metrics import Record, atomic_path, group_records
 from lightning_modules.tables import describe_cells
 
 # Okabe and Ito's colours, safe for colour-blind readers, ordered so that neighbours differ in lightness too; markers
 # and dashes tell the lines apart in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#E69F00", "#000000", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
+DASHES = ("-", (0, (4, 2)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
-DODGE = 0.011
-"""Shift between neighbouring curves, as a share of the axis, so that equal points stay visible."""
+MOST_BARS = 12
+"""Curves of more points show their intervals as a band."""
+
+DODGE, MOST_DODGE = 0.011, 0.03
+"""Shift between neighbouring curves, and between the outermost two, as shares of the axis: equal points stay visible,
+and no point leaves its tick."""
 
 
-def accuracy_figure(
-    records: Iterable[Record], train_length: int | None = None, title: str | None = None
-) -> Figure:
+def accuracy_figure(records: Iterable[Record], train_length: int | None = None, title: str | None = None) -> Figure:
     """Exact match in percent against problem length (log scale), a line for each curve in the records.
 
     records:      records of metrics.json; bars are their 95% Wilson intervals
@@ -38,6 +40,7 @@ def accuracy_figure(
         raise ValueError("there is nothing to draw: no record has any problems")
     common, labels = describe_cells(curves)
     figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     axes = figure.add_subplot()
     lengths = sorted({r["length"] for curve in curves.values() for r in curve})
     low, high = _limits([*lengths, *([train_length] if train_length else [])])
@@ -45,28 +48,40 @@ def accuracy_figure(
     _style_axes(axes, lengths, train_length, (low, high))
     if train_length:
         _mark_training(axes, train_length)
-    heading = title or common
-    if heading:
-        figure.suptitle(heading, x=0.01, ha="left", fontsize=10.5, fontweight="semibold")
-    if len(curves) > 1:
-        # Above the axes, where no curve can run into it.
-        figure.legend(loc="outside upper left", ncols=min(len(curves), 3), frameon=False, fontsize=9, handlelength=3.2)
+    _write_head(axes, title or common, len(curves), bool(train_length))
     return figure
 
 
-def _draw_curves(axes: Axes, curves: dict[str, list[Record]], span: float) -> None:
+def _draw_curves(axes: Axes, curves: Mapping[str, list[Record]], span: float) -> None:
     """Draw each curve, shifted a little sideways; lines get thinner, so that one below another shows around it."""
-    styles = zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES))
-    for i, ((label, curve), (colour, marker, dash)) in enumerate(zip(curves.items(), styles)):
-        shift = math.exp((i - (len(curves) - 1) / 2) * DODGE * span)
+    step = min(DODGE, MOST_DODGE / max(len(curves) - 1, 1)) * span
+    for i, (label, curve) in enumerate(curves.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        shift = math.exp((i - (len(curves) - 1) / 2) * step)
         x = [r["length"] * shift for r in curve]
         y = [100 * r["exact_match"] for r in curve]
-        below = [100 * (r["exact_match"] - r["exact_match_low"]) for r in curve]
-        above = [100 * (r["exact_match_high"] - r["exact_match"]) for r in curve]
-        axes.errorbar(x, y, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=0.9, capsize=2, alpha=0.6,
-                      zorder=2)  # fmt: skip
-        axes.plot(x, y, color=colour, marker=marker, linestyle=dash, label=label, markersize=5.5, zorder=3 + i,
-                  linewidth=1.6, markeredgecolor="white", markeredgewidth=0.7, clip_on=False)  # fmt: skip
+        low = [100 * r["exact_match_low"] for r in curve]
+        high = [100 * r["exact_match_high"] for r in curve]
+        if len(curve) > MOST_BARS:
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
+        else:
+            axes.vlines(x, low, high, color=colour, linewidth=1, alpha=0.55, zorder=2)
+            axes.plot(x + x, low + high, "_", color=colour, markersize=5, alpha=0.55, zorder=2)
+        axes.plot(x, y, color=colour, marker=MARKERS[i % len(MARKERS)], linestyle=DASHES[i % len(DASHES)], label=label,
+                  markersize=6, zorder=3 + i, linewidth=max(1.2, 2.2 - 0.5 * i), markeredgecolor="white",
+                  markeredgewidth=0.6, clip_on=False)  # fmt: skip
+
+
+def _write_head(axes: Axes, title: str, curves: int, marked: bool) -> None:
+    """Title, then legend, above the training mark and the axes: no curve can run into them there. Heights in points."""
+    height = 16 if marked else 4
+    if curves > 1:
+        columns = min(curves, 3)
+        raised = axes.transAxes + ScaledTranslation(0, height / 72, axes.figure.dpi_scale_trans)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), bbox_transform=raised, borderaxespad=0, borderpad=0,
+                    ncols=columns, frameon=False, fontsize=9, handlelength=3.4, labelspacing=0.3)  # fmt: skip
+        height += 14 * math.ceil(curves / columns)
+    axes.set_title(title, loc="left", fontsize=11, pad=height + 3)
 
 
 def _style_axes(axes: Axes, lengths: Sequence[int], train_length: int | None, limits: tuple[float, float]) -> None:
@@ -77,7 +92,7 @@ def _style_axes(axes: Axes, lengths: Sequence[int], train_length: int | None, li
     shown = _labelled(lengths, train_length, math.log(limits[1] / limits[0]))
     axes.set_xticks(shown, [short_number(n) for n in shown])
     # Lengths without room for a label keep a small tick.
-    axes.xaxis.set_minor_locator(FixedLocator([n for n in lengths if n not in shown]) if lengths else NullLocator())
+    axes.xaxis.set_minor_locator(FixedLocator([n for n in lengths if n not in shown]))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("problem length")
     axes.set_ylabel("exact match")
@@ -88,13 +103,11 @@ def _style_axes(axes: Axes, lengths: Sequence[int], train_length: int | None, li
 
 
 def _mark_training(axes: Axes, train_length: int) -> None:
+    axes.axvspan(axes.get_xlim()[0], train_length, color="0.955", linewidth=0, zorder=0)
     axes.axvline(train_length, color="0.35", linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-    low, high = axes.get_xlim()
-    # The text goes to the side with more room: left of the line only where the line is far right.
-    right = math.log(high / train_length) > 0.3 * math.log(high / low)
-    axes.annotate(f"trained up to {short_number(train_length)}", (train_length, 3), xytext=(4 if right else -4, 0),
-                  textcoords="offset points", ha="left" if right else "right", va="bottom", fontsize=8.5,
-                  color="0.25", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+    axes.annotate(f"trained up to {short_number(train_length)}", (train_length, 1), xytext=(0, 2),
+                  xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", va="bottom",
+                  fontsize=8.5, color="0.25")  # fmt: skip
 
 
 def _limits(lengths: Sequence[int]) -> tuple[float, float]:
