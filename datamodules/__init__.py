@@ -1,0 +1,1 @@
+"""Tokens, trajectories, tasks, and the stream that training reads. Imports tools, never lightning_modules."""

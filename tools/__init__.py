@@ -1,0 +1,7 @@
+"""What the model calls: stateful tools that answer its commands with observations. No torch here."""
+
+from tools.base import InvalidCommand, Tool
+from tools.errors import UserError
+from tools.pointer_memory import EDGE, PointerMemory
+
+__all__ = ["EDGE", "InvalidCommand", "PointerMemory", "Tool", "UserError"]

@@ -1,0 +1,7 @@
+"""The tasks, one file each."""
+
+from datamodules.tasks.addition import Addition
+from datamodules.tasks.base import Problem, Task
+from datamodules.tasks.multiplication import Multiplication
+
+__all__ = ["Addition", "Multiplication", "Problem", "Task"]

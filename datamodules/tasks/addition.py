@@ -1,0 +1,72 @@
+"""Addition of two numbers with two pointers (paper, section 3 and appendix D.2)."""
+
+import random
+import re
+
+from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact, walk_right
+from datamodules.tasks.base import Problem, Task, digits
+from datamodules.trajectory import Scribe
+from tools import PointerMemory, UserError
+
+
+class Addition(Task):
+    """n-digit addition: `1 2 + 9 =` is answered by `2 1`. Length: digits of the longer operand.
+
+    Training operands have U{1..max_length} digits each, test operands exactly `length`. A trajectory has 35 tokens a
+    digit. For `7+5=` in style `paper` (Q prompt, T thought, C command, O observation, A output)::
+
+        7 + 5 =            QQQQ       p1.init p2.init                         CC
+        p1 walks to '+':   p1.read 7 p1.right p1.read +                      COCCO
+        p2 walks to '=':   p2.read 7 p2.right p2.read + p2.right p2.read 5 p2.right p2.read =
+        p1.left p2.left p1.read 7 p2.read 5   CCCOCO    2 1                   TT (sum digit, carry)
+        p1.left p2.left p1.read [EDGE] p2.read +        CCCOCO    1 0         TT (the last carry)
+        [ANS]              T          p2.read + p2.right ... p2.read [ANS]    COC ... CO
+        p2.left p2.read 0 p2.left p2.read 1   CCOCCO    1                     A
+        p2.left p2.read 1 p2.left p2.read 2   CCOCCO    2                     A
+        p2.left p2.read =  CCO        [END]
+    """
+
+    name = "addition"
+    symbols = (*DIGITS, "+", "=")
+    phases = ("start", "find_plus", "find_equals", "add", "find_answer", "copy")
+
+    def tool(self) -> PointerMemory:
+        return PointerMemory(2)
+
+    def commands(self) -> list[str]:
+        return PointerMemory.command_tokens(2)
+
+    def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
+        return self._problem(digits(rng, length, zero=True), digits(rng, length, zero=True))
+
+    def sample_training(self, rng: random.Random) -> Problem:
+        sizes = rng.randint(1, self.max_length), rng.randint(1, self.max_length)
+        return self._problem(*(digits(rng, size, zero=True) for size in sizes))
+
+    def solve(self, problem: Problem, scribe: Scribe) -> None:
+        scribe.phase("start")
+        first, second = scribe.pointer(1), scribe.pointer(2)
+        scribe.phase("find_plus")
+        walk_right(first, "+")
+        scribe.phase("find_equals")
+        walk_right(second, "=")
+        scribe.phase("add")
+        first.left()
+        second.left()
+        add_columns(scribe, first, second, lambda pointer: pointer.left())
+        copy_answer(scribe, second)
+
+    def answer(self, problem: Problem) -> tuple[str, ...]:
+        left, right = "".join(problem.prompt[:-1]).split("+")
+        return tuple(exact("add", left, right))
+
+    def parse(self, text: str) -> Problem:
+        match = re.fullmatch(r"(0|[1-9]\d*)\+(0|[1-9]\d*)=?", re.sub(r"\s", "", text), re.ASCII)
+        if not match:
+            raise UserError(f"{text!r} is not a problem of addition: expected two numbers without leading zeros, "
+                            f"like 123+45")
+        return self._problem(*match.groups())
+
+    @staticmethod
+    def _problem(left: str, right: str) -> Problem:
+        return Problem((*left, "+", *right, "="), max(len(left), len(right)))

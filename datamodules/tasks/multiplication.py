@@ -1,0 +1,108 @@
+"""Multiplication of a long number by a short one with pointers (paper, section 3 and appendix D.2)."""
+
+import random
+import re
+
+from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact, walk_right
+from datamodules.tasks.base import Problem, Task, digits
+from datamodules.trajectory import Scribe
+from tools import EDGE, PointerMemory, UserError
+
+
+def _twice_right(pointer) -> None:
+    pointer.right()  # over the carry
+    pointer.right()
+
+
+class Multiplication(Task):
+    """n digits times 1 or 2 digits: `2 7 x 5 =` is answered by `1 3 5`. Length: digits of the first operand.
+
+    The memory after the work on `27x15=` (product digit and carry for each place, one partial result for each digit of
+    the second operand, the second with one place of zeros, then their sum, all in reverse)::
+
+        2 7 x 1 5 = 5 3 3 1 1 0 + 0 0 7 0 2 0 = 5 0 0 1 4 0 [ANS] 4 0 5
+
+    Every pair is (digit, carry); the answer is read off the last part from right to left. A problem takes about 27
+    tokens a digit with a one-digit second operand and about 56 with two digits.
+    """
+
+    name = "multiplication"
+    symbols = (*DIGITS, "x", "+", "=")
+    phases = ("start", "find_times", "find_equals", "digit_1", "multiply_1", "digit_2", "rewind", "multiply_2",
+              "digit_3", "find_first", "find_second", "add", "find_answer", "copy")
+    variants = ("n x 1", "n x 2")
+
+    def tool(self) -> PointerMemory:
+        return PointerMemory(2)
+
+    def commands(self) -> list[str]:
+        return PointerMemory.command_tokens(2)
+
+    def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
+        return self._problem(digits(rng, length), digits(rng, self.variants.index(variant) + 1))
+
+    def sample_training(self, rng: random.Random) -> Problem:
+        return self.sample(rng, rng.randint(1, self.max_length), rng.choice(self.variants))
+
+    def solve(self, problem: Problem, scribe: Scribe) -> None:
+        scribe.phase("start")
+        first, second = scribe.pointer(1), scribe.pointer(2)
+        scribe.phase("find_times")
+        walk_right(first, "x")
+        scribe.phase("find_equals")
+        walk_right(second, "=")
+        partials = 0
+        while self._next_digit(scribe, second, partials):
+            if partials:
+                scribe.think("+", "0", "0")
+                scribe.phase("rewind")
+                walk_right(first, "x")
+            partials += 1
+            scribe.phase(f"multiply_{partials}")
+            self._multiply(scribe, first, second)
+        if partials == 2:
+            scribe.think("=")
+            scribe.phase("find_first")
+            walk_right(first, "=")
+            first.right()
+            scribe.phase("find_second")
+            walk_right(second, "+")
+            second.right()
+            scribe.phase("add")
+            add_columns(scribe, first, second, _twice_right)
+        copy_answer(scribe, second)
+
+    @staticmethod
+    def _next_digit(scribe: Scribe, second, partials: int) -> bool:
+        """Move to the next digit of the second operand; False if there is none."""
+        # The phase counts the partial results (a bounded count), so that what follows 'x' needs no memory of them.
+        scribe.phase(f"digit_{partials + 1}")
+        second.left()
+        return second.read() != "x"
+
+    @staticmethod
+    def _multiply(scribe: Scribe, first, second) -> None:
+        """Write the first operand times the digit under `second`."""
+        carry = 0
+        first.left()
+        while (symbol := first.read()) != EDGE:
+            product = int(symbol) * int(second.read()) + carry
+            carry = product // 10
+            scribe.think(DIGITS[product % 10], DIGITS[carry])
+            first.left()
+        if carry:
+            scribe.think(DIGITS[carry], "0")
+
+    def answer(self, problem: Problem) -> tuple[str, ...]:
+        left, right = "".join(problem.prompt[:-1]).split("x")
+        return tuple(exact("multiply", left, right))
+
+    def parse(self, text: str) -> Problem:
+        match = re.fullmatch(r"([1-9]\d*)[x*]([1-9]\d?)=?", re.sub(r"\s", "", text), re.ASCII)
+        if not match:
+            raise UserError(f"{text!r} is not a problem of multiplication: expected a number times one of 1 or 2 "
+                            f"digits, both without leading zeros, like 12345x67")
+        return self._problem(*match.groups())
+
+    def _problem(self, left: str, right: str) -> Problem:
+        return Problem((*left, "x", *right, "="), len(left), self.variants[len(right) - 1])

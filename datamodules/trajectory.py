@@ -1,0 +1,154 @@
+"""Trajectories, and the scribe that records one while an algorithm talks to the real tool."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datamodules.tokens import ANSWER, END, Kind
+from tools.base import PHASE_MARK, Tool
+
+STYLES = ("paper", "local")
+"""`paper`: commands as in the paper. `local`: a command carries the phase it is given in, so that the next token
+follows from a bounded window of the trajectory however long the problem is."""
+
+_THOUGHT, _OUTPUT, _END = (bytes([k]) for k in (Kind.THOUGHT, Kind.OUTPUT, Kind.END))
+_COMMAND, _READ = bytes([Kind.COMMAND]), bytes([Kind.COMMAND, Kind.OBSERVATION])
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """Everything that one solved problem says.
+
+    tokens: question, thoughts, commands, observations, outputs, end token
+    kinds:  one `Kind` a token
+    phases: (position of its first token, name), in order; positions before the first belong to no phase
+    """
+
+    tokens: list[str]
+    kinds: bytearray
+    phases: list[tuple[int, str]]
+
+    def phase_at(self, position: int) -> str:
+        """Name of the phase that the token at `position` belongs to; "" for the question."""
+        i = bisect_right(self.phases, position, key=lambda phase: phase[0])
+        return self.phases[i - 1][1] if i else ""
+
+    def outputs(self) -> list[str]:
+        return [t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT]
+
+    def turns(self) -> int:
+        """Number of observations that are answers to commands."""
+        return self.kinds.count(Kind.COMMAND)
+
+
+class Scribe:
+    """Records a trajectory: what the algorithm writes, what it asks the tool, and what the tool answers.
+
+    Example, with the kinds of the tokens that it records below them (T thought, C command, O observation)::
+
+        scribe.phase("find_plus")
+        left = scribe.pointer(1)           # p1.init@find_plus
+                                           # C
+        while left.read() != "+":          # p1.read@find_plus  7  p1.right@find_plus  p1.read@find_plus  +
+            left.right()                   # C                  O  C                   C                  O
+        scribe.think("[ANS]")              # [ANS]
+                                           # T
+
+    In style `paper` the same commands are `p1.init`, `p1.read`, ...
+    """
+
+    def __init__(self, tool: Tool, prompt: Sequence[str], style: str) -> None:
+        tool.reset(prompt)
+        self._tool = tool
+        self._local = style == "local"
+        self._suffix = ""
+        self._pointers: list[Pointer] = []
+        self.trajectory = Trajectory(list(prompt), bytearray([Kind.PROMPT]) * len(prompt), [])
+        self._tokens, self._kinds = self.trajectory.tokens, self.trajectory.kinds
+
+    def phase(self, name: str) -> None:
+        """Declare that what follows belongs to phase `name`."""
+        phases = self.trajectory.phases
+        if phases and phases[-1][1] == name:
+            return
+        phases.append((len(self._tokens), name))
+        if self._local:
+            self._suffix = PHASE_MARK + name
+            for pointer in self._pointers:
+                pointer.rename(self._suffix)
+
+    def pointer(self, number: int) -> "Pointer":
+        """Initialise pointer `number` of a pointer memory (this is a command) and return a handle to it."""
+        self.command(f"p{number}.init")
+        pointer = Pointer(self._tool, self._tokens, self._kinds, f"p{number}")
+        pointer.rename(self._suffix)
+        self._pointers.append(pointer)
+        return pointer
+
+    def command(self, token: str) -> tuple[str, ...]:
+        """Give a command of one token and record it with its observation, which is returned."""
+        observation = self._tool.commands[token]()
+        self._tokens.append(token + self._suffix)
+        self._tokens += observation
+        self._kinds += _COMMAND
+        self._kinds += bytes([Kind.OBSERVATION]) * len(observation)
+        return observation
+
+    def think(self, *tokens: str) -> None:
+        """Write thoughts."""
+        for token in tokens:
+            self._tool.write(token)
+        self._tokens += tokens
+        self._kinds += _THOUGHT * len(tokens)
+
+    def answer(self) -> None:
+        """Write [ANS], the thought after which outputs come."""
+        self.think(ANSWER)
+
+    def output(self, *tokens: str) -> None:
+        """Write outputs: the part of the trajectory that is judged."""
+        for token in tokens:
+            self._tool.write(token)
+        self._tokens += tokens
+        self._kinds += _OUTPUT * len(tokens)
+
+    def end(self) -> Trajectory:
+        """Write the end token and return the whole trajectory."""
+        self._tokens.append(END)
+        self._kinds += _END
+        return self.trajectory
+
+
+class Pointer:
+    """Handle to one pointer of a pointer memory: each call is a command, recorded with its observation."""
+
+    __slots__ = ("_commands", "_kinds", "_left", "_name", "_names", "_read", "_right", "_tokens", "left_token",
+                 "read_token", "right_token")
+
+    def __init__(self, tool: Tool, tokens: list[str], kinds: bytearray, name: str) -> None:
+        self._tokens, self._kinds, self._name = tokens, kinds, name
+        self._left, self._right, self._read = (tool.commands[f"{name}.{o}"] for o in ("left", "right", "read"))
+
+    def rename(self, suffix: str) -> None:
+        """Let the commands from now on carry `suffix`."""
+        self.left_token = f"{self._name}.left{suffix}"
+        self.right_token = f"{self._name}.right{suffix}"
+        self.read_token = f"{self._name}.read{suffix}"
+
+    def left(self) -> None:
+        self._left()
+        self._tokens.append(self.left_token)
+        self._kinds += _COMMAND
+
+    def right(self) -> None:
+        self._right()
+        self._tokens.append(self.right_token)
+        self._kinds += _COMMAND
+
+    def read(self) -> str:
+        """The token under the pointer; `[EDGE]` beyond either end."""
+        observation = self._read()
+        self._tokens.append(self.read_token)
+        self._tokens += observation
+        self._kinds += _READ
+        return observation[0]

@@ -1,0 +1,46 @@
+"""The protocol between a model (or an algorithm that plays the model) and a tool."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+PHASE_MARK = "@"
+"""Separates a command from the phase that it may carry: `p1.read@find_plus` does what `p1.read` does."""
+
+
+class InvalidCommand(Exception):
+    """A command that the tool cannot carry out as it stands; the message says why. Ends a rollout's row."""
+
+
+class Tool(ABC):
+    """A stateful oracle (paper, appendix A): it reads what the model writes and answers its commands.
+
+    One object serves one problem at a time. The same object answers the algorithm that writes a training trajectory
+    and the model in a rollout, so that the two cannot disagree.
+
+    A subclass fills `commands`: command token -> function that carries it out and returns the observation tokens.
+    """
+
+    def __init__(self) -> None:
+        self.commands: dict[str, Callable[[], tuple[str, ...]]] = {}
+
+    @abstractmethod
+    def reset(self, prompt: Sequence[str]) -> None:
+        """Start a new problem, whose question is `prompt`."""
+
+    @abstractmethod
+    def write(self, token: str) -> None:
+        """Take a token that is no command: a thought or an output."""
+
+    def feed(self, token: str) -> tuple[str, ...] | None:
+        """Take one token that the model wrote.
+
+        Returns the observation, possibly empty, if the token is (or completes) a command, and None if it is a thought
+        or an output. A command may carry a phase, which changes nothing.
+
+        Raises InvalidCommand if the command cannot be carried out in the tool's present state.
+        """
+        command = self.commands.get(token) or self.commands.get(token.partition(PHASE_MARK)[0])
+        if command is None:
+            self.write(token)
+            return None
+        return command()

@@ -1,0 +1,90 @@
+"""Pointer memory: the text so far, read one token at a time through movable pointers (paper, appendix D.1)."""
+
+from collections.abc import Callable, Sequence
+
+from tools.base import InvalidCommand, Tool
+from tools.errors import UserError
+
+EDGE = "[EDGE]"
+"""What a pointer reads left of the first token and right of the last."""
+
+OPERATIONS = ("init", "left", "right", "read")
+
+
+class PointerMemory(Tool):
+    """The question and everything that was thought or output, with `pointers` read heads `p1`, `p2`, ...
+
+    Commands, each a single token, for pointer K:
+
+    | command    | effect                                             | observation            |
+    |------------|----------------------------------------------------|------------------------|
+    | `pK.init`  | puts the pointer on the first token of the question | none                   |
+    | `pK.left`  | moves it one token to the left                     | none                   |
+    | `pK.right` | moves it one token to the right                    | none                   |
+    | `pK.read`  | reads                                              | the token under it     |
+
+    Thoughts and outputs are appended to the memory, commands and observations are not.
+
+    Edges: there is one cell left of the first token and one right of the last; both read as `[EDGE]`, and a move
+    beyond them leaves the pointer where it is. A pointer on the right edge cell reads the next token that is appended,
+    once it is. Using a pointer before its `init` raises InvalidCommand.
+    """
+
+    def __init__(self, pointers: int = 2) -> None:
+        super().__init__()
+        if pointers < 1:
+            raise UserError(f"{pointers} pointers are not possible: the pointer memory needs at least 1")
+        self.pointers = pointers
+        # Cell 0 is the left edge, so that clamping and reading need no case of their own there.
+        self._cells: list[str] = [EDGE]
+        self._positions: list[int] = [-1] * pointers
+        for index in range(pointers):
+            self._add_commands(index)
+
+    @staticmethod
+    def command_tokens(pointers: int) -> list[str]:
+        """All command tokens of a memory with that many pointers, without phases."""
+        return [f"p{k}.{operation}" for k in range(1, pointers + 1) for operation in OPERATIONS]
+
+    def reset(self, prompt: Sequence[str]) -> None:
+        self._cells[1:] = prompt
+        self._positions[:] = [-1] * self.pointers
+
+    def write(self, token: str) -> None:
+        self._cells.append(token)
+
+    def _add_commands(self, index: int) -> None:
+        # Closures over the two lists, not methods: recording spends most of its time in these lines.
+        cells, positions, name = self._cells, self._positions, f"p{index + 1}"
+
+        def uninitialised(operation: str) -> InvalidCommand:
+            return InvalidCommand(f"{name}.{operation}: {name} has no place yet, call {name}.init first")
+
+        def init() -> tuple[str, ...]:
+            positions[index] = 1
+            return ()
+
+        def left() -> tuple[str, ...]:
+            position = positions[index]
+            if position > 0:
+                positions[index] = position - 1
+            elif position < 0:
+                raise uninitialised("left")
+            return ()
+
+        def right() -> tuple[str, ...]:
+            position = positions[index]
+            if position < 0:
+                raise uninitialised("right")
+            if position < len(cells):
+                positions[index] = position + 1
+            return ()
+
+        def read() -> tuple[str, ...]:
+            position = positions[index]
+            if position < 0:
+                raise uninitialised("read")
+            return (cells[position] if position < len(cells) else EDGE,)
+
+        operations: tuple[Callable[[], tuple[str, ...]], ...] = (init, left, right, read)
+        self.commands |= {f"{name}.{o}": f for o, f in zip(OPERATIONS, operations, strict=True)}
