@@ -38,7 +38,7 @@ class TrajectoryDataModule(LightningDataModule):
         self.task, self.batch_size, self.packed, self.row_length = task, batch_size, packed, row_length
         self.num_workers, self.seed, self.evaluation_seed = num_workers, seed, evaluation_seed
         self.validation_rows = validation_rows
-        self.vocabulary = task.vocabulary()
+        self.vocabulary, self.task_name = task.vocabulary(), task.name
         # Where the stream starts, and how many batches the run had taken by then: not 0 in a resumed run.
         self._start = self._start_batches = 0
         self._check_row_length()

@@ -44,7 +44,7 @@ def accuracy_figure(records: Iterable[Record], train_length: int | None = None, 
     axes = figure.add_subplot()
     lengths = sorted({r["length"] for curve in curves.values() for r in curve})
     low, high = _limits([*lengths, *([train_length] if train_length else [])])
-    _draw_curves(axes, {labels[cell]: curve for cell, curve in curves.items()}, math.log(high / low))
+    _draw_curves(axes, {labels[cell] or common: curve for cell, curve in curves.items()}, math.log(high / low))
     _style_axes(axes, lengths, train_length, (low, high))
     if train_length:
         _mark_training(axes, train_length)

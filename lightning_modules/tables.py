@@ -34,6 +34,8 @@ def records_table(records: Iterable[Record], train_length: int | None = None, ti
         table.caption, table.caption_justify = f"* trained up to {train_length:,}", "left"
     for cell, section in sections.items():
         table.add_row(_section(labels[cell], section, widths))
+    if not sections:
+        table.add_row(Text("no problems were evaluated", "dim"))
     return table
 
 
@@ -86,7 +88,7 @@ def _row(record: Record, train_length: int | None) -> list[Text]:
 def _where(first_error: Record | None) -> Text:
     if first_error is None:
         return Text(NOTHING, "dim")
-    return Text(f"{first_error['phase'] or 'no phase'} @\N{NO-BREAK SPACE}{first_error['position']:,}")
+    return Text(f"{first_error['phase'] or 'no phase'} @{first_error['position']:,}")
 
 
 def _colour(rate: float) -> str:

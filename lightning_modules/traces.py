@@ -138,7 +138,7 @@ def _part(
         if begin == end:
             continue
         phase = bisect_right(starts, begin)
-        label = phases[phase - 1][1] if phase else "prompt" if phases else ""
+        label = _printable(phases[phase - 1][1]) if phase else "prompt" if phases else ""
         runs = groupby(range(begin, end), key=lambda i: int(kinds[i]))
         yield _Line(label, [_Run(Kind(kind), [_visible(tokens[i]) for i in positions]) for kind, positions in runs])
 
@@ -176,8 +176,13 @@ def _code(token: str) -> str:
 
 
 def _visible(token: str) -> str:
-    """The token without characters that would break a line or vanish: a newline as \\n, a blank as ␣."""
-    return "".join("␣" if c == " " else c if c.isprintable() else repr(c)[1:-1] for c in token) or "''"
+    """The token such that nothing of it vanishes between its neighbours: a blank as ␣, no characters as ''."""
+    return _printable(token).replace(" ", "␣") or "''"
+
+
+def _printable(text: str) -> str:
+    """The text with its control characters escaped as in Python; they would break a line or act on the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _omission(tokens: int) -> str:

@@ -1,0 +1,128 @@
+"""Rolls the model out at growing lengths during and after training, and shows how far it gets."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+
+from lightning_modules.callbacks.last_checkpoint import LastCheckpoint, run_folder
+from lightning_modules.evaluation import EVALUATORS, check_lengths, evaluate
+from lightning_modules.metrics import Record, write_metrics
+from lightning_modules.plots import accuracy_figure, save_figure
+from lightning_modules.rollout import budget, rollout
+from lightning_modules.tables import records_table
+from lightning_modules.traces import trace_markdown
+from tools import UserError
+
+
+class LengthGeneralization(Callback):
+    """Interactive rollouts with the real tool, greedy, at growing lengths; a length at 0% is the last.
+
+    At every validation: `validation_lengths` on validation problems, logged as curves over steps. At the end of `fit`
+    and in `test`: `lengths` on test problems, as a table, metrics.json, curve.png, and in TensorBoard.
+
+    Args:
+        lengths: of the final evaluation, growing; in the task's own unit (digits)
+        problems: problems at each length, for each variant of the task
+        problems_at_longest: problems at the last of `lengths`; null: as many as at the others
+        validation_lengths: during training
+        validation_problems: during training, for each variant
+        evaluators: `rollout` (the truth), `verify` (exact match only, by a parallel pass), or both
+        batch_size: rows that are rolled out side by side
+    """
+
+    def __init__(self, lengths: list[int], problems: int = 32, problems_at_longest: int | None = None,
+                 validation_lengths: Sequence[int] = (), validation_problems: int = 16,
+                 evaluators: Sequence[str] = EVALUATORS, batch_size: int = 64) -> None:
+        check_lengths(lengths)
+        check_lengths(validation_lengths)
+        for name, value in {"problems": problems, "problems_at_longest": problems_at_longest or 1,
+                            "validation_problems": validation_problems, "batch_size": batch_size}.items():
+            if value < 1:
+                raise UserError(f"evaluation {name} {value} is not allowed: expected at least 1")
+        if unknown := [e for e in evaluators if e not in EVALUATORS]:
+            raise UserError(f"unknown evaluator {unknown[0]!r}: expected {' or '.join(EVALUATORS)}")
+        self.lengths, self.validation_lengths = list(lengths), list(validation_lengths)
+        self.problems, self.problems_at_longest = problems, problems_at_longest
+        self.validation_problems = validation_problems
+        self.evaluators, self.batch_size = list(evaluators), batch_size
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not self.validation_lengths:
+            return
+        records = list(self._evaluate(trainer, pl_module, self.validation_lengths, "rollout", "validation",
+                                      lambda length: self.validation_problems))
+        for record in records:
+            variant = record["variant"].replace(" ", "")
+            name = "/".join(filter(None, ("exact_match", variant, str(record["length"]))))
+            pl_module.log(name, record["exact_match"], rank_zero_only=True)
+        pl_module.log("reach", float(common_reach(records)), prog_bar=True, rank_zero_only=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if any(isinstance(c, LastCheckpoint) and c.interrupted for c in trainer.callbacks):
+            return
+        for callback in trainer.callbacks:
+            if isinstance(callback, LastCheckpoint):  # a failure below must not cost the training
+                callback.on_train_end(trainer, pl_module)
+        self._final(trainer, pl_module, run_folder(trainer))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._final(trainer, pl_module, run_folder(trainer) / "test")
+
+    def _evaluate(self, trainer, model, lengths, evaluator, split, problems) -> Iterable[Record]:
+        return evaluate(model, trainer.datamodule, lengths, problems, evaluator, split, self.batch_size,
+                        trainer.global_rank, trainer.world_size)
+
+    def _problems_at(self, length: int) -> int:
+        if self.problems_at_longest and length == self.lengths[-1]:
+            return self.problems_at_longest
+        return self.problems
+
+    def _final(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
+        console = Console(quiet=not trainer.is_global_zero)
+        records: list[Record] = []
+        for evaluator in self.evaluators:
+            for record in self._evaluate(trainer, model, self.lengths, evaluator, "test", self._problems_at):
+                records.append(record)
+                console.print(f"[dim]{evaluator} {record['variant']} {record['length']:,}: "
+                              f"{record['exact_match']:.0%} exact[/dim]")
+        if trainer.is_global_zero:
+            self._show(trainer, model, records, folder, console)
+
+    def _show(self, trainer: Trainer, model: LightningModule, records: list[Record], folder: Path,
+              console: Console) -> None:
+        train_length = trainer.datamodule.task.max_length
+        write_metrics(folder / "metrics.json", records)
+        figure = accuracy_figure(records, train_length)
+        save_figure(figure, folder / "curve.png")
+        console.print(records_table(records, train_length))
+        if isinstance(trainer.logger, TensorBoardLogger):
+            board = trainer.logger.experiment
+            board.add_figure("accuracy by length", figure, trainer.global_step)
+            board.add_text("sample trace", self._sample_trace(trainer, model), trainer.global_step)
+            board.flush()
+            console.print(f"Curves: tensorboard --logdir {trainer.logger.root_dir}")
+        console.print(f"Results: {folder}/metrics.json, {folder}/curve.png\n"
+                      f"One problem, step by step: python run.py rollout --prompt PROBLEM")
+
+    @staticmethod
+    def _sample_trace(trainer: Trainer, model: LightningModule) -> str:
+        data = trainer.datamodule
+        problem = data.problem("test", data.task.max_length, 0, data.task.variants[-1])
+        reference = data.task.record(problem)
+        model.eval()
+        row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))])
+        return trace_markdown(row.tokens, row.kinds, limit=400)
+
+
+def common_reach(records: Sequence[Record]) -> int:
+    """The largest length up to which every variant is exact on all problems; 0 if there is none."""
+    reached = 0
+    for length in sorted({r["length"] for r in records}):
+        if any(r["exact_match"] < 1 for r in records if r["length"] == length):
+            break
+        reached = length
+    return reached

@@ -1,0 +1,131 @@
+"""The LightningModule: masked next-token training of a backbone on tool-use trajectories."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+
+from datamodules.tokens import PREDICTED, Kind
+from datamodules.vocabulary import Vocabulary
+from lightning_modules.backbones.base import Backbone
+from tools import UserError
+
+IGNORED = -100
+
+
+def masked_targets(tokens: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+    """Next-token targets int64 [B, T] of rows [B, T + 1]; -100 where the next token is not the model's to predict."""
+    predicted = torch.isin(kinds[:, 1:], torch.tensor(sorted(PREDICTED), dtype=kinds.dtype, device=kinds.device))
+    return torch.where(predicted, tokens[:, 1:], IGNORED)
+
+
+class TrajectoryModel(LightningModule):
+    """Trains a backbone with teacher forcing; the question and the observations carry no loss (paper, appendix D.1).
+
+    Args:
+        backbone: class of the backbone and its settings; it gets the size of the vocabulary
+        vocabulary: tokens of the task (given by the data module)
+        task_name: name of the task (given by the data module)
+        learning_rate: highest learning rate of AdamW
+        weight_decay: not applied to biases, norms, and what the backbone exempts (Mamba: A_log and D)
+        betas: of AdamW
+        warmup_steps: steps over which the learning rate rises linearly
+        schedule: `cosine` down to `final_learning_rate` at the last step, or `constant`
+        final_learning_rate: at the end of the cosine
+    """
+
+    def __init__(self, backbone: Callable[[int], Backbone], vocabulary: Vocabulary, task_name: str = "",
+                 learning_rate: float = 3e-3, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.95),
+                 warmup_steps: int = 20, schedule: str = "cosine", final_learning_rate: float = 1e-4) -> None:
+        super().__init__()
+        if schedule not in ("cosine", "constant"):
+            raise UserError(f"unknown schedule {schedule!r}: expected cosine or constant")
+        self.backbone = backbone(len(vocabulary))
+        self.vocabulary, self.task_name = vocabulary, task_name
+        self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
+        self.warmup_steps, self.schedule, self.final_learning_rate = warmup_steps, schedule, final_learning_rate
+        self._clock: tuple[float, int] | None = None
+
+    def losses(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean loss over the predicted tokens, and the loss of every token, float32 [B, T], 0 where not predicted."""
+        targets = masked_targets(batch["tokens"], batch["kinds"])
+        logits, _ = self.backbone(batch["tokens"][:, :-1], return_state=False)
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none",
+                                 ignore_index=IGNORED).view_as(targets)
+        return losses.sum() / (targets != IGNORED).sum().clamp(min=1), losses
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        loss, losses = self.losses(batch)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self._log_training(loss, losses.detach(), batch)
+        return loss
+
+    def _log_training(self, loss: torch.Tensor, losses: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        kinds = batch["kinds"][:, 1:]
+        self.log("train/loss", loss)
+        self.log("loss", loss, prog_bar=True, logger=False)
+        for kind in sorted(PREDICTED):
+            chosen = kinds == kind
+            self.log(f"train/loss_{Kind(kind).name.lower()}", (losses * chosen).sum() / chosen.sum().clamp(min=1))
+        self.log("train/padding_share", (kinds == Kind.PADDING).float().mean())
+        now, rows = time.perf_counter(), self.global_step
+        if self._clock:
+            seconds, steps = now - self._clock[0], rows - self._clock[1]
+            tokens = steps * kinds.numel() * self.trainer.world_size * self.trainer.accumulate_grad_batches
+            self.log("train/tokens_per_second", tokens / seconds)
+            self.log("tok/s", tokens / seconds, prog_bar=True, logger=False)
+        self._clock = now, rows
+
+    def on_validation_start(self) -> None:
+        self._clock = None  # the time of an evaluation is not training time
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        self._held_out("validation", batch)
+
+    def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        self._held_out("test", batch)
+
+    def _held_out(self, name: str, batch: dict[str, torch.Tensor]) -> None:
+        self.log(f"{name}/loss", self.losses(batch)[0], sync_dist=True, batch_size=len(batch["tokens"]))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        decayed, exempt = [], []
+        for parameter in self.parameters():
+            free = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
+            (exempt if free else decayed).append(parameter)
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas,
+                                      fused=self.device.type == "cuda")
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        span = max(1, self.trainer.estimated_stepping_batches - self.warmup_steps)
+        lowest = self.final_learning_rate / self.learning_rate
+        return lowest + (1 - lowest) * (1 + math.cos(math.pi * min(1.0, (step - self.warmup_steps) / span))) / 2
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["task"], checkpoint["vocabulary"] = self.task_name, list(self.vocabulary.tokens)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises UserError if the checkpoint is of another task or vocabulary, or of a backbone of another shape."""
+        task, vocabulary = checkpoint.get("task"), Vocabulary(checkpoint.get("vocabulary", ()))
+        if task != self.task_name:
+            raise UserError(f"the checkpoint is of task {task!r}, the configuration of task {self.task_name!r}: give "
+                            f"the configuration that the checkpoint was trained with (config.yaml in its run folder)")
+        if vocabulary != self.vocabulary:
+            raise UserError(f"the checkpoint's vocabulary is not the configuration's: "
+                            f"{vocabulary.difference(self.vocabulary)}; was it trained in another style?")
+        own, given = self.state_dict(), checkpoint["state_dict"]
+        wrong = [k for k in own.keys() | given.keys() if k not in own or k not in given or own[k].shape != given[k].shape]
+        if wrong:
+            raise UserError(f"the checkpoint's backbone is not the configuration's: {len(wrong)} tensors differ, such "
+                            f"as {min(wrong)}; give the configuration that it was trained with")

@@ -1,0 +1,173 @@
+"""Interactive rollouts: the model writes, the real tool answers, until the end token or the budget."""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils._pytree import tree_map_
+
+from datamodules.tasks import Problem, Task
+from datamodules.tokens import ANSWER, END, Kind
+from datamodules.trajectory import Trajectory
+from datamodules.vocabulary import Vocabulary
+from lightning_modules.backbones.base import Backbone, select_rows
+from lightning_modules.metrics import Outcome
+from tools import InvalidCommand, Tool
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One row: what was said, by whom, and why it ended (`end`, `budget`, `invalid_command` or `tool_error`)."""
+
+    problem: Problem
+    budget: int
+    tool: Tool
+    tokens: list[str] = field(default_factory=list)
+    kinds: bytearray = field(default_factory=bytearray)
+    reason: str = ""
+    detail: str = ""
+    _given: deque[str] = field(default_factory=deque)
+    _answering: bool = False
+
+    def __post_init__(self) -> None:
+        self.tool.reset(self.problem.prompt)
+        self._given.extend(self.problem.prompt)
+
+    def advance(self, predicted: str) -> str:
+        """Take the model's next token, unless one is forced (prompt, observation); returns the one that was taken."""
+        if self._given:
+            token = self._given.popleft()
+            self.kinds.append(Kind.PROMPT if len(self.tokens) < len(self.problem.prompt) else Kind.OBSERVATION)
+        else:
+            token = predicted
+            self.kinds.append(self._feed(token))
+        self.tokens.append(token)
+        if not self.reason and len(self.tokens) >= self.budget:
+            self.reason = "budget"
+        return token
+
+    def _feed(self, token: str) -> Kind:
+        if token == END:
+            self.reason = "end"
+            return Kind.END
+        try:
+            observation = self.tool.feed(token)
+        except InvalidCommand as error:
+            self.reason, self.detail = "invalid_command", str(error)
+            return Kind.COMMAND
+        except Exception as error:  # a tool's fault must not take the other rows down
+            self.reason, self.detail = "tool_error", f"{type(error).__name__}: {error}"
+            return Kind.COMMAND
+        if observation is not None:
+            self._given.extend(observation)
+            return Kind.COMMAND
+        kind = Kind.OUTPUT if self._answering else Kind.THOUGHT
+        self._answering = self._answering or token == ANSWER
+        return kind
+
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT)
+
+
+class _Stepper:
+    """Greedy steps of a batch of rows; on CUDA replayed from a graph, with the states in place."""
+
+    def __init__(self, backbone: Backbone, rows: int) -> None:
+        self.backbone, self.device = backbone, next(backbone.parameters()).device
+        self.state = backbone.initial_state(rows)
+        self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self._graph = None
+        if self.device.type == "cuda":
+            self._capture()
+
+    def _capture(self) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.backbone.step(self.tokens, self.state)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            logits, state = self.backbone.step(self.tokens, self.state)
+            self._predicted = logits.argmax(-1)
+            tree_map_(lambda old, new: old.copy_(new), self.state, state)
+
+    def __call__(self, tokens: Sequence[int]) -> list[int]:
+        given = torch.tensor(tokens)
+        if self._graph:
+            self.tokens.copy_(given)
+            self._graph.replay()
+            return self._predicted.tolist()
+        logits, self.state = self.backbone.step(given.to(self.device), self.state)
+        return logits.argmax(-1).tolist()
+
+    def reset(self, row: int) -> None:
+        """Give a row the initial state."""
+        tree_map_(lambda state, initial: state[row].copy_(initial[0]), self.state, self.backbone.initial_state(1))
+
+    def keep(self, rows: Sequence[int]) -> bool:
+        """Drop all other rows, where shapes may change (not in a graph); tells whether it did."""
+        if self._graph:
+            return False
+        self.state = select_rows(self.state, torch.tensor(rows, device=self.device))
+        return True
+
+
+@torch.inference_mode()
+def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: Iterable[tuple[Problem, int]],
+            batch_size: int = 64) -> list[Rollout]:
+    """Solve problems interactively, greedily; each comes with its budget, the most tokens that its row may have.
+
+    Rows end on their own and are refilled from `problems`; the result is in the order of `problems`. Nothing that the
+    model writes raises: a row that cannot go on ends with a reason.
+    """
+    queue = deque(Rollout(problem, budget, task.tool()) for problem, budget in problems)
+    everything = list(queue)
+    rows: list[Rollout | None] = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
+    if not rows:
+        return []
+    stepper, names, ids = _Stepper(backbone, len(rows)), vocabulary.tokens, vocabulary.id
+    inputs = [ids(row.advance("")) for row in rows]
+    while True:
+        predicted = stepper(inputs)
+        ended = []
+        for i, row in enumerate(rows):
+            if row is not None:
+                inputs[i] = ids(row.advance(names[predicted[i]]))
+                if row.reason:
+                    ended.append(i)
+        for i in ended:
+            rows[i] = queue.popleft() if queue else None
+            if rows[i] is not None:
+                stepper.reset(i)
+                inputs[i] = ids(rows[i].advance(""))
+        if ended and None in rows:
+            kept = [i for i, row in enumerate(rows) if row is not None]
+            if not kept:
+                return everything
+            if stepper.keep(kept):
+                rows, inputs = [rows[i] for i in kept], [inputs[i] for i in kept]
+
+
+def budget(reference: Trajectory) -> int:
+    """Tokens that a rollout may have: a quarter more than the reference, and some."""
+    return len(reference.tokens) * 5 // 4 + 32
+
+
+def judge(row: Rollout, task: Task, reference: Trajectory) -> Outcome:
+    """Compare a rollout with the reference trajectory and its outputs with the answer."""
+    predicted = [i for i, kind in enumerate(reference.kinds) if kind not in (Kind.PROMPT, Kind.OBSERVATION)]
+    exact = row.tokens == reference.tokens
+    correct = len(predicted)
+    first_error = None
+    if not exact:
+        said = row.tokens
+        correct = sum(i < len(said) and said[i] == reference.tokens[i] for i in predicted)
+        pairs = zip(said, reference.tokens, strict=False)
+        first_error = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(said), len(reference.tokens) - 1))
+    return Outcome(exact=exact, answer_correct=row.reason == "end" and row.outputs() == task.answer(row.problem),
+                   predicted_tokens=len(predicted), correct_tokens=correct, first_error=first_error,
+                   phase=None if first_error is None else reference.phase_at(first_error),
+                   turns=row.kinds.count(Kind.COMMAND), tokens=len(row.tokens), reason=row.reason)

@@ -1,0 +1,154 @@
+"""The command line: fit, validate, test, and rollout (one problem, step by step)."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.console import Console
+
+import datamodules.tasks  # noqa: F401  short class names in configs
+import lightning_modules.backbones  # noqa: F401
+from datamodules.datamodule import TrajectoryDataModule
+from lightning_modules.callbacks import LastCheckpoint, LengthGeneralization
+from lightning_modules.model import TrajectoryModel
+from lightning_modules.rollout import budget, rollout
+from lightning_modules.runs import CHECKPOINT, load_checkpoint, newest_run
+from lightning_modules.traces import trace_legend, trace_text
+from tools import UserError
+
+warnings.filterwarnings("ignore", ".*does not have many workers.*")
+warnings.filterwarnings("ignore", ".*no `IterableDataset` has `__len__`.*")
+
+
+class Trainer(lightning.Trainer):
+    """Lightning's Trainer, and the command `rollout`."""
+
+    def rollout(self, model: TrajectoryModel, datamodule: TrajectoryDataModule, prompt: str,
+                ckpt_path: str | None = None, limit: int | None = 400) -> None:
+        """Solve one problem and print the trace: prompt, thoughts, commands, observations, outputs.
+
+        Args:
+            prompt: the problem, such as 123456789x42
+            ckpt_path: checkpoint of the model; without it and without a config the newest run's
+            limit: show at most so many tokens of the trace
+        """
+        if ckpt_path is None:
+            raise UserError("rollout needs a trained model: give --ckpt_path, or no --config to take the newest run")
+        task = datamodule.task
+        problem = task.parse(prompt)
+        checkpoint = load_checkpoint(ckpt_path)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+        model.to(self.strategy.root_device).eval()
+        reference = task.record(problem)
+        row, = rollout(model.backbone, model.vocabulary, task, [(problem, budget(reference))])
+        console = Console()
+        console.print(trace_legend())
+        same = row.tokens == reference.tokens
+        console.print(trace_text(row.tokens, row.kinds, reference.phases if same else None, limit))
+        right = row.reason == "end" and row.outputs() == task.answer(problem)
+        verdict = "[green]right[/green]" if right else "[red]wrong[/red]"
+        console.print(f"answer {''.join(row.outputs()) or 'none'}: {verdict} (expected {''.join(task.answer(problem))}); "
+                      f"trajectory {'exact' if same else 'not the reference'}, {len(row.tokens):,} tokens, "
+                      f"ended by {row.reason}{': ' + row.detail if row.detail else ''}", soft_wrap=True)
+
+
+class Parser(LightningArgumentParser):
+    """Tells a mistake in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        cause = ex
+        while cause is not None:
+            if isinstance(cause, UserError):
+                message = str(cause)
+            cause = cause.__cause__ or cause.__context__
+        text = " ".join(str(message).split())
+        print(f"error: {text[:600]}{' ...' if len(text) > 600 else ''}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the configuration of a training run beside it; an evaluation leaves it as it is."""
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class CLI(LightningCLI):
+    """LightningCLI whose model gets its vocabulary from the data, and whose evaluation is configured by `evaluation`."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        commands = LightningCLI.subcommands()
+        del commands["predict"]
+        return {**commands, "rollout": {"model", "datamodule"}}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        kwargs.setdefault("dump_header", [f"lightning=={lightning.__version__}"])
+        parser = Parser(**kwargs)
+        parser.add_argument("-c", "--config", action="config", help="Path to a configuration file in YAML.")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(LengthGeneralization, "evaluation")
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("data.vocabulary", "model.vocabulary", apply_on="instantiate")
+        parser.link_arguments("data.task_name", "model.task_name", apply_on="instantiate")
+
+
+def complete(arguments: list[str]) -> list[str]:
+    """Fill in what the user left out: evaluations take the newest run, and `--ckpt_path last` its checkpoint."""
+    arguments = list(arguments)
+    for i, argument in enumerate(arguments):
+        if argument == "--ckpt_path" and arguments[i + 1 : i + 2] == ["last"]:
+            arguments[i + 1] = str(newest_run() / CHECKPOINT)
+        elif argument == "--ckpt_path=last":
+            arguments[i] = f"--ckpt_path={newest_run() / CHECKPOINT}"
+    given = {argument.split("=")[0] for argument in arguments}
+    evaluating = arguments[:1] and arguments[0] in ("test", "validate", "rollout")
+    if evaluating and not given & {"-h", "--help", "--print_config"}:
+        if not given & {"-c", "--config"}:
+            arguments[1:1] = _trained(_value(arguments, "--ckpt_path"))
+        arguments += ["--trainer.logger", "false"]  # results go to the run's folder, not to a new one
+    if checkpoint := _value(arguments, "--ckpt_path"):
+        load_checkpoint(checkpoint)
+    return arguments
+
+
+def _trained(checkpoint: str | None) -> list[str]:
+    """Arguments that name the configuration and the checkpoint of a run: the newest, or that of `checkpoint`."""
+    run = Path(checkpoint).resolve().parent.parent if checkpoint else newest_run()
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{checkpoint} has no run folder with a config.yaml around it: give its --config too")
+    print(f"run: {run}", file=sys.stderr)
+    return ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint or str(run / CHECKPOINT)]
+
+
+def _value(arguments: list[str], name: str) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(name + "="):
+            return argument[len(name) + 1 :]
+    return None
+
+
+def main(arguments: list[str]) -> None:
+    try:
+        CLI(TrajectoryModel, TrajectoryDataModule, save_config_callback=SaveConfig, trainer_class=Trainer,
+            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
+            seed_everything_default=42, args=complete(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main(sys.argv[1:])
