@@ -1,0 +1,57 @@
+"""The interface that every backbone, recurrent or not, offers."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+State = Any
+"""A pytree (lists, tuples, dicts) of tensors whose first dimension is the batch."""
+
+
+class Backbone(nn.Module, ABC):
+    """A causal language model with an explicit state.
+
+    `forward` at once, `forward` in chunks of any size, and repeated `step` give the same logits. The constructor's
+    first argument is the size of the vocabulary, so that a configuration can leave it out.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """State before the first token, for `batch_size` rows, on the model's device."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
+        """Logits [B, T, V] after each of `tokens` [B, T], and the state after the last.
+
+        state:        where to go on from; None is the initial state. It is not modified.
+        return_state: False lets a backbone take a faster way that leaves no state (then None is returned for it)
+        """
+
+    @abstractmethod
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits [B, V] after one token a row, [B], and the new state; safe to capture in a CUDA graph."""
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def state_size(self, length: int) -> int:
+        """Bytes of one row's state after `length` tokens; does not depend on `length` for a fixed memory."""
+        return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(self.initial_state(1)))
+
+
+def select_rows(state: State, rows: Tensor) -> State:
+    """The state of some rows, given by their indices, int64 [k]."""
+    return tree_map(lambda leaf: leaf.index_select(0, rows), state)
+
+
+def reset_rows(state: State, rows: Tensor, initial: State) -> State:
+    """A state whose `rows`, bool [B], are those of `initial`, and whose others stay."""
+    return tree_map(lambda leaf, start: torch.where(rows.view(-1, *[1] * (leaf.ndim - 1)), start, leaf), state, initial)

@@ -1,0 +1,149 @@
+"""Mamba-1 (Gu and Dao 2023, arXiv 2312.00752), with the parameter names and the initialisation of mamba-ssm."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.backbones.base import Backbone, State
+from lightning_modules.backbones.selective_scan import cuda_kernels, selective_scan
+from tools import UserError
+
+
+class Mamba(Backbone):
+    """Embedding, `n_layer` blocks of norm and mixer on a residual stream in float32, norm, head.
+
+    Args:
+        vocab_size: number of tokens
+        n_layer: number of blocks
+        d_model: width of the residual stream
+        d_inner: width inside a block; null: 2 d_model
+        d_state: state of each inner channel
+        d_conv: width of the convolution
+        dt_rank: rank of the step size; null: d_model / 16, rounded up
+        tie_embeddings: whether the head shares the embedding's weights
+        dt_min, dt_max: range of the step sizes at the start
+        initializer_range: standard deviation of the embedding at the start
+        norm_eps: of the RMS norms
+    """
+
+    def __init__(self, vocab_size: int, n_layer: int = 2, d_model: int = 64, d_inner: int | None = None,
+                 d_state: int = 16, d_conv: int = 4, dt_rank: int | None = None, tie_embeddings: bool = True,
+                 dt_min: float = 0.001, dt_max: float = 0.1, initializer_range: float = 0.02,
+                 norm_eps: float = 1e-5) -> None:
+        super().__init__(vocab_size)
+        sizes = {"n_layer": n_layer, "d_model": d_model, "d_state": d_state, "d_conv": d_conv}
+        for name, value in sizes.items():
+            if value < 1:
+                raise UserError(f"Mamba {name} {value} is not allowed: expected at least 1")
+        mixers = (Mixer(d_model, d_inner or 2 * d_model, d_state, d_conv, dt_rank or math.ceil(d_model / 16), dt_min,
+                        dt_max) for _ in range(n_layer))
+        self.backbone = nn.ModuleDict({
+            "embedding": nn.Embedding(vocab_size, d_model),
+            "layers": nn.ModuleList(
+                nn.ModuleDict({"norm": nn.RMSNorm(d_model, norm_eps), "mixer": mixer}) for mixer in mixers),
+            "norm_f": nn.RMSNorm(d_model, norm_eps)})
+        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
+        nn.init.normal_(self.backbone["embedding"].weight, std=initializer_range)
+        if tie_embeddings:
+            self.lm_head.weight = self.backbone["embedding"].weight
+        for layer in self.backbone["layers"]:
+            # One residual branch a block: the sum over blocks keeps its variance.
+            nn.init.kaiming_uniform_(layer["mixer"].out_proj.weight, a=math.sqrt(5))
+            with torch.no_grad():
+                layer["mixer"].out_proj.weight /= math.sqrt(n_layer)
+
+    def initial_state(self, batch_size: int) -> State:
+        return [layer["mixer"].initial_state(batch_size) for layer in self.backbone["layers"]]
+
+    def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
+        fused = state is None and not return_state and tokens.is_cuda and cuda_kernels() is not None
+        if state is None and not fused:
+            state = self.initial_state(tokens.shape[0])
+        hidden, new = self.backbone["embedding"](tokens).float(), []
+        for i, layer in enumerate(self.backbone["layers"]):
+            if fused:
+                hidden = hidden + layer["mixer"].fused(layer["norm"](hidden))
+            else:
+                update, layer_state = layer["mixer"](layer["norm"](hidden), state[i])
+                hidden = hidden + update
+                new.append(layer_state)
+        return self.lm_head(self.backbone["norm_f"](hidden)), new if return_state else None
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, new = self.backbone["embedding"](tokens).float(), []
+        for layer, layer_state in zip(self.backbone["layers"], state, strict=True):
+            update, layer_state = layer["mixer"].step(layer["norm"](hidden), layer_state)
+            hidden = hidden + update
+            new.append(layer_state)
+        return self.lm_head(self.backbone["norm_f"](hidden)), new
+
+
+class Mixer(nn.Module):
+    """The Mamba block. State: the last d_conv - 1 inputs of the convolution [B, d_conv - 1, D], and h [B, D, N]."""
+
+    def __init__(self, d_model: int, d_inner: int, d_state: int, d_conv: int, dt_rank: int, dt_min: float,
+                 dt_max: float) -> None:
+        super().__init__()
+        self.d_inner, self.d_state, self.d_conv, self.dt_rank = d_inner, d_state, d_conv, dt_rank
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
+        self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self.A_log._no_weight_decay = self.D._no_weight_decay = True
+        nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
+        dt = torch.exp(torch.rand(d_inner) * math.log(dt_max / dt_min) + math.log(dt_min)).clamp(min=1e-4)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        new = self.A_log.new_zeros
+        return new(batch_size, self.d_conv - 1, self.d_inner), new(batch_size, self.d_inner, self.d_state)
+
+    def forward(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """hidden [B, T, d_model], from `state`."""
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        inputs = torch.cat([state[0].to(x.dtype), x], 1)
+        x = F.silu(self._convolve(inputs, x.shape[1]))
+        delta, B, C = self._selection(x)
+        y, h = selective_scan(x.to(self.A_log.dtype), delta, -torch.exp(self.A_log), B, C, state[1])
+        y = (y + self.D * x) * F.silu(z)
+        # A clone: the state must not keep the whole chunk's inputs alive.
+        return self.out_proj(y.to(z.dtype)), (inputs[:, inputs.shape[1] - self.d_conv + 1 :].to(state[0].dtype).clone(), h)
+
+    def _convolve(self, inputs: Tensor, length: int) -> Tensor:
+        """Causal depthwise convolution of [B, d_conv - 1 + T, D]; sums of shifts beat a library call on the CPU."""
+        weight = self.conv1d.weight[:, 0]
+        result = torch.addcmul(self.conv1d.bias, inputs[:, :length], weight[:, 0])
+        for k in range(1, self.d_conv):
+            result = torch.addcmul(result, inputs[:, k : k + length], weight[:, k])
+        return result
+
+    def _selection(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Step sizes, input and output matrices, which depend on the input (section 3.2), in the parameters' type."""
+        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        kind = self.A_log.dtype
+        return F.softplus(self.dt_proj(dt).to(kind)), B.to(kind), C.to(kind)
+
+    def fused(self, hidden: Tensor) -> Tensor:
+        """The same as `forward` from the initial state by mamba-ssm's fused kernel, without the last state."""
+        xz = self.in_proj(hidden).transpose(1, 2)
+        return cuda_kernels().mamba_inner_fn(
+            xz, self.conv1d.weight, self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight, self.out_proj.weight, None,
+            -torch.exp(self.A_log.float()), None, None, self.D.float(), delta_bias=self.dt_proj.bias.float(),
+            delta_softplus=True)
+
+    def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """hidden [B, d_model], one token."""
+        conv, h = state
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        inputs = torch.cat([conv, x[:, None].to(conv.dtype)], 1)
+        x = F.silu(torch.linalg.vecdot(inputs, self.conv1d.weight[:, 0].t(), dim=1) + self.conv1d.bias)
+        delta, B, C = self._selection(x)
+        h = torch.exp(delta[..., None] * -torch.exp(self.A_log)) * h + (delta * x)[..., None] * B[:, None]
+        y = torch.bmm(h, C[..., None]).squeeze(-1) + self.D * x
+        return self.out_proj(y * F.silu(z)), (inputs[:, 1:], h)

@@ -1,0 +1,105 @@
+"""The selective scan on the CPU, compiled by numba: forward and backward, parallel over the rows of the batch.
+
+Imported when a scan first runs, because the compiled code is then loaded (or made, once, in some seconds).
+"""
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange
+from numba.extending import intrinsic
+
+CHUNK = 32
+"""Steps between the states that the forward pass keeps; the backward pass makes the others again, in cache."""
+
+_f = np.float32
+
+
+@intrinsic
+def _as_float(typingctx, bits):
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return numba.float32(numba.int32), codegen
+
+
+@njit(inline="always", fastmath=True)
+def _exp(x):
+    """exp(x) for x <= 0 to about 2e-7, relative. A library call here would keep LLVM from vectorising the loops."""
+    t = max(x * _f(1.4426950408889634), _f(-126.0))
+    i = np.int32(t - _f(0.5))
+    r = (t - _f(i)) * _f(0.6931471805599453)
+    p = _f(1 / 720)
+    p = p * r + _f(1 / 120)
+    p = p * r + _f(1 / 24)
+    p = p * r + _f(1 / 6)
+    p = p * r + _f(0.5)
+    p = p * r + _f(1)
+    p = p * r + _f(1)
+    return p * _as_float(np.int32((i + np.int32(127)) << np.int32(23)))
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def forward(u, delta, a, b, c, state, y, kept):
+    """u, delta, y [B, T, D], a [N, D], b, c [B, T, N], state [B, N, D] (becomes the last), kept [B, T / CHUNK, N, D]."""
+    batch, length, width = u.shape
+    size = a.shape[0]
+    for row in prange(batch):
+        h = state[row]
+        for t in range(length):
+            if t % CHUNK == 0:
+                kept[row, t // CHUNK] = h
+            out, step, x = y[row, t], delta[row, t], u[row, t]
+            for d in range(width):
+                out[d] = _f(0)
+            for n in range(size):
+                into, read, line, rates = b[row, t, n], c[row, t, n], h[n], a[n]
+                for d in range(width):
+                    value = _exp(step[d] * rates[d]) * line[d] + step[d] * x[d] * into
+                    line[d] = value
+                    out[d] += value * read
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def backward(u, delta, a, b, c, kept, dy, dstate, du, ddelta, da, db, dc):
+    """Gradients; dstate [B, N, D] holds that of the last state and becomes that of the first; da [B, N, D] by row."""
+    batch, length, width = u.shape
+    size = a.shape[0]
+    for row in prange(batch):
+        states = np.empty((CHUNK + 1, size, width), dtype=np.float32)
+        decays = np.empty((CHUNK, size, width), dtype=np.float32)
+        grad, grad_a = dstate[row], da[row]
+        for chunk in range((length + CHUNK - 1) // CHUNK - 1, -1, -1):
+            start = chunk * CHUNK
+            steps = min(CHUNK, length - start)
+            states[0] = kept[row, chunk]
+            for s in range(steps):
+                step, x = delta[row, start + s], u[row, start + s]
+                for n in range(size):
+                    into, old, new, decay, rates = b[row, start + s, n], states[s, n], states[s + 1, n], decays[s, n], a[n]
+                    for d in range(width):
+                        e = _exp(step[d] * rates[d])
+                        decay[d] = e
+                        new[d] = e * old[d] + step[d] * x[d] * into
+            for s in range(steps - 1, -1, -1):
+                t = start + s
+                step, x, out = delta[row, t], u[row, t], dy[row, t]
+                gx, gstep = du[row, t], ddelta[row, t]
+                for d in range(width):
+                    gx[d] = _f(0)
+                    gstep[d] = _f(0)
+                for n in range(size):
+                    into, read = b[row, t, n], c[row, t, n]
+                    old, new, decay, rates, g, ga = states[s, n], states[s + 1, n], decays[s, n], a[n], grad[n], grad_a[n]
+                    sum_b, sum_c = _f(0), _f(0)
+                    for d in range(width):
+                        value = g[d] + out[d] * read
+                        sum_c += out[d] * new[d]
+                        through = value * old[d] * decay[d]
+                        sum_b += value * step[d] * x[d]
+                        gstep[d] += through * rates[d] + value * x[d] * into
+                        ga[d] += through * step[d]
+                        gx[d] += value * step[d] * into
+                        g[d] = value * decay[d]
+                    db[row, t, n] = sum_b
+                    dc[row, t, n] = sum_c

@@ -1,0 +1,93 @@
+"""The selective scan of Mamba-1 (Gu and Dao 2023, arXiv 2312.00752, section 3), from any state.
+
+    h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        h: [B, D, N]
+    y_t = C_t h_t                                         y: [B, T, D]
+
+Shapes: u, delta [B, T, D]; A [D, N], negative; B, C [B, T, N]; state [B, D, N]. `delta` is positive (after softplus).
+"""
+
+import functools
+import warnings
+
+import torch
+from torch import Tensor
+
+
+def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """(y, last state) by the fastest way that there is for the device and the type."""
+    if u.device.type == "cpu" and u.dtype == torch.float32:
+        return _NumbaScan.apply(u, delta, A, B, C, state)
+    if u.is_cuda and (kernels := cuda_kernels()):
+        return injected_scan(functools.partial(_cuda_scan, kernels), u, delta, A, B, C, state)
+    return reference_scan(u, delta, A, B, C, state)
+
+
+def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The formulas as they stand, a step at a time, on any device in any precision."""
+    outputs = []
+    for t in range(u.shape[1]):
+        step = delta[:, t, :, None]
+        state = torch.exp(step * A) * state + step * u[:, t, :, None] * B[:, t, None, :]
+        outputs.append((state * C[:, t, None, :]).sum(-1))
+    return torch.stack(outputs, 1), state
+
+
+def injected_scan(scan, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+                  state: Tensor) -> tuple[Tensor, Tensor]:
+    """A scan from `state` by `scan(u, delta, A, B, C)`, which can only start from zero.
+
+    N steps before the first write the state, column by column: delta = 2^-60, B = e_n and u = 2^60 h[:, n] add exactly
+    h[:, n] to column n (powers of two do not round), and exp(2^-60 A) = 1 leaves the others as they are.
+    """
+    batch, _, width = u.shape
+    size = A.shape[1]
+    first = state.transpose(1, 2) * 2.0**60
+    unit = torch.eye(size, dtype=B.dtype, device=B.device).expand(batch, size, size)
+    y, last = scan(torch.cat([first.to(u.dtype), u], 1), torch.cat([u.new_full((batch, size, width), 2.0**-60), delta], 1),
+                   A, torch.cat([unit, B], 1), torch.cat([torch.zeros_like(unit), C], 1))
+    return y[:, size:], last
+
+
+def _cuda_scan(kernels, u, delta, A, B, C):
+    u, delta, B, C = (x.float().transpose(1, 2).contiguous() for x in (u, delta, B, C))
+    y, last = kernels.selective_scan_fn(u, delta, A.float(), B, C, return_last_state=True)
+    return y.transpose(1, 2), last
+
+
+@functools.cache
+def cuda_kernels():
+    """mamba-ssm's kernels, or None with a warning where they are not installed. Importing them takes seconds."""
+    try:
+        from mamba_ssm.ops import selective_scan_interface
+    except ImportError as error:
+        warnings.warn(f"mamba-ssm cannot be imported ({error}): Mamba runs much slower without its kernels; install "
+                      f"them with pip install -e '.[cuda]'", stacklevel=2)
+        return None
+    return selective_scan_interface
+
+
+class _NumbaScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, state):
+        from lightning_modules.backbones import scan_cpu
+
+        u, delta, B, C = (x.detach().float().contiguous() for x in (u, delta, B, C))
+        rates = A.detach().float().t().contiguous()
+        last = state.detach().float().transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        y = torch.empty_like(u)
+        kept = u.new_empty(u.shape[0], -(-u.shape[1] // scan_cpu.CHUNK), *rates.shape)
+        scan_cpu.forward(*(x.numpy() for x in (u, delta, rates, B, C, last, y, kept)))
+        ctx.save_for_backward(u, delta, rates, B, C, kept)
+        return y, last.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx, dy, dlast):
+        from lightning_modules.backbones import scan_cpu
+
+        u, delta, rates, B, C, kept = ctx.saved_tensors
+        dstate = dlast.float().transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        du, ddelta, dB, dC = (torch.empty_like(x) for x in (u, delta, B, C))
+        dA = u.new_zeros(u.shape[0], *rates.shape)
+        arrays = (u, delta, rates, B, C, kept, dy.float().contiguous(), dstate, du, ddelta, dA, dB, dC)
+        scan_cpu.backward(*(x.numpy() for x in arrays))
+        return du, ddelta, dA.sum(0).t(), dB, dC, dstate.transpose(1, 2)
