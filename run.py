@@ -20,8 +20,8 @@ from lightning_modules.runs import CHECKPOINT, load_checkpoint, newest_run
 from lightning_modules.traces import trace_legend, trace_text
 from tools import UserError
 
-warnings.filterwarnings("ignore", ".*does not have many workers.*")
-warnings.filterwarnings("ignore", ".*no `IterableDataset` has `__len__`.*")
+warnings.filterwarnings("ignore", ".*does not have many workers.*")  # on the CPU none is right
+warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of PyTorch
 
 
 class Trainer(lightning.Trainer):
@@ -141,9 +141,10 @@ def _value(arguments: list[str], name: str) -> str | None:
 
 def main(arguments: list[str]) -> None:
     try:
+        sys.argv[1:] = complete(arguments)
         CLI(TrajectoryModel, TrajectoryDataModule, save_config_callback=SaveConfig, trainer_class=Trainer,
             trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
-            seed_everything_default=42, args=complete(arguments))
+            seed_everything_default=42)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

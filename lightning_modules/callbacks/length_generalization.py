@@ -32,11 +32,12 @@ class LengthGeneralization(Callback):
         validation_problems: during training, for each variant
         evaluators: `rollout` (the truth), `verify` (exact match only, by a parallel pass), or both
         batch_size: rows that are rolled out side by side
+        split: problems of the final evaluation; `validation` to compare recipes without seeing the test problems
     """
 
     def __init__(self, lengths: list[int], problems: int = 32, problems_at_longest: int | None = None,
                  validation_lengths: Sequence[int] = (), validation_problems: int = 16,
-                 evaluators: Sequence[str] = EVALUATORS, batch_size: int = 64) -> None:
+                 evaluators: Sequence[str] = EVALUATORS, batch_size: int = 64, split: str = "test") -> None:
         check_lengths(lengths)
         check_lengths(validation_lengths)
         for name, value in {"problems": problems, "problems_at_longest": problems_at_longest or 1,
@@ -48,7 +49,9 @@ class LengthGeneralization(Callback):
         self.lengths, self.validation_lengths = list(lengths), list(validation_lengths)
         self.problems, self.problems_at_longest = problems, problems_at_longest
         self.validation_problems = validation_problems
-        self.evaluators, self.batch_size = list(evaluators), batch_size
+        if split not in ("test", "validation"):
+            raise UserError(f"unknown split {split!r}: expected test or validation")
+        self.evaluators, self.batch_size, self.split = list(evaluators), batch_size, split
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not self.validation_lengths:
@@ -85,7 +88,7 @@ class LengthGeneralization(Callback):
         console = Console(quiet=not trainer.is_global_zero)
         records: list[Record] = []
         for evaluator in self.evaluators:
-            for record in self._evaluate(trainer, model, self.lengths, evaluator, "test", self._problems_at):
+            for record in self._evaluate(trainer, model, self.lengths, evaluator, self.split, self._problems_at):
                 records.append(record)
                 console.print(f"[dim]{evaluator} {record['variant']} {record['length']:,}: "
                               f"{record['exact_match']:.0%} exact[/dim]")
