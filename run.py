@@ -52,8 +52,8 @@ class Trainer(lightning.Trainer):
         console.print(trace_text(row.tokens, row.kinds, reference.phases if same else None, limit))
         right = row.reason == "end" and row.outputs() == task.answer(problem)
         verdict = "[green]right[/green]" if right else "[red]wrong[/red]"
-        console.print(f"answer {''.join(row.outputs()) or 'none'}: {verdict} (expected {''.join(task.answer(problem))}); "
-                      f"trajectory {'exact' if same else 'not the reference'}, {len(row.tokens):,} tokens, "
+        console.print(f"answer {''.join(row.outputs()) or 'none'}: {verdict} "
+                      f"(expected {''.join(task.answer(problem))}); trajectory {'exact' if same else 'not the reference'}, {len(row.tokens):,} tokens, "
                       f"ended by {row.reason}{': ' + row.detail if row.detail else ''}", soft_wrap=True)
 
 
@@ -80,7 +80,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class CLI(LightningCLI):
-    """LightningCLI whose model gets its vocabulary from the data, and whose evaluation is configured by `evaluation`."""
+    """LightningCLI whose model gets its vocabulary from the data; `evaluation` configures the rollouts."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

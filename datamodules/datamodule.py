@@ -30,11 +30,13 @@ class TrajectoryDataModule(LightningDataModule):
                  num_workers: int | None = None, seed: int = 42, evaluation_seed: int = 0,
                  validation_rows: int = 64) -> None:
         super().__init__()
-        for name, value in {"batch_size": batch_size, "row_length": row_length, "validation_rows": validation_rows}.items():
+        sizes = {"batch_size": batch_size, "row_length": row_length, "validation_rows": validation_rows}
+        for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"{name} {value} is not allowed: expected at least 1")
         if row_length % ALIGNMENT:
-            raise UserError(f"row_length {row_length} is not a multiple of {ALIGNMENT}: try {-(-row_length // 64) * 64}")
+            raise UserError(f"row_length {row_length} is not a multiple of {ALIGNMENT}: try "
+                            f"{-(-row_length // ALIGNMENT) * ALIGNMENT}")
         self.task, self.batch_size, self.packed, self.row_length = task, batch_size, packed, row_length
         self.num_workers, self.seed, self.evaluation_seed = num_workers, seed, evaluation_seed
         self.validation_rows = validation_rows

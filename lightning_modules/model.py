@@ -98,8 +98,8 @@ class TrajectoryModel(LightningModule):
             free = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
             (exempt if free else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas,
-                                      fused=self.device.type == "cuda")
+        # Not fused: Lightning cannot clip the gradients of a fused optimizer in mixed precision.
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -125,7 +125,8 @@ class TrajectoryModel(LightningModule):
             raise UserError(f"the checkpoint's vocabulary is not the configuration's: "
                             f"{vocabulary.difference(self.vocabulary)}; was it trained in another style?")
         own, given = self.state_dict(), checkpoint["state_dict"]
-        wrong = [k for k in own.keys() | given.keys() if k not in own or k not in given or own[k].shape != given[k].shape]
+        names = own.keys() | given.keys()
+        wrong = [k for k in names if k not in own or k not in given or own[k].shape != given[k].shape]
         if wrong:
             raise UserError(f"the checkpoint's backbone is not the configuration's: {len(wrong)} tensors differ, such "
                             f"as {min(wrong)}; give the configuration that it was trained with")

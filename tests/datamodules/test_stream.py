@@ -31,7 +31,7 @@ def test_neighbouring_seeds_share_no_row():
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_ranks_share_one_stream(world):
     shares = [list(itertools.islice(RankSampler(8, rank, world), 32 // world)) for rank in range(world)]
-    assert sorted(sum(shares, [])) == list(range(8, 40))
+    assert sorted(itertools.chain(*shares)) == list(range(8, 40))
     # Each step of the ranks together is the same global batch.
     assert sorted(i for share in shares for i in share[: 8 // world]) == list(range(8, 16))
 

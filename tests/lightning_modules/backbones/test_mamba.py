@@ -1,0 +1,145 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._pytree import tree_leaves
+
+from lightning_modules.backbones import Mamba
+from lightning_modules.backbones.base import reset_rows, select_rows
+from lightning_modules.backbones.selective_scan import injected_scan, reference_scan, selective_scan
+from tools import UserError
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def gradients(scan, dtype):
+    torch.manual_seed(0)
+    shapes = [(3, 77, 24)] * 2 + [(24, 16)] + [(3, 77, 16)] * 2 + [(3, 24, 16)]
+    u, delta, a, b, c, state = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    inputs = [x.to(dtype).requires_grad_() for x in (u, F.softplus(delta), -torch.exp(a / 3), b, c, state)]
+    y, last = scan(*inputs)
+    (y.sin().sum() + (last * last.detach().cos()).sum()).backward()
+    return [y.detach(), last.detach(), *(x.grad for x in inputs)]
+
+
+def test_compiled_scan_and_its_gradients_equal_the_formulas_in_float64():
+    pairs = zip(gradients(selective_scan, torch.float32), gradients(reference_scan, torch.float64), strict=True)
+    for fast, exact in pairs:
+        assert (fast - exact).norm() / exact.norm() < 1e-5
+
+
+def test_state_injection_is_exact():
+    def injected(*inputs):
+        def from_zero(*rest):
+            return reference_scan(*rest, torch.zeros_like(inputs[-1]))
+
+        return injected_scan(from_zero, *inputs)
+
+    for given, direct in zip(gradients(injected, torch.float64), gradients(reference_scan, torch.float64), strict=True):
+        assert torch.allclose(given, direct, rtol=1e-12, atol=1e-12)
+
+
+def plain_logits(model, tokens):
+    """mamba-ssm's reference formulas in float64, written with a library convolution and the plain scan."""
+    p = {k: v.double() for k, v in model.state_dict().items()}
+
+    def norm(x, weight):
+        return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-5) * weight
+
+    hidden = p["backbone.embedding.weight"][tokens]
+    for i in range(2):
+        q = {k.split("mixer.")[-1]: v for k, v in p.items() if f"layers.{i}." in k}
+        x, z = (norm(hidden, p[f"backbone.layers.{i}.norm.weight"]) @ q["in_proj.weight"].T).chunk(2, -1)
+        width, size = q["A_log"].shape
+        x = F.silu(F.conv1d(x.mT, q["conv1d.weight"], q["conv1d.bias"], padding=3, groups=width)[..., : x.shape[1]].mT)
+        dt, b, c = (x @ q["x_proj.weight"].T).split([q["dt_proj.weight"].shape[1], size, size], -1)
+        dt = F.softplus(dt @ q["dt_proj.weight"].T + q["dt_proj.bias"])
+        start = torch.zeros(len(tokens), width, size, dtype=torch.float64)
+        y, _ = reference_scan(x, dt, -torch.exp(q["A_log"]), b, c, start)
+        hidden = hidden + ((y + q["D"] * x) * F.silu(z)) @ q["out_proj.weight"].T
+    return norm(hidden, p["backbone.norm_f.weight"]) @ p["lm_head.weight"].T
+
+
+def model():
+    torch.manual_seed(3)
+    return Mamba(50, n_layer=2, d_model=32).eval()
+
+
+@torch.no_grad()
+def test_equals_the_reference_formulas_in_float64():
+    tokens = torch.randint(50, (3, 41))
+    assert (model()(tokens)[0] - plain_logits(model(), tokens)).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_equals_transformers():
+    transformers = pytest.importorskip("transformers")
+    own = model()
+    config = transformers.MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, state_size=16)
+    reference = transformers.MambaForCausalLM(config).eval()
+    names = {k.replace("backbone.embedding.", "backbone.embeddings."): v for k, v in own.state_dict().items()}
+    reference.load_state_dict(names, strict=True)
+    tokens = torch.randint(50, (2, 30))
+    assert (own(tokens)[0] - reference(tokens).logits).abs().max() < 1e-4
+
+
+def check_chunks_and_steps(net, tokens, tolerance):
+    whole, last = net(tokens)
+    state, parts = None, []
+    for chunk in tokens.split([1, 2, 7, 333, tokens.shape[1] - 343], dim=1):
+        logits, state = net(chunk, state)
+        parts.append(logits)
+    assert (torch.cat(parts, 1) - whole).abs().max() < tolerance
+    for a, b in zip(tree_leaves(state), tree_leaves(last), strict=True):
+        assert (a - b).abs().max() < tolerance
+    state, steps = net.initial_state(2), []
+    for t in range(tokens.shape[1]):
+        logits, state = net.step(tokens[:, t], state)
+        steps.append(logits)
+    assert (torch.stack(steps, 1) - whole).abs().max() < tolerance
+    assert torch.equal(torch.stack(steps, 1).argmax(-1), whole.argmax(-1))
+
+
+@torch.no_grad()
+def test_whole_equals_chunks_equals_steps():
+    check_chunks_and_steps(model(), torch.randint(50, (2, 1500)), 1e-4)
+
+
+@torch.no_grad()
+def test_rows_are_selected_and_reset():
+    net, tokens = model(), torch.randint(50, (3, 20))
+    _, state = net(tokens)
+    _, alone = net(tokens[[2, 0]])
+    for a, b in zip(tree_leaves(select_rows(state, torch.tensor([2, 0]))), tree_leaves(alone), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    state = reset_rows(state, torch.tensor([False, True, False]), net.initial_state(3))
+    assert all(not leaf[1].any() and leaf[0].any() for leaf in tree_leaves(state))
+
+
+def test_state_size_does_not_grow():
+    assert model().state_size(10) == model().state_size(10**6) == 2 * 4 * 64 * (3 + 16)
+
+
+def test_impossible_shape():
+    with pytest.raises(UserError, match="n_layer 0"):
+        Mamba(50, n_layer=0)
+
+
+@CUDA
+def test_cuda_equals_cpu():
+    net, tokens = model(), torch.randint(50, (3, 200))
+    logits = net(tokens)[0]
+    logits.square().mean().backward()
+    expected = {k: v.grad.clone() for k, v in net.named_parameters()}
+    net.zero_grad()
+    net.cuda()
+    fused = net(tokens.cuda(), return_state=False)[0]
+    assert (fused.cpu() - logits).abs().max() < 1e-3
+    fused.square().mean().backward()
+    for name, parameter in net.named_parameters():
+        assert (parameter.grad.cpu() - expected[name]).norm() <= 1e-3 * expected[name].norm() + 1e-7, name
+
+
+@CUDA
+@torch.no_grad()
+def test_cuda_whole_equals_chunks_equals_steps():
+    check_chunks_and_steps(model().cuda(), torch.randint(50, (2, 700)).cuda(), 1e-4)
