@@ -42,7 +42,8 @@ RECORDS = [record(1000, 0), record(10, 16), record(100, 12)]
 
 
 def test_rows_are_sorted_and_say_what_was_measured():
-    # Wilson, worked out in test_metrics: 16/16 -> 80.6, 0/16 -> 19.4; 12/16 -> 50.5 to 89.8 (scipy's binomtest agrees).
+    # Wilson, worked out in test_metrics: 16/16 -> 80.6, 0/16 -> 19.4; 12/16 by the formula:
+    # (0.75 + 0.12005 -+ 1.96 sqrt(0.1875 / 16 + 3.8415 / 1024)) / 1.24009 = 0.5050, 0.8982.
     assert rows(render(records_table(RECORDS, train_length=10))) == [
         ["10*", "100%", "(80.6-100)", "100%", "100%", "16", "—"],
         ["100", "75.0%", "(50.5-89.8)", "75.0%", ">99.99%", "16", "carry_out", "@1,500"],
