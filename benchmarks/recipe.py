@@ -2,7 +2,7 @@
 
     python benchmarks/recipe.py --config configs/mult.yaml --seeds 3 --set model.learning_rate=3e-3,5e-3
 
-Writes one JSON line a run to --out. Uses validation problems only, so that choosing a recipe never sees a test problem.
+Writes one JSON line a run to --out. Uses validation problems unless told otherwise, so that choosing a recipe never sees a test problem.
 """
 
 import argparse
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="key=value,value,...: every combination is run")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--parallel", type=int, default=1, help="runs side by side")
+    parser.add_argument("--split", default="validation", help="test: for the results of a recipe that is settled")
     parser.add_argument("--out", default="recipe.jsonl")
     options = parser.parse_args()
     keys = [setting.split("=", 1)[0] for setting in options.set]
@@ -33,7 +34,7 @@ def main() -> None:
     table = Table("recipe", "seconds", "exact match by length")
     with tempfile.TemporaryDirectory() as folder:
         for start in range(0, len(cells), options.parallel):
-            running = [(cell, time.time(), run(options.config, cell, Path(folder) / str(start + i)))
+            running = [(cell, time.time(), run(options, cell, Path(folder) / str(start + i)))
                        for i, cell in enumerate(cells[start : start + options.parallel])]
             for i, (cell, begun, process) in enumerate(running):
                 output = process.communicate()[0]
@@ -41,17 +42,17 @@ def main() -> None:
                 records = json.loads(files[0].read_text())["records"] if files else []
                 seconds = time.time() - begun
                 with open(options.out, "a") as out:
-                    out.write(json.dumps({"cell": cell, "seconds": seconds, "records": records}) + "\n")
+                    out.write(json.dumps({"cell": cell, "command": process.args[1:], "seconds": seconds, "records": records}) + "\n")
                 curve = " ".join(f"{r['variant'][-1:]}:{r['length']}:{r['exact_match']:.2f}" for r in records)
                 table.add_row(" ".join(f"{k.split('.')[-1]}={v}" for k, v in cell.items()), f"{seconds:.0f}",
                               curve or output[-300:])
     Console(width=180).print(table)
 
 
-def run(configs: list[str], cell: dict[str, str], folder: Path) -> subprocess.Popen:
-    arguments = [part for config in configs for part in ("--config", config)]
+def run(options: argparse.Namespace, cell: dict[str, str], folder: Path) -> subprocess.Popen:
+    arguments = [part for config in options.config for part in ("--config", config)]
     arguments += ["--trainer.logger.save_dir", str(folder), "--evaluation.evaluators", "[verify]",
-                  "--evaluation.split", "validation", "--evaluation.validation_lengths", "[]"]
+                  "--evaluation.split", options.split, "--evaluation.validation_lengths", "[]"]
     arguments += [part for key, value in cell.items() for part in (f"--{key}", value)]
     return subprocess.Popen([sys.executable, "run.py", "fit", *arguments], stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True)
