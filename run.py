@@ -54,7 +54,8 @@ class Trainer(lightning.Trainer):
         verdict = "[green]right[/green]" if right else "[red]wrong[/red]"
         console.print(f"answer {''.join(row.outputs()) or 'none'}: {verdict} "
                       f"(expected {''.join(task.answer(problem))}); trajectory "
-                      f"{'exact' if same else 'not the reference'}, {len(row.tokens):,} tokens, ended by {row.reason}{': ' + row.detail if row.detail else ''}", soft_wrap=True)
+                      f"{'exact' if same else 'not the reference'}, {len(row.tokens):,} tokens, "
+                      f"ended by {row.reason}{': ' + row.detail if row.detail else ''}", soft_wrap=True)
 
 
 class Parser(LightningArgumentParser):

@@ -42,7 +42,8 @@ def main() -> None:
                 records = json.loads(files[0].read_text())["records"] if files else []
                 seconds = time.time() - begun
                 with open(options.out, "a") as out:
-                    out.write(json.dumps({"cell": cell, "command": process.args[1:], "seconds": seconds, "records": records}) + "\n")
+                    result = {"cell": cell, "command": process.args[1:], "seconds": seconds, "records": records}
+                    out.write(json.dumps(result) + "\n")
                 curve = " ".join(f"{r['variant'][-1:]}:{r['length']}:{r['exact_match']:.2f}" for r in records)
                 table.add_row(" ".join(f"{k.split('.')[-1]}={v}" for k, v in cell.items()), f"{seconds:.0f}",
                               curve or output[-300:])

@@ -113,7 +113,8 @@ class Mixer(nn.Module):
         y, h = selective_scan(x.to(self.A_log.dtype), delta, -torch.exp(self.A_log), B, C, state[1])
         y = (y + self.D * x) * F.silu(z)
         # A clone: the state must not keep the whole chunk's inputs alive.
-        return self.out_proj(y.to(z.dtype)), (inputs[:, inputs.shape[1] - self.d_conv + 1 :].to(state[0].dtype).clone(), h)
+        recent = inputs[:, inputs.shape[1] - self.d_conv + 1 :].to(state[0].dtype).clone()
+        return self.out_proj(y.to(z.dtype)), (recent, h)
 
     def _convolve(self, inputs: Tensor, length: int) -> Tensor:
         """Causal depthwise convolution of [B, d_conv - 1 + T, D]; sums of shifts beat a library call on the CPU."""
@@ -133,8 +134,8 @@ class Mixer(nn.Module):
         """The same as `forward` from the initial state by mamba-ssm's fused kernel, without the last state."""
         xz = self.in_proj(hidden).transpose(1, 2)
         return cuda_kernels().mamba_inner_fn(
-            xz, self.conv1d.weight, self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight, self.out_proj.weight, None,
-            -torch.exp(self.A_log.float()), None, None, self.D.float(), delta_bias=self.dt_proj.bias.float(),
+            xz, self.conv1d.weight, self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight, self.out_proj.weight,
+            None, -torch.exp(self.A_log.float()), None, None, self.D.float(), delta_bias=self.dt_proj.bias.float(),
             delta_softplus=True)
 
     def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:

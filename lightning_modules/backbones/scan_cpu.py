@@ -41,7 +41,7 @@ def _exp(x):
 
 @njit(parallel=True, fastmath=True, cache=True)
 def forward(u, delta, a, b, c, state, y, kept):
-    """u, delta, y [B, T, D], a [N, D], b, c [B, T, N], state [B, N, D] (becomes the last), kept [B, T / CHUNK, N, D]."""
+    """u, delta, y [B, T, D], a [N, D], b, c [B, T, N], state [B, N, D] (becomes the last), kept [B, chunks, N, D]."""
     batch, length, width = u.shape
     size = a.shape[0]
     for row in prange(batch):
@@ -76,7 +76,8 @@ def backward(u, delta, a, b, c, kept, dy, dstate, du, ddelta, da, db, dc):
             for s in range(steps):
                 step, x = delta[row, start + s], u[row, start + s]
                 for n in range(size):
-                    into, old, new, decay, rates = b[row, start + s, n], states[s, n], states[s + 1, n], decays[s, n], a[n]
+                    into, rates = b[row, start + s, n], a[n]
+                    old, new, decay = states[s, n], states[s + 1, n], decays[s, n]
                     for d in range(width):
                         e = _exp(step[d] * rates[d])
                         decay[d] = e
@@ -90,7 +91,8 @@ def backward(u, delta, a, b, c, kept, dy, dstate, du, ddelta, da, db, dc):
                     gstep[d] = _f(0)
                 for n in range(size):
                     into, read = b[row, t, n], c[row, t, n]
-                    old, new, decay, rates, g, ga = states[s, n], states[s + 1, n], decays[s, n], a[n], grad[n], grad_a[n]
+                    old, new, decay = states[s, n], states[s + 1, n], decays[s, n]
+                    rates, g, ga = a[n], grad[n], grad_a[n]
                     sum_b, sum_c = _f(0), _f(0)
                     for d in range(width):
                         value = g[d] + out[d] * read

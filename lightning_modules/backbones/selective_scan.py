@@ -43,8 +43,9 @@ def injected_scan(scan, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tenso
     size = A.shape[1]
     first = state.transpose(1, 2) * 2.0**60
     unit = torch.eye(size, dtype=B.dtype, device=B.device).expand(batch, size, size)
-    y, last = scan(torch.cat([first.to(u.dtype), u], 1), torch.cat([u.new_full((batch, size, width), 2.0**-60), delta], 1),
-                   A, torch.cat([unit, B], 1), torch.cat([torch.zeros_like(unit), C], 1))
+    tiny = u.new_full((batch, size, width), 2.0**-60)
+    y, last = scan(torch.cat([first.to(u.dtype), u], 1), torch.cat([tiny, delta], 1), A,
+                   torch.cat([unit, B], 1), torch.cat([torch.zeros_like(unit), C], 1))
     return y[:, size:], last
 
 
