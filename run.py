@@ -28,13 +28,14 @@ class Trainer(lightning.Trainer):
     """Lightning's Trainer, and the command `rollout`."""
 
     def rollout(self, model: TrajectoryModel, datamodule: TrajectoryDataModule, prompt: str,
-                ckpt_path: str | None = None, limit: int | None = 400) -> None:
+                ckpt_path: str | None = None, limit: int | None = 400, weights_only: bool | None = None) -> None:
         """Solve one problem and print the trace: prompt, thoughts, commands, observations, outputs.
 
         Args:
             prompt: the problem, such as 123456789x42
             ckpt_path: checkpoint of the model; without it and without a config the newest run's
             limit: show at most so many tokens of the trace
+            weights_only: has no effect here (it stands in the configuration of every training run)
         """
         if ckpt_path is None:
             raise UserError("rollout needs a trained model: give --ckpt_path, or no --config to take the newest run")

@@ -2,7 +2,8 @@
 
     python benchmarks/recipe.py --config configs/mult.yaml --seeds 3 --set model.learning_rate=3e-3,5e-3
 
-Writes one JSON line a run to --out. Uses validation problems unless told otherwise, so that choosing a recipe never sees a test problem.
+Writes one JSON line a run to --out. Uses validation problems unless told otherwise, so that choosing a recipe never
+sees a test problem.
 """
 
 import argparse

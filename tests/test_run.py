@@ -1,0 +1,126 @@
+"""The command line as a user meets it: each test is a subprocess."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--config", str(ROOT / "configs/add.yaml"), "--trainer.max_steps", "6", "--trainer.accelerator", "cpu",
+        "--trainer.val_check_interval", "3", "--evaluation.lengths", "[2,4]", "--evaluation.problems", "2",
+        "--evaluation.problems_at_longest", "2", "--evaluation.validation_lengths", "[2]",
+        "--evaluation.validation_problems", "2", "--data.batch_size", "4", "--data.validation_rows", "4",
+        "--model.backbone.n_layer", "1", "--model.backbone.d_model", "16", "--trainer.enable_progress_bar", "false"]
+
+
+def run(*arguments, cwd):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    return subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], cwd=cwd, env=environment, text=True,
+                          capture_output=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    result = run("fit", *TINY, cwd=folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder, result
+
+
+def test_fit_leaves_its_results(trained):
+    folder, result = trained
+    run_folder = folder / "runs/add/version_0"
+    records = json.loads((run_folder / "metrics.json").read_text())["records"]
+    assert {r["evaluator"] for r in records} == {"rollout", "verify"} and {r["problems"] for r in records} == {2}
+    assert (run_folder / "curve.png").stat().st_size > 10_000
+    assert (run_folder / "config.yaml").is_file() and (run_folder / "checkpoints/last.ckpt").is_file()
+    assert "exact match" in result.stdout
+
+
+def test_test_takes_the_newest_run(trained):
+    folder, _ = trained
+    result = run("test", cwd=folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    records, again = (json.loads((folder / "runs/add/version_0" / name).read_text())["records"]
+                      for name in ("metrics.json", "test/metrics.json"))
+    assert records == again
+    assert sorted(p.name for p in folder.iterdir()) == ["runs"]
+
+
+def test_rollout_of_a_typed_problem(trained):
+    folder, _ = trained
+    result = run("rollout", "--prompt", "12+39", cwd=folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "expected 51" in result.stdout
+
+
+def test_resume_goes_on_exactly(trained):
+    """6 steps at once equal 3 steps, a checkpoint, and 3 more."""
+    import torch
+
+    folder, _ = trained
+    short = folder / "short"
+    short.mkdir()
+    constant = ["--model.schedule", "constant"]
+    assert run("fit", *TINY, *constant, cwd=short).returncode == 0
+    assert run("fit", *TINY, *constant, "--trainer.max_steps", "3", cwd=short).returncode == 0
+    result = run("fit", *TINY, *constant, "--ckpt_path", "last", cwd=short)
+    assert result.returncode == 0, result.stderr[-3000:]
+    whole, resumed = (torch.load(short / f"runs/add/version_{v}/checkpoints/last.ckpt", weights_only=True)
+                      for v in (0, 2))
+    assert whole["TrajectoryDataModule"]["rows"] == resumed["TrajectoryDataModule"]["rows"] == 24
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+
+
+BAD = {
+    "no run": (["test"], "there is no run with a checkpoint"),
+    "no checkpoint": (["test", "--config", str(ROOT / "configs/add.yaml"), "--ckpt_path", "none.ckpt"],
+                      "there is no checkpoint none.ckpt"),
+    "wrong key": (["fit", *TINY, "--model.learning_speed", "1"], "learning_speed"),
+    "length 0": (["fit", *TINY, "--data.task.max_length", "0"], "length 0 is not allowed"),
+    "lengths do not grow": (["fit", *TINY, "--evaluation.lengths", "[5,3]"], "do not increase"),
+    "row too short": (["fit", *TINY, "--data.row_length", "64"], "cannot hold one trajectory"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_gets_one_line(case, tmp_path):
+    arguments, message = BAD[case]
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_that_do_not_fit(trained, tmp_path):
+    folder, _ = trained
+    checkpoint = folder / "runs/add/version_0/checkpoints/last.ckpt"
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(checkpoint.read_bytes()[:2000])
+    cases = [(["--config", str(ROOT / "configs/add.yaml"), "--ckpt_path", str(torn)], "not a whole checkpoint"),
+             (["--config", str(ROOT / "configs/mult.yaml"), "--ckpt_path", str(checkpoint)], "task 'addition'"),
+             (["--config", str(ROOT / "configs/add.yaml"), "--data.task.style", "paper", "--ckpt_path",
+               str(checkpoint)], "vocabulary")]
+    for arguments, message in cases:
+        result = run("test", *arguments, cwd=tmp_path)
+        assert result.returncode != 0 and message in result.stderr, result.stderr[-2000:]
+        assert "Traceback" not in result.stderr
+
+
+def test_a_prompt_that_is_no_problem(trained):
+    result = run("rollout", "--prompt", "12-3", cwd=trained[0])
+    assert result.returncode == 2 and "not a problem of addition" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("configs", [["add.yaml"], ["mult.yaml"], ["mult.yaml", "model/mamba_130m.yaml"],
+                                     ["add.yaml", "trainer/gpu.yaml"]], ids=" ".join)
+def test_every_config_parses(configs, tmp_path):
+    arguments = [part for config in configs for part in ("--config", str(ROOT / "configs" / config))]
+    result = run("fit", *arguments, "--print_config", cwd=tmp_path)
+    assert result.returncode == 0 and "max_steps" in result.stdout, result.stderr[-2000:]
