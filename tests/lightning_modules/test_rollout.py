@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from datamodules.tasks import Addition, Multiplication
+from datamodules.tokens import Kind
+from lightning_modules.backbones import Mamba
+from lightning_modules.rollout import Rollout, budget, judge, rollout
+from lightning_modules.verify import verify
+
+
+@pytest.mark.parametrize("task", [Addition(4), Multiplication(4, "paper")], ids=lambda task: task.name)
+def test_verify_finds_the_first_error_of_the_rollout(task):
+    torch.manual_seed(0)
+    vocabulary = task.vocabulary()
+    backbone = Mamba(len(vocabulary), n_layer=1, d_model=16).eval()
+    problems = [task.problem("test", 0, 2 + i % 3, i, task.variants[-1]) for i in range(10)]
+    references = [task.record(problem) for problem in problems]
+    budgets = [(p, budget(r)) for p, r in zip(problems, references, strict=True)]
+    alone = [rollout(backbone, vocabulary, task, [pair])[0] for pair in budgets]
+    together = rollout(backbone, vocabulary, task, budgets, batch_size=3)  # rows are refilled
+    for row, solo, check, reference in zip(together, alone, verify(backbone, vocabulary, references, chunk_size=7),
+                                           references, strict=True):
+        assert row.tokens == solo.tokens and row.reason in ("end", "budget", "invalid_command")
+        outcome = judge(row, task, reference)
+        assert outcome.exact == check.exact and outcome.first_error == check.first_error
+
+
+def test_the_reference_as_model_is_exact_and_right():
+    task = Multiplication(4)
+    problem = task.parse("987x65")
+    reference = task.record(problem)
+    row = Rollout(problem, budget(reference), task.tool())
+    for token in reference.tokens:
+        row.advance(token)
+    assert row.reason == "end" and row.kinds == reference.kinds
+    outcome = judge(row, task, reference)
+    assert outcome.exact and outcome.answer_correct and outcome.correct_tokens == outcome.predicted_tokens
+
+
+def test_nonsense_ends_with_a_reason():
+    task = Addition(4)
+    row = Rollout(task.parse("1+2"), 50, task.tool())
+    while len(row.tokens) < 4:
+        row.advance("p1.read@add")
+    row.advance("p1.read@add")
+    assert row.reason == "invalid_command" and "p1.init first" in row.detail and row.kinds[-1] == Kind.COMMAND
+    endless = Rollout(task.parse("1+2"), 50, task.tool())
+    while not endless.reason:
+        endless.advance("7")
+    assert endless.reason == "budget" and len(endless.tokens) == 50
