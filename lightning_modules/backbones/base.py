@@ -36,7 +36,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits [B, V] after one token a row, [B], and the new state; safe to capture in a CUDA graph."""
+        """Logits [B, V] after one token a row, [B], and the new state; safe to capture in a CUDA graph.
+
+        The new state may be the old one, updated in place: do not use `state` afterwards. No gradients.
+        """
 
     @property
     def num_parameters(self) -> int:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.backbones.base import Backbone, State
-from lightning_modules.backbones.selective_scan import cuda_kernels, selective_scan
+from lightning_modules.backbones.selective_scan import convolution_step, cuda_kernels, selective_scan, selective_step
 from tools import UserError
 
 
@@ -72,12 +72,10 @@ class Mamba(Backbone):
         return self.lm_head(self.backbone["norm_f"](hidden)), new if return_state else None
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        hidden, new = self.backbone["embedding"](tokens).float(), []
+        hidden = self.backbone["embedding"](tokens)
         for layer, layer_state in zip(self.backbone["layers"], state, strict=True):
-            update, layer_state = layer["mixer"].step(layer["norm"](hidden), layer_state)
-            hidden = hidden + update
-            new.append(layer_state)
-        return self.lm_head(self.backbone["norm_f"](hidden)), new
+            hidden = hidden + layer["mixer"].step(layer["norm"](hidden), layer_state)
+        return self.lm_head(self.backbone["norm_f"](hidden)), state
 
 
 class Mixer(nn.Module):
@@ -138,13 +136,10 @@ class Mixer(nn.Module):
             None, -torch.exp(self.A_log.float()), None, None, self.D.float(), delta_bias=self.dt_proj.bias.float(),
             delta_softplus=True)
 
-    def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """hidden [B, d_model], one token."""
-        conv, h = state
+    def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
+        """hidden [B, d_model], one token; `state` is updated in place."""
+        recent, h = state
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        inputs = torch.cat([conv, x[:, None].to(conv.dtype)], 1)
-        x = F.silu(torch.linalg.vecdot(inputs, self.conv1d.weight[:, 0].t(), dim=1) + self.conv1d.bias)
-        delta, B, C = self._selection(x)
-        h = torch.exp(delta[..., None] * -torch.exp(self.A_log)) * h + (delta * x)[..., None] * B[:, None]
-        y = torch.bmm(h, C[..., None]).squeeze(-1) + self.D * x
-        return self.out_proj(y * F.silu(z)), (inputs[:, 1:], h)
+        x = convolution_step(x, recent, self.conv1d.weight[:, 0], self.conv1d.bias)
+        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return self.out_proj(selective_step(x, self.dt_proj(dt), -torch.exp(self.A_log), B, C, self.D, z, h))

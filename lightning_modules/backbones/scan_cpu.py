@@ -40,6 +40,22 @@ def _exp(x):
 
 
 @njit(parallel=True, fastmath=True, cache=True)
+def step(x, delta, a, b, c, skip, z, state, y):
+    """One step, gated: x, delta, z, y [B, D], a [D, N], b, c [B, N], skip [D], state [B, D, N] (updated in place)."""
+    for row in prange(x.shape[0]):
+        into, read = b[row], c[row]
+        for d in range(x.shape[1]):
+            h, rates, dt, out = state[row, d], a[d], delta[row, d], _f(0)
+            inflow = dt * x[row, d]
+            for n in range(a.shape[1]):
+                h[n] = _exp(dt * rates[n]) * h[n] + inflow * into[n]
+                out += h[n] * read[n]
+            gate = z[row, d]
+            decay = _exp(-abs(gate))
+            y[row, d] = (out + skip[d] * x[row, d]) * gate * (_f(1) if gate > 0 else decay) / (_f(1) + decay)
+
+
+@njit(parallel=True, fastmath=True, cache=True)
 def forward(u, delta, a, b, c, state, y, kept):
     """u, delta, y [B, T, D], a [N, D], b, c [B, T, N], state [B, N, D] (becomes the last), kept [B, chunks, N, D]."""
     batch, length, width = u.shape

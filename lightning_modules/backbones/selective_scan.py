@@ -7,9 +7,12 @@ Shapes: u, delta [B, T, D]; A [D, N], negative; B, C [B, T, N]; state [B, D, N].
 """
 
 import functools
+import importlib
 import warnings
+from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -30,6 +33,38 @@ def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, st
         state = torch.exp(step * A) * state + step * u[:, t, :, None] * B[:, t, None, :]
         outputs.append((state * C[:, t, None, :]).sum(-1))
     return torch.stack(outputs, 1), state
+
+
+def convolution_step(x: Tensor, recent: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """silu(causal depthwise convolution) [B, D] of one more input x [B, D]; `recent` [B, K - 1, D] is updated in place.
+
+    weight: [D, K]
+    """
+    if x.is_cuda and (kernels := step_kernels()):
+        return kernels.causal_conv1d_update(x, recent.transpose(1, 2), weight, bias, "silu")
+    inputs = torch.cat([recent, x[:, None].to(recent.dtype)], 1)
+    recent.copy_(inputs[:, 1:])
+    return F.silu(torch.linalg.vecdot(inputs, weight.t(), dim=1) + bias)
+
+
+def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor,
+                   state: Tensor) -> Tensor:
+    """(y + D x) silu(z), [B, D], of one step, with delta = softplus(dt); `state` [B, D, N] is updated in place.
+
+    x, dt, z: [B, D]; B, C: [B, N]; D: [D]
+    """
+    if x.is_cuda and (kernels := step_kernels()):
+        return kernels.selective_state_update(state, x, dt, A, B, C, D, z, dt_softplus=True)
+    delta = F.softplus(dt)
+    if x.device.type == "cpu" and state.dtype == x.dtype == torch.float32 and state.is_contiguous():
+        from lightning_modules.backbones import scan_cpu
+
+        y = torch.empty_like(delta)
+        arrays = (x, delta, A, B.contiguous(), C.contiguous(), D, z.contiguous(), state, y)
+        scan_cpu.step(*(array.detach().numpy() for array in arrays))
+        return y
+    state.copy_(torch.exp(delta[..., None] * A) * state + (delta * x)[..., None] * B[:, None])
+    return (torch.bmm(state, C[..., None]).squeeze(-1) + D * x) * F.silu(z)
 
 
 def injected_scan(scan, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
@@ -57,14 +92,28 @@ def _cuda_scan(kernels, u, delta, A, B, C):
 
 @functools.cache
 def cuda_kernels():
-    """mamba-ssm's kernels, or None with a warning where they are not installed. Importing them takes seconds."""
-    try:
-        from mamba_ssm.ops import selective_scan_interface
-    except ImportError as error:
-        warnings.warn(f"mamba-ssm cannot be imported ({error}): Mamba runs much slower without its kernels; install "
-                      f"them with pip install -e '.[cuda]'", stacklevel=2)
+    """mamba-ssm's scan and its fused block, or None with a warning where they cannot be imported."""
+    return _kernels("mamba_ssm.ops.selective_scan_interface", "causal_conv1d")[0]
+
+
+@functools.cache
+def step_kernels():
+    """`selective_state_update` and `causal_conv1d_update`, or None with a warning where they cannot be imported."""
+    update, convolution = _kernels("mamba_ssm.ops.triton.selective_state_update", "causal_conv1d")
+    if update is None:
         return None
-    return selective_scan_interface
+    return SimpleNamespace(selective_state_update=update.selective_state_update,
+                           causal_conv1d_update=convolution.causal_conv1d_update)
+
+
+def _kernels(*modules: str) -> list:
+    """The modules, or None for each where one is missing. Importing them takes seconds."""
+    try:
+        return [importlib.import_module(module) for module in modules]
+    except ImportError as error:
+        warnings.warn(f"the CUDA kernels of Mamba cannot be imported ({error}): it runs much slower without them; "
+                      f"install them with pip install -e '.[cuda]'", stacklevel=3)
+        return [None] * len(modules)
 
 
 class _NumbaScan(torch.autograd.Function):
@@ -79,7 +128,7 @@ class _NumbaScan(torch.autograd.Function):
         kept = u.new_empty(u.shape[0], -(-u.shape[1] // scan_cpu.CHUNK), *rates.shape)
         scan_cpu.forward(*(x.numpy() for x in (u, delta, rates, B, C, last, y, kept)))
         ctx.save_for_backward(u, delta, rates, B, C, kept)
-        return y, last.transpose(1, 2)
+        return y, last.transpose(1, 2).contiguous()
 
     @staticmethod
     def backward(ctx, dy, dlast):
