@@ -258,9 +258,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_metrics(path: str | os.PathLike, records: Iterable[Record]) -> None:
-    """Write `{"records": [...]}` to `path` as JSON, atomically; folders are made as needed."""
-    text = json.dumps({"records": list(records)}, indent=2, allow_nan=False)
+def write_metrics(path: str | os.PathLike, records: Iterable[Record], **facts: Any) -> None:
+    """Write `{..., "records": [...]}` to `path` as JSON, atomically; folders are made as needed.
+
+    facts: what else is known of the run, such as `command` and `seed`
+    """
+    text = json.dumps({**facts, "records": list(records)}, indent=1, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

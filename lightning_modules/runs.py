@@ -1,5 +1,10 @@
-"""Finds runs on disk and reads their checkpoints."""
+"""Finds runs on disk, reads their checkpoints, and tells what made a run."""
 
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +37,33 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(f"{path} is not a checkpoint of this suite: it holds no state_dict")
     return content
+
+
+def origin(device: torch.device) -> dict[str, Any]:
+    """What made a result: `command`, `commit` (null outside a repository), `device`, `versions`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"command": " ".join(["python", *sys.argv]), "commit": _commit(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda"
+            else f"{platform.machine()} CPU, {min(torch.get_num_threads(), cores or 1)} threads",
+            "versions": {"python": platform.python_version()} | {
+                name: found for name in ("torch", "lightning", "mamba-ssm", "numba") if (found := _version(name))}}
+
+
+def _commit() -> str | None:
+    """Short hash of the checkout, with a + if files differ from it; GIT_COMMIT where only the files were copied."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True,
+                              check=True, timeout=20).stdout.strip()
+
+    try:
+        changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "--short", "HEAD") + changed
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get("GIT_COMMIT")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -42,6 +42,11 @@ class Backbone(nn.Module, ABC):
         """
 
     @property
+    def description(self) -> str:
+        """Name and shape, as results cite them: `mamba 2x64`."""
+        return type(self).__name__.lower()
+
+    @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 

@@ -54,6 +54,10 @@ class Mamba(Backbone):
             with torch.no_grad():
                 layer["mixer"].out_proj.weight /= math.sqrt(n_layer)
 
+    @property
+    def description(self) -> str:
+        return f"mamba {len(self.backbone['layers'])}x{self.lm_head.in_features}"
+
     def initial_state(self, batch_size: int) -> State:
         return [layer["mixer"].initial_state(batch_size) for layer in self.backbone["layers"]]
 
@@ -142,4 +146,5 @@ class Mixer(nn.Module):
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         x = convolution_step(x, recent, self.conv1d.weight[:, 0], self.conv1d.bias)
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return self.out_proj(selective_step(x, self.dt_proj(dt), -torch.exp(self.A_log), B, C, self.D, z, h))
+        dt = F.linear(dt, self.dt_proj.weight)
+        return self.out_proj(selective_step(x, dt, self.dt_proj.bias, -torch.exp(self.A_log), B, C, self.D, z, h))

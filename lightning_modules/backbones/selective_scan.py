@@ -47,15 +47,15 @@ def convolution_step(x: Tensor, recent: Tensor, weight: Tensor, bias: Tensor) ->
     return F.silu(torch.linalg.vecdot(inputs, weight.t(), dim=1) + bias)
 
 
-def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor,
+def selective_step(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor,
                    state: Tensor) -> Tensor:
-    """(y + D x) silu(z), [B, D], of one step, with delta = softplus(dt); `state` [B, D, N] is updated in place.
+    """(y + D x) silu(z), [B, D], of one step, delta = softplus(dt + dt_bias); `state` [B, D, N] is updated in place.
 
-    x, dt, z: [B, D]; B, C: [B, N]; D: [D]
+    x, dt, z: [B, D]; B, C: [B, N]; D, dt_bias: [D]
     """
     if x.is_cuda and (kernels := step_kernels()):
-        return kernels.selective_state_update(state, x, dt, A, B, C, D, z, dt_softplus=True)
-    delta = F.softplus(dt)
+        return kernels.selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=True)
+    delta = F.softplus(dt + dt_bias)
     if x.device.type == "cpu" and state.dtype == x.dtype == torch.float32 and state.is_contiguous():
         from lightning_modules.backbones import scan_cpu
 

@@ -1,7 +1,9 @@
 """Rolls the model out at growing lengths during and after training, and shows how far it gets."""
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -13,6 +15,7 @@ from lightning_modules.evaluation import EVALUATORS, check_lengths, evaluate
 from lightning_modules.metrics import Record, write_metrics
 from lightning_modules.plots import accuracy_figure, save_figure
 from lightning_modules.rollout import budget, rollout
+from lightning_modules.runs import origin
 from lightning_modules.tables import records_table
 from lightning_modules.traces import trace_markdown
 from tools import UserError
@@ -52,6 +55,28 @@ class LengthGeneralization(Callback):
         if split not in ("test", "validation"):
             raise UserError(f"unknown split {split!r}: expected test or validation")
         self.evaluators, self.batch_size, self.split = list(evaluators), batch_size, split
+        self._train_tokens, self._train_seconds, self._begun = 0, 0.0, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._train_seconds += time.perf_counter() - self._begun
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
+                           batch_idx: int) -> None:
+        rows, width = batch["tokens"].shape
+        self._train_tokens += rows * (width - 1) * trainer.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        seconds = self._train_seconds + time.perf_counter() - self._begun
+        return {"train_tokens": self._train_tokens, "train_seconds": seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._train_tokens, self._train_seconds = state_dict["train_tokens"], state_dict["train_seconds"]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not self.validation_lengths:
@@ -67,6 +92,7 @@ class LengthGeneralization(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if any(isinstance(c, LastCheckpoint) and c.interrupted for c in trainer.callbacks):
             return
+        self._train_seconds += time.perf_counter() - self._begun
         for callback in trainer.callbacks:
             if isinstance(callback, LastCheckpoint):  # a failure below must not cost the training
                 callback.on_train_end(trainer, pl_module)
@@ -97,8 +123,12 @@ class LengthGeneralization(Callback):
 
     def _show(self, trainer: Trainer, model: LightningModule, records: list[Record], folder: Path,
               console: Console) -> None:
-        train_length = trainer.datamodule.task.max_length
-        write_metrics(folder / "metrics.json", records)
+        data = trainer.datamodule
+        train_length = data.task.max_length
+        write_metrics(folder / "metrics.json", records, experiment=f"{data.task_name}_{train_length}",
+                      **origin(model.device), seed=data.seed, backbone=model.backbone.description,
+                      parameters=model.backbone.num_parameters, train_tokens=self._train_tokens,
+                      train_seconds=round(self._train_seconds, 1))
         figure = accuracy_figure(records, train_length)
         save_figure(figure, folder / "curve.png")
         console.print(records_table(records, train_length))
