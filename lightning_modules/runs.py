@@ -50,16 +50,18 @@ def origin(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Short hash of the checkout, with a + if files differ from it; GIT_COMMIT where only the files were copied."""
+    """GIT_COMMIT where that is set (as where only the files were copied); else the checkout's, a + if files differ."""
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True,
                               check=True, timeout=20).stdout.strip()
 
+    if given := os.environ.get("GIT_COMMIT"):
+        return given
     try:
         changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
         return git("rev-parse", "--short", "HEAD") + changed
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("GIT_COMMIT")
+        return None
 
 
 def _version(name: str) -> str | None:
