@@ -48,7 +48,7 @@ def main() -> None:
                 curve = " ".join(f"{r['variant'][-1:]}:{r['length']}:{r['exact_match']:.2f}" for r in records)
                 table.add_row(" ".join(f"{k.split('.')[-1]}={v}" for k, v in cell.items()), f"{seconds:.0f}",
                               curve or output[-300:])
-    Console(width=180).print(table)
+    Console(width=180, emoji=False).print(table)
 
 
 def run(options: argparse.Namespace, cell: dict[str, str], folder: Path) -> subprocess.Popen:
