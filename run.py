@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 
 import datamodules.tasks  # noqa: F401  short class names in configs
 import lightning_modules.backbones  # noqa: F401
 from datamodules.datamodule import TrajectoryDataModule
-from lightning_modules.callbacks import LastCheckpoint, LengthGeneralization
+from lightning_modules.callbacks import LastCheckpoint, LengthGeneralization, RunProgress
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.rollout import budget, rollout
 from lightning_modules.runs import CHECKPOINT, load_checkpoint, newest_run
@@ -95,6 +96,12 @@ class CLI(LightningCLI):
         parser = Parser(**kwargs)
         parser.add_argument("-c", "--config", action="config", help="Path to a configuration file in YAML.")
         return parser
+
+    def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        # Here, so that --trainer.enable_progress_bar false still means none.
+        trainer.callbacks[:] = [RunProgress() if isinstance(c, ProgressBar) else c for c in trainer.callbacks]
+        return trainer
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(LengthGeneralization, "evaluation")

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,33 @@ def test_resume_goes_on_exactly(trained):
     whole, resumed = (torch.load(short / f"runs/add/version_{v}/checkpoints/last.ckpt", weights_only=True)
                       for v in (0, 2))
     assert whole["TrajectoryDataModule"]["rows"] == resumed["TrajectoryDataModule"]["rows"] == 24
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+
+
+def test_an_interrupt_leaves_a_checkpoint_that_resumes(tmp_path):
+    """Ctrl-C between two steps, then a resume: the weights of the run that was let alone."""
+    import torch
+
+    steps = [*TINY, "--model.schedule", "constant", "--checkpoint.every_n_steps", "1", "--trainer.val_check_interval",
+             "1000", "--trainer.max_steps"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), "fit", *steps, "100000"], cwd=tmp_path,
+                               env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    checkpoint = tmp_path / "runs/add/version_0/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 200
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=100)[0]
+    assert "go on with: python run.py fit --config" in output and "Traceback" not in output
+    done = torch.load(checkpoint, weights_only=True)["global_step"]
+    more = str(done + 3)
+    assert run("fit", *steps, more, "--ckpt_path", "last", cwd=tmp_path).returncode == 0
+    assert run("fit", *steps, more, cwd=tmp_path).returncode == 0
+    resumed, whole = (torch.load(tmp_path / f"runs/add/version_{v}/checkpoints/last.ckpt", weights_only=True)
+                      for v in (1, 2))
+    assert resumed["global_step"] == whole["global_step"] == done + 3
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(tensor, resumed["state_dict"][name]), name
 

@@ -61,7 +61,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         path = self.path(trainer)
         partial = path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)  # on all ranks: sharded strategies gather here
+        trainer.save_checkpoint(partial, weights_only=False)  # on all ranks: sharded strategies gather here
         if trainer.is_global_zero:
             os.replace(partial, path)
         self._saved = trainer.global_step

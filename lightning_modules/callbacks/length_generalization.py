@@ -55,16 +55,22 @@ class LengthGeneralization(Callback):
         if split not in ("test", "validation"):
             raise UserError(f"unknown split {split!r}: expected test or validation")
         self.evaluators, self.batch_size, self.split = list(evaluators), batch_size, split
-        self._train_tokens, self._train_seconds, self._begun = 0, 0.0, 0.0
+        self._train_tokens, self._train_seconds = 0, 0.0
+        self._begun: float | None = None  # since when training has been running
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._train_seconds += time.perf_counter() - self._begun
+        self._pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun = time.perf_counter()
+
+    def _pause(self) -> None:
+        if self._begun is not None:
+            self._train_seconds += time.perf_counter() - self._begun
+            self._begun = None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
@@ -72,7 +78,7 @@ class LengthGeneralization(Callback):
         self._train_tokens += rows * (width - 1) * trainer.world_size
 
     def state_dict(self) -> dict[str, Any]:
-        seconds = self._train_seconds + time.perf_counter() - self._begun
+        seconds = self._train_seconds + (time.perf_counter() - self._begun if self._begun else 0.0)
         return {"train_tokens": self._train_tokens, "train_seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -92,7 +98,7 @@ class LengthGeneralization(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if any(isinstance(c, LastCheckpoint) and c.interrupted for c in trainer.callbacks):
             return
-        self._train_seconds += time.perf_counter() - self._begun
+        self._pause()
         for callback in trainer.callbacks:
             if isinstance(callback, LastCheckpoint):  # a failure below must not cost the training
                 callback.on_train_end(trainer, pl_module)
@@ -148,7 +154,7 @@ class LengthGeneralization(Callback):
         reference = data.task.record(problem)
         model.eval()
         row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))])
-        return trace_markdown(row.tokens, row.kinds, limit=400)
+        return trace_markdown(row.tokens, row.kinds, reference.phases if row.tokens == reference.tokens else None, 400)
 
 
 def common_reach(records: Sequence[Record]) -> int:

@@ -7,7 +7,13 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_modules.backbones import Mamba
 from lightning_modules.backbones.base import reset_rows, select_rows
-from lightning_modules.backbones.selective_scan import injected_scan, reference_scan, selective_scan
+from lightning_modules.backbones.selective_scan import (
+    cuda_kernels,
+    injected_scan,
+    reference_scan,
+    selective_scan,
+    step_kernels,
+)
 from tools import UserError
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -126,6 +132,14 @@ def test_state_size_does_not_grow():
 def test_impossible_shape():
     with pytest.raises(UserError, match="n_layer 0"):
         Mamba(50, n_layer=0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mamba_ssm") is not None, reason="mamba-ssm is installed")
+@pytest.mark.parametrize("kernels", [cuda_kernels, step_kernels])
+def test_missing_kernels_are_a_warning_that_says_what_to_install(kernels):
+    kernels.cache_clear()
+    with pytest.warns(UserWarning, match="pip install -e '.\\[cuda\\]'"):
+        assert kernels() is None
 
 
 @CUDA

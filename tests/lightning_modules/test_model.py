@@ -1,0 +1,51 @@
+import functools
+
+import lightning
+import pytest
+import torch
+
+from datamodules.datamodule import TrajectoryDataModule
+from datamodules.tasks import Addition
+from datamodules.tokens import Kind
+from lightning_modules.backbones import Mamba
+from lightning_modules.evaluation import evaluate
+from lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
+
+
+def test_loss_is_on_what_the_model_writes():
+    kinds = torch.tensor([[Kind.PROMPT, Kind.COMMAND, Kind.OBSERVATION, Kind.THOUGHT, Kind.OUTPUT, Kind.END,
+                           Kind.PADDING]], dtype=torch.uint8)
+    tokens = torch.arange(7)[None]
+    assert masked_targets(tokens, kinds).tolist() == [[1, IGNORED, 3, 4, 5, IGNORED]]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    lightning.seed_everything(1)
+    data = TrajectoryDataModule(Addition(2), batch_size=16, row_length=192)
+    backbone = functools.partial(Mamba, n_layer=2, d_model=32, dt_min=0.1, dt_max=1.0)
+    model = TrajectoryModel(backbone, data.vocabulary, data.task_name, learning_rate=2e-2)
+    trainer = lightning.Trainer(max_steps=250, accelerator="cpu", logger=False, enable_checkpointing=False,
+                                enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+                                gradient_clip_val=1.0, use_distributed_sampler=False)
+    trainer.fit(model, datamodule=data)
+    return model, data
+
+
+def test_a_tiny_model_learns_and_rolls_out_far_beyond_its_training(trained):
+    model, data = trained
+    rolled, = evaluate(model, data, [40], lambda length: 16, "rollout", "test")
+    assert rolled["answer_accuracy"] >= 0.5
+    assert rolled["exact_match"] <= rolled["answer_accuracy"]
+
+
+def test_verify_decides_what_rollout_decides(trained):
+    model, data = trained
+    with torch.no_grad():  # wrong here and there, not everywhere
+        model.backbone.lm_head.weight += 0.1 * model.backbone.lm_head.weight.std() * torch.randn(
+            model.backbone.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
+    for length in (2, 5, 20, 60):
+        rolled, verified = (next(evaluate(model, data, [length], lambda n: 32, e, "test"))
+                            for e in ("rollout", "verify"))
+        assert rolled["exact_match"] == verified["exact_match"]
+        assert rolled["first_error_phases"] == verified["first_error_phases"]
