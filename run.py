@@ -52,10 +52,10 @@ class Trainer(lightning.Trainer):
         console.print(trace_legend())
         same = row.tokens == reference.tokens
         console.print(trace_text(row.tokens, row.kinds, reference.phases if same else None, limit))
-        right = row.reason == "end" and row.outputs() == task.answer(problem)
+        right = row.reason == "end" and row.outputs() == task.outputs(problem)
         verdict = "[green]right[/green]" if right else "[red]wrong[/red]"
         console.print(f"answer {''.join(row.outputs()) or 'none'}: {verdict} "
-                      f"(expected {''.join(task.answer(problem))}); trajectory "
+                      f"(expected {''.join(task.outputs(problem))}); trajectory "
                       f"{'exact' if same else 'not the reference'}, {len(row.tokens):,} tokens, "
                       f"ended by {row.reason}{': ' + row.detail if row.detail else ''}", soft_wrap=True)
 

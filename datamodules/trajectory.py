@@ -94,6 +94,16 @@ class Scribe:
         self._kinds += bytes([Kind.OBSERVATION]) * len(observation)
         return observation
 
+    def call(self, *tokens: str) -> tuple[str, ...]:
+        """Give a command of many tokens and record it with the observation that its last token brings."""
+        first, *rest = tokens
+        observation: tuple[str, ...] = ()
+        for token in (first + self._suffix, *rest):
+            observation = self._tool.feed(token)
+            self._tokens += (token, *observation)
+            self._kinds += _COMMAND + bytes([Kind.OBSERVATION]) * len(observation)
+        return observation
+
     def think(self, *tokens: str) -> None:
         """Write thoughts."""
         for token in tokens:

@@ -167,7 +167,7 @@ def judge(row: Rollout, task: Task, reference: Trajectory) -> Outcome:
         correct = sum(i < len(said) and said[i] == reference.tokens[i] for i in predicted)
         pairs = zip(said, reference.tokens, strict=False)
         first_error = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(said), len(reference.tokens) - 1))
-    return Outcome(exact=exact, answer_correct=row.reason == "end" and row.outputs() == task.answer(row.problem),
+    return Outcome(exact=exact, answer_correct=row.reason == "end" and row.outputs() == task.outputs(row.problem),
                    predicted_tokens=len(predicted), correct_tokens=correct, first_error=first_error,
                    phase=None if first_error is None else reference.phase_at(first_error),
                    turns=row.kinds.count(Kind.COMMAND), tokens=len(row.tokens), reason=row.reason)

@@ -3,5 +3,7 @@
 from tools.base import InvalidCommand, Tool
 from tools.errors import UserError
 from tools.pointer_memory import EDGE, PointerMemory
+from tools.solver import Solver
+from tools.unassisted import Unassisted
 
-__all__ = ["EDGE", "InvalidCommand", "PointerMemory", "Tool", "UserError"]
+__all__ = ["EDGE", "InvalidCommand", "PointerMemory", "Solver", "Tool", "Unassisted", "UserError"]

@@ -34,8 +34,8 @@ class Tool(ABC):
     def feed(self, token: str) -> tuple[str, ...] | None:
         """Take one token that the model wrote.
 
-        Returns the observation, possibly empty, if the token is (or completes) a command, and None if it is a thought
-        or an output. A command may carry a phase, which changes nothing.
+        Returns the observation, possibly empty, if the token is (a part of) a command, and None if it is a thought or
+        an output. A command may carry a phase, which changes nothing.
 
         Raises InvalidCommand if the command cannot be carried out in the tool's present state.
         """

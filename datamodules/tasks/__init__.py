@@ -3,5 +3,6 @@
 from datamodules.tasks.addition import Addition
 from datamodules.tasks.base import Problem, Task
 from datamodules.tasks.multiplication import Multiplication
+from datamodules.tasks.sequence import Copy, Reverse, Sort
 
-__all__ = ["Addition", "Multiplication", "Problem", "Task"]
+__all__ = ["Addition", "Copy", "Multiplication", "Problem", "Reverse", "Sort", "Task"]

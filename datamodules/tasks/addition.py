@@ -30,7 +30,7 @@ class Addition(Task):
     symbols = (*DIGITS, "+", "=")
     phases = ("start", "find_plus", "find_equals", "add", "find_answer", "copy")
 
-    def tool(self) -> PointerMemory:
+    def memory(self) -> PointerMemory:
         return PointerMemory(2)
 
     def commands(self) -> list[str]:

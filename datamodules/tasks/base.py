@@ -5,11 +5,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datamodules.tokens import ANSWER, END
+from datamodules.tokens import ANSWER, END, Kind
 from datamodules.trajectory import STYLES, Scribe, Trajectory
 from datamodules.vocabulary import Vocabulary
-from tools import EDGE, Tool, UserError
+from tools import EDGE, Solver, Tool, Unassisted, UserError
 from tools.base import PHASE_MARK
+from tools.solver import CALL, RETURN
+
+SETTINGS = ("interactive", "no_tool", "single_turn", "direct", "direct_reversed")
+"""`interactive`: as many calls as it takes. The others are what it is compared with (paper, appendix D.7):
+`no_tool`: the same trajectory, but the model must write the observations itself; `single_turn`: one call of a solver
+with the question, then the answer; `direct`: the answer at once; `direct_reversed`: the same, last token first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +32,12 @@ class Task(ABC):
 
     max_length: complexity up to which training problems go
     style:      `paper` or `local`, see `datamodules.trajectory.STYLES`
+    setting:    one of `SETTINGS`
     """
 
     name: str
-    setting = "interactive"
+    settings = SETTINGS
+    """Those of `SETTINGS` that make sense for the task."""
     symbols: tuple[str, ...]
     """Tokens of prompts, thoughts and outputs, without [ANS], [END] and [EDGE]."""
     phases: tuple[str, ...]
@@ -38,19 +46,25 @@ class Task(ABC):
     shortest = 1
     """The least possible length."""
 
-    def __init__(self, max_length: int, style: str = "local") -> None:
+    def __init__(self, max_length: int, style: str = "local", setting: str = "interactive") -> None:
         if style not in STYLES:
             raise UserError(f"unknown style {style!r}: the styles are {', '.join(STYLES)}")
+        if setting not in self.settings:
+            raise UserError(f"unknown setting {setting!r}: {self.name} has {', '.join(self.settings)}")
         self.max_length = self._checked(max_length)
-        self.style = style
+        self.style, self.setting = style, setting
+        if setting == "single_turn":
+            self.phases = ("call", "answer")
+        elif setting not in ("interactive", "no_tool"):
+            self.phases = ("answer",)
 
     @abstractmethod
-    def tool(self) -> Tool:
-        """A new tool for one problem at a time."""
+    def memory(self) -> Tool:
+        """A new tool of the interactive setting, for one problem at a time."""
 
     @abstractmethod
     def commands(self) -> Sequence[str]:
-        """All command tokens of the tool, without phases."""
+        """All command tokens of that tool, without phases."""
 
     @abstractmethod
     def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
@@ -66,24 +80,53 @@ class Task(ABC):
 
     @abstractmethod
     def answer(self, problem: Problem) -> tuple[str, ...]:
-        """The right outputs, found without `solve`."""
+        """The answer, found without `solve`."""
 
     @abstractmethod
     def parse(self, text: str) -> Problem:
         """The problem that a user typed; raises UserError that says what a problem looks like."""
 
+    def tool(self) -> Tool:
+        """A new tool for a rollout in the task's setting."""
+        if self.setting == "interactive":
+            return self.memory()
+        if self.setting == "single_turn":
+            return Solver(lambda question: self.answer(Problem(question, 0)))
+        return Unassisted(self.memory())
+
     def vocabulary(self) -> Vocabulary:
-        """End token, [ANS], [EDGE], the symbols, and the commands (in style `local` one for each phase)."""
+        """End token, [ANS], the symbols, and the setting's own (commands in style `local` one for each phase)."""
+        if self.setting == "single_turn":
+            return Vocabulary([END, ANSWER, CALL, RETURN, *self.symbols])
+        if self.setting not in ("interactive", "no_tool"):
+            return Vocabulary([END, ANSWER, *self.symbols])
         commands = list(self.commands())
         if self.style == "local":
             commands = [command + PHASE_MARK + phase for phase in self.phases for command in commands]
         return Vocabulary([END, ANSWER, EDGE, *self.symbols, *commands])
 
     def record(self, problem: Problem) -> Trajectory:
-        """The reference trajectory of a problem: the trace of `solve` against the real tool."""
-        scribe = Scribe(self.tool(), problem.prompt, self.style)
-        self.solve(problem, scribe)
+        """The reference trajectory of a problem: in the interactive setting the trace of `solve` with the real tool."""
+        if self.setting in ("interactive", "no_tool"):
+            scribe = Scribe(self.memory(), problem.prompt, self.style)
+            self.solve(problem, scribe)
+            trajectory = scribe.end()
+            if self.setting == "no_tool":  # what the tool would say is the model's to predict
+                trajectory.kinds = trajectory.kinds.replace(bytes([Kind.OBSERVATION]), bytes([Kind.COMMAND]))
+            return trajectory
+        scribe = Scribe(self.tool(), problem.prompt, "paper")
+        if self.setting == "single_turn":
+            scribe.phase("call")
+            scribe.call(CALL, *problem.prompt, RETURN)
+        scribe.phase("answer")
+        scribe.answer()
+        scribe.output(*self.outputs(problem))
         return scribe.end()
+
+    def outputs(self, problem: Problem) -> tuple[str, ...]:
+        """What a right trajectory outputs: the answer, in the order that the setting wants."""
+        answer = self.answer(problem)
+        return answer[::-1] if self.setting == "direct_reversed" else answer
 
     def problem(self, split: str, seed: int, length: int, index: int, variant: str = "") -> Problem:
         """Evaluation problem number `index` of a length: a pure function of the arguments, apart from training.

@@ -32,7 +32,7 @@ class Multiplication(Task):
               "digit_3", "find_first", "find_second", "add", "find_answer", "copy")
     variants = ("n x 1", "n x 2")
 
-    def tool(self) -> PointerMemory:
+    def memory(self) -> PointerMemory:
         return PointerMemory(2)
 
     def commands(self) -> list[str]:

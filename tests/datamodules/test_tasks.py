@@ -3,17 +3,19 @@ import sys
 
 import pytest
 
-from datamodules.tasks import Addition, Multiplication
+from datamodules.tasks import Addition, Copy, Multiplication, Reverse, Sort
 from datamodules.tokens import END, Kind
 from tools import InvalidCommand, UserError
 
-TASKS = [cls(n, style) for cls, n in ((Addition, 8), (Multiplication, 8)) for style in ("paper", "local")]
+TASKS = [cls(8, style) for cls in (Addition, Multiplication, Copy, Reverse, Sort) for style in ("paper", "local")]
 NAMES = [f"{t.name}-{t.style}" for t in TASKS]
 
 
-def value(problem):
-    """The answer by Python's integers."""
+def value(task, problem):
+    """The answer by Python's own means."""
     text = "".join(problem.prompt).rstrip("=")
+    if isinstance(task, (Copy, Reverse, Sort)):
+        return {"copy": text, "reverse": "".join(reversed(text)), "sort": "".join(sorted(text))}[task.name]
     left, right = text.replace("x", "+").split("+")
     return int(left) * int(right) if "x" in text else int(left) + int(right)
 
@@ -40,7 +42,7 @@ def test_random_trajectories_replay_and_are_right(task):
         problem = task.sample_training(rng)
         trajectory = task.record(problem)
         replay(task, problem, trajectory)
-        assert "".join(trajectory.outputs()) == str(value(problem))
+        assert "".join(trajectory.outputs()) == str(value(task, problem))
         assert trajectory.tokens[-1] == END and trajectory.kinds[-1] == Kind.END
         assert vocabulary.decode(vocabulary.encode(trajectory.tokens)) == trajectory.tokens
 
@@ -52,7 +54,7 @@ def test_long_problems(task):
         problem = task.problem("test", 0, 2000, 0, variant)
         trajectory = task.record(problem)
         replay(task, problem, trajectory)
-        assert "".join(trajectory.outputs()) == str(value(problem)) == "".join(task.answer(problem))
+        assert "".join(trajectory.outputs()) == str(value(task, problem)) == "".join(task.answer(problem))
 
 
 def test_styles_differ_only_in_the_phase_that_commands_carry():
@@ -77,6 +79,44 @@ def test_one_trajectory_by_hand():
                        "T" "COCCOCCOCCOCCOCCOCCOCCO" "CCOCCOA" "CCOCCOA" "CCO" "E")
     assert trajectory.phase_at(0) == "" and trajectory.phase_at(5) == "start" and trajectory.phase_at(6) == "find_plus"
     assert trajectory.phase_at(len(letters) - 1) == "copy"
+
+
+SETTINGS = {  # addition of 7 and 5 in every other setting; kinds as letters
+    "direct": ("7 + 5 = [ANS] 1 2 [END]", "QQQQ T AA E"),
+    "direct_reversed": ("7 + 5 = [ANS] 2 1 [END]", "QQQQ T AA E"),
+    "single_turn": ("7 + 5 = [CALL] 7 + 5 = [RETURN] 1 2 [ANS] 1 2 [END]", "QQQQ CCCCCC OO T AA E"),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_by_hand(setting):
+    task = Addition(5, setting=setting)
+    problem = task.parse("7+5")
+    trajectory = task.record(problem)
+    text, letters = SETTINGS[setting]
+    assert " ".join(trajectory.tokens) == text
+    assert "".join(" QTCOAE"[kind] for kind in trajectory.kinds) == letters.replace(" ", "")
+    assert tuple(trajectory.outputs()) == task.outputs(problem)
+    task.vocabulary().encode(trajectory.tokens)
+    replay(task, problem, trajectory)
+
+
+def test_without_a_tool_the_model_writes_the_observations():
+    with_tool, without = Addition(5), Addition(5, setting="no_tool")
+    problem = with_tool.parse("58+67")
+    a, b = with_tool.record(problem), without.record(problem)
+    assert a.tokens == b.tokens and a.outputs() == b.outputs() == ["1", "2", "5"]
+    assert Kind.OBSERVATION not in b.kinds and with_tool.vocabulary() == without.vocabulary()
+    replay(without, problem, b)
+
+
+def test_the_solver_refuses_what_it_cannot_solve():
+    tool = Addition(5, setting="single_turn").tool()
+    tool.reset(())
+    for token in ("[CALL]", "7", "+"):
+        assert tool.feed(token) == ()
+    with pytest.raises(InvalidCommand, match="no solution for '7 \\+'"):
+        tool.feed("[RETURN]")
 
 
 def test_evaluation_problems_depend_on_split_seed_length_index_alone():
@@ -104,6 +144,8 @@ def test_impossible_settings():
         Addition(5).problem("test", 0, -3, 0)
     with pytest.raises(UserError, match="paper, local"):
         Addition(5, "papr")
+    with pytest.raises(UserError, match="unknown setting 'no tool': addition has interactive, no_tool, single_turn"):
+        Addition(5, setting="no tool")
     with pytest.raises(UserError, match="unknown token 'x'"):
         Addition(5).vocabulary().encode(["1", "x"])
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from datamodules.tasks import Addition, Multiplication
+from datamodules.tasks.base import SETTINGS
 from datamodules.tokens import Kind
 from lightning_modules.backbones import Mamba
 from lightning_modules.rollout import Rollout, budget, judge, rollout
@@ -25,8 +26,9 @@ def test_verify_finds_the_first_error_of_the_rollout(task):
         assert outcome.exact == check.exact and outcome.first_error == check.first_error
 
 
-def test_the_reference_as_model_is_exact_and_right():
-    task = Multiplication(4)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_reference_as_model_is_exact_and_right(setting):
+    task = Multiplication(4, setting=setting)
     problem = task.parse("987x65")
     reference = task.record(problem)
     row = Rollout(problem, budget(reference), task.tool())

@@ -1,0 +1,44 @@
+"""The tool of single-turn use: one call takes the whole question and answers with the solution."""
+
+from collections.abc import Callable, Sequence
+
+from tools.base import InvalidCommand, Tool
+
+CALL, RETURN = "[CALL]", "[RETURN]"
+
+
+class Solver(Tool):
+    """Answers `[CALL] question [RETURN]` with the solution (paper, appendix D.7: the calculator of single-turn use).
+
+    The model must write the question as the argument. The call is many tokens: each is part of the command, and the
+    last one, [RETURN], brings the observation. Everything else is a thought or an output, and is not kept.
+
+    solve: question tokens -> solution tokens; whatever it raises makes the call an InvalidCommand
+    """
+
+    def __init__(self, solve: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
+        super().__init__()
+        self._solve = solve
+        self._arguments: list[str] | None = None
+
+    def reset(self, prompt: Sequence[str]) -> None:
+        self._arguments = None
+
+    def write(self, token: str) -> None:
+        pass
+
+    def feed(self, token: str) -> tuple[str, ...] | None:
+        if self._arguments is None:
+            if token != CALL:
+                return None
+            self._arguments = []
+        elif token != RETURN:
+            self._arguments.append(token)
+        else:
+            question, self._arguments = tuple(self._arguments), None
+            try:
+                return self._solve(question)
+            except Exception as error:
+                text = " ".join(question[:20])
+                raise InvalidCommand(f"the solver has no solution for {text or 'nothing'!r}") from error
+        return ()

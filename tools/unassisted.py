@@ -1,0 +1,34 @@
+"""No tool: the model must write the observations itself."""
+
+from collections.abc import Sequence
+
+from tools.base import Tool
+
+
+class Unassisted(Tool):
+    """Takes commands of a tool, and the observations that should follow them, as the model writes them.
+
+    The tool behind only tells how many tokens belong to each observation, so that they are not taken for thoughts or
+    outputs; what the model writes there is believed.
+    """
+
+    def __init__(self, tool: Tool) -> None:
+        super().__init__()
+        self._tool, self._expected = tool, 0
+
+    def reset(self, prompt: Sequence[str]) -> None:
+        self._tool.reset(prompt)
+        self._expected = 0
+
+    def write(self, token: str) -> None:
+        self._tool.write(token)
+
+    def feed(self, token: str) -> tuple[str, ...] | None:
+        if self._expected:
+            self._expected -= 1
+            return ()
+        observation = self._tool.feed(token)
+        if observation is None:
+            return None
+        self._expected = len(observation)
+        return ()
