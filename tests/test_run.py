@@ -148,7 +148,7 @@ def test_a_prompt_that_is_no_problem(trained):
 
 
 EXPERIMENTS = [[path.name] for path in sorted((ROOT / "configs").glob("*.yaml"))]
-OVERLAYS = [["add.yaml", str(path.relative_to(ROOT / "configs"))] for path in sorted((ROOT / "configs").glob("*/*.yaml"))]
+OVERLAYS = [["add.yaml", f"{path.parent.name}/{path.name}"] for path in sorted((ROOT / "configs").glob("*/*.yaml"))]
 
 
 @pytest.mark.parametrize("configs", EXPERIMENTS + OVERLAYS, ids=" ".join)
