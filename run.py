@@ -1,4 +1,4 @@
-"""The command line: fit, validate, test, and rollout (one problem, step by step)."""
+"""The command line: fit, validate, test, rollout (one problem, step by step) and analyze (horizons, no training)."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
@@ -14,10 +15,15 @@ from rich.console import Console
 import datamodules.tasks  # noqa: F401  short class names in configs
 import lightning_modules.backbones  # noqa: F401
 from datamodules.datamodule import TrajectoryDataModule
+from datamodules.horizon import verdict
+from lightning_modules.analysis import analysis_table, analyze, clash_text
 from lightning_modules.callbacks import LastCheckpoint, LengthGeneralization, RunProgress
+from lightning_modules.evaluation import check_lengths
+from lightning_modules.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
+from lightning_modules.plots import horizon_figure, save_figure
 from lightning_modules.rollout import budget, rollout
-from lightning_modules.runs import CHECKPOINT, load_checkpoint, newest_run
+from lightning_modules.runs import CHECKPOINT, load_checkpoint, newest_run, origin
 from lightning_modules.traces import trace_legend, trace_text
 from tools import UserError
 
@@ -26,7 +32,39 @@ warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of PyTo
 
 
 class Trainer(lightning.Trainer):
-    """Lightning's Trainer, and the command `rollout`."""
+    """Lightning's Trainer, and the commands `rollout` and `analyze`."""
+
+    def analyze(self, model: TrajectoryModel, datamodule: TrajectoryDataModule,
+                lengths: list[int] = [5, 10, 20, 50, 100, 200], problems: int = 50,  # noqa: B006 (jsonargparse)
+                folder: str = "runs/analysis", ckpt_path: str | None = None, weights_only: bool | None = None) -> None:
+        """How far back one must look to know every token that a model has to predict, by length; without training.
+
+        Args:
+            lengths: of the problems, growing; the horizon is that of all trajectories up to each length together
+            problems: validation problems of each length and variant
+            folder: where the table and the plot go
+            ckpt_path: has no effect here, like `weights_only` (both stand in the configuration of every training run)
+            weights_only: see ckpt_path
+        """
+        task = datamodule.task
+        check_lengths(lengths)
+        name = f"{task.name}, {task.setting}, {task.style}"
+        rows = []
+        console = Console(emoji=False)
+        for row in analyze(task, lengths, problems, datamodule.evaluation_seed):
+            rows.append(row)
+            console.print(f"[dim]{row['length']:,}: {row['horizon']:,} tokens[/dim]")
+        horizons = [row["horizon"] for row in rows]
+        console.print(analysis_table(rows, f"horizon of {name}"))
+        result = verdict(lengths, horizons)
+        console.print(f"verdict: {result}", f"the worst decision at {lengths[-1]:,}:", clash_text(rows[-1]), sep="\n",
+                      markup=False, highlight=False)
+        stem = Path(folder) / name.replace(", ", "_")
+        write_metrics(stem.with_suffix(".json"), rows, **origin(torch.device("cpu")), task=task.name,
+                      setting=task.setting, style=task.style, problems=problems, verdict=result)
+        save_figure(horizon_figure(lengths, horizons, task.max_length, f"{name}: {result.split(':')[0]}"),
+                    stem.with_suffix(".png"))
+        console.print(f"{stem}.json, {stem}.png")
 
     def rollout(self, model: TrajectoryModel, datamodule: TrajectoryDataModule, prompt: str,
                 ckpt_path: str | None = None, limit: int | None = 400, weights_only: bool | None = None) -> None:
@@ -89,7 +127,7 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         commands = LightningCLI.subcommands()
         del commands["predict"]
-        return {**commands, "rollout": {"model", "datamodule"}}
+        return {**commands, "rollout": {"model", "datamodule"}, "analyze": {"model", "datamodule"}}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("dump_header", [f"lightning=={lightning.__version__}"])
@@ -120,10 +158,11 @@ def complete(arguments: list[str]) -> list[str]:
         elif argument == "--ckpt_path=last":
             arguments[i] = f"--ckpt_path={newest_run() / CHECKPOINT}"
     given = {argument.split("=")[0] for argument in arguments}
-    evaluating = arguments[:1] and arguments[0] in ("test", "validate", "rollout")
-    if evaluating and not given & {"-h", "--help", "--print_config"}:
+    command = arguments[0] if arguments else ""
+    if command in ("test", "validate", "rollout", "analyze") and not given & {"-h", "--help", "--print_config"}:
         if not given & {"-c", "--config"}:
-            arguments[1:1] = _trained(_value(arguments, "--ckpt_path"))
+            run = _trained(_value(arguments, "--ckpt_path"))
+            arguments[1:1] = run[:2] if command == "analyze" else run
         arguments += ["--trainer.logger", "false"]  # results go to the run's folder, not to a new one
     if checkpoint := _value(arguments, "--ckpt_path"):
         load_checkpoint(checkpoint)

@@ -1,4 +1,4 @@
-"""Figures of accuracy by length, for papers and TensorBoard."""
+"""Figures of accuracy and of the horizon by length, for papers and TensorBoard."""
 
 import math
 import os
@@ -49,6 +49,23 @@ def accuracy_figure(records: Iterable[Record], train_length: int | None = None, 
     if train_length:
         _mark_training(axes, train_length)
     _write_head(axes, title or common, len(curves), bool(train_length))
+    return figure
+
+
+def horizon_figure(lengths: Sequence[int], horizons: Sequence[int], train_length: int, title: str) -> Figure:
+    """Horizon in tokens against problem length, both on log scales."""
+    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    axes = figure.add_subplot()
+    axes.plot(lengths, horizons, color=COLOURS[0], marker=MARKERS[0], linewidth=2, markeredgecolor="white",
+              markeredgewidth=0.6, clip_on=False, zorder=3)  # fmt: skip
+    _style_axes(axes, lengths, train_length, _limits([*lengths, train_length]))
+    axes.set_yscale("log")
+    axes.set_ylim(1, 10 ** math.ceil(math.log10(max(horizons) + 1)))
+    axes.yaxis.set_major_formatter(lambda value, _: short_number(round(value)))
+    axes.set_ylabel("horizon (tokens)")
+    _mark_training(axes, train_length)
+    _write_head(axes, title, 1, True)
     return figure
 
 

@@ -59,6 +59,15 @@ def test_rollout_of_a_typed_problem(trained):
     assert "expected 51" in result.stdout
 
 
+def test_analyze_says_whether_the_horizon_is_bounded(trained):
+    folder, _ = trained
+    result = run("analyze", "--lengths", "[5,10,20,40]", cwd=folder)
+    assert result.returncode == 0 and "verdict: bounded" in result.stdout, result.stderr[-3000:]
+    rows = json.loads((folder / "runs/analysis/addition_interactive_local.json").read_text())["records"]
+    assert [row["length"] for row in rows] == [5, 10, 20, 40]
+    assert (folder / "runs/analysis/addition_interactive_local.png").stat().st_size > 10_000
+
+
 def test_resume_goes_on_exactly(trained):
     """6 steps at once equal 3 steps, a checkpoint, and 3 more."""
     import torch

@@ -1,0 +1,131 @@
+"""The horizon of trajectories: how far back one must look to know every token that the model has to predict.
+
+It needs no training, and it bounds what training can give: where the horizon grows with the length of the problem, a
+decision depends on ever older tokens; where it is bounded, a fixed window is enough at any length.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from datamodules.tokens import PREDICTED, Kind
+from datamodules.trajectory import Trajectory
+from datamodules.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """Two places with the same last `horizon - 1` tokens before them and different tokens to predict.
+
+    contexts:  the tokens before each, one more than they share (fewer at the start of a trajectory)
+    following: the token to predict at each
+    phases:    phase of each
+    """
+
+    contexts: tuple[tuple[str, ...], tuple[str, ...]]
+    following: tuple[str, str]
+    phases: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """horizon: the least k for which the k tokens before every predicted token determine it (0 conflicts)
+
+    clash:  an example at k - 1; None if k is 0
+    phases: number of predicted tokens that are not determined at k - 1, by phase
+    """
+
+    horizon: int
+    clash: Clash | None
+    phases: dict[str, int]
+
+
+def horizon(trajectories: Sequence[Trajectory], vocabulary: Vocabulary) -> Horizon:
+    """Horizon of a set of trajectories. A context ends at the start of its trajectory, which is seen as such.
+
+    Contexts of 1, 2, 4, ... tokens get numbers by pairing those of half the length, exactly (no hashing), and the
+    largest ambiguous length is found bit by bit: O(N log N log L) for N tokens in trajectories of at most L.
+    """
+    tokens = np.concatenate([vocabulary.encode(t.tokens) for t in trajectories]) + 1
+    lengths = [len(t.tokens) for t in trajectories]
+    position = np.concatenate([np.arange(n) for n in lengths])
+    kinds = np.concatenate([np.frombuffer(t.kinds, dtype=np.uint8) for t in trajectories])
+    # Every predicted token but a trajectory's first; what stands before place i ends at `last[i]`.
+    predicted = np.flatnonzero(np.isin(kinds, list(PREDICTED)) & (position > 0))
+    last, following = predicted - 1, tokens[predicted]
+
+    def back(numbers: np.ndarray, steps: int) -> np.ndarray:
+        """Number of the context that ends `steps` before each place; 0 beyond the start of its trajectory."""
+        result = np.zeros_like(numbers)
+        result[steps:] = numbers[: len(numbers) - steps]
+        result[position < steps] = 0
+        return result
+
+    doubled = [tokens]
+    while 2 ** len(doubled) <= max(lengths):
+        doubled.append(_pair(doubled[-1], back(doubled[-1], 2 ** (len(doubled) - 1))))
+    if not _ambiguous(np.zeros_like(following), following).any():
+        return Horizon(0, None, {})
+    known = 0  # the largest number of tokens that is known to be ambiguous, and the contexts of that length
+    contexts = np.zeros_like(tokens)
+    for exponent in reversed(range(len(doubled))):
+        longer = _pair(contexts, back(doubled[exponent], known))
+        if _ambiguous(longer[last], following).any():
+            known, contexts = known + 2**exponent, longer
+    wrong = _ambiguous(contexts[last], following)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+
+    def phase(place: int) -> str:
+        owner = int(np.searchsorted(starts, place, side="right")) - 1
+        return trajectories[owner].phase_at(place - int(starts[owner]))
+
+    def before(place: int) -> tuple[str, ...]:
+        first = max(place - known - 1, place - int(position[place]))
+        return tuple(vocabulary.decode(tokens[first:place] - 1))
+
+    places = predicted[wrong]
+    clashing = places[contexts[places - 1] == contexts[places[0] - 1]]
+    pair = int(clashing[0]), int(clashing[tokens[clashing] != tokens[clashing[0]]][0])
+    clash = Clash(tuple(map(before, pair)), tuple(vocabulary.decode(tokens[list(pair)] - 1)), tuple(map(phase, pair)))
+    return Horizon(known + 1, clash, dict(Counter(phase(int(place)) for place in places).most_common()))
+
+
+def _pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Equal numbers for equal pairs, from 1 on."""
+    return np.unique(a * (int(b.max()) + 1) + b, return_inverse=True)[1].astype(np.int64) + 1
+
+
+def _ambiguous(contexts: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Which places, bool [n], share their context with a place that another token follows."""
+    count = int(contexts.max()) + 1
+    low, high = np.full(count, np.iinfo(np.int64).max), np.zeros(count, dtype=np.int64)
+    np.minimum.at(low, contexts, following)
+    np.maximum.at(high, contexts, following)
+    return (low < high)[contexts]
+
+
+def kind_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Share of each kind among all tokens."""
+    counts = Counter()
+    for trajectory in trajectories:
+        counts.update(trajectory.kinds)
+    total = sum(counts.values())
+    return {Kind(kind).name.lower(): counts[kind] / total for kind in sorted(counts)}
+
+
+def verdict(lengths: Sequence[int], horizons: Sequence[int]) -> str:
+    """`bounded` if the horizon is the same over the last fourfold growth of the length, else how it grows."""
+    far = [(n, h) for n, h in zip(lengths, horizons, strict=True) if 4 * n >= lengths[-1]]
+    if len(far) < 2:
+        return "not known: give lengths that grow more slowly"
+    (n, h), (end, last) = far[0], far[-1]
+    if h == last:
+        return f"bounded: {last} tokens"
+    slope, exponent = (last - h) / (end - n), math.log(last / max(h, 1)) / math.log(end / n)
+    # Linear but for a constant, which short lengths still show; else a power of n.
+    if abs(exponent - 1) < 0.05 or (len(far) > 2 and all(abs(h + slope * (m - n) - v) <= 0.1 * last for m, v in far)):
+        return f"growing like n: {last} tokens at {end}, {slope:.1f} more for each unit of length"
+    return f"growing like n^{exponent:.1f}: {last} tokens at {end}"
