@@ -147,8 +147,9 @@ def test_a_prompt_that_is_no_problem(trained):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("configs", [["add.yaml"], ["mult.yaml"], ["mult.yaml", "model/mamba_130m.yaml"],
-                                     ["add.yaml", "trainer/gpu.yaml"]], ids=" ".join)
+@pytest.mark.parametrize("configs", [*([path.name] for path in sorted((ROOT / "configs").glob("*.yaml"))),
+                                     ["mult.yaml", "model/mamba_130m.yaml"], ["add.yaml", "trainer/gpu.yaml"]],
+                         ids=" ".join)
 def test_every_config_parses(configs, tmp_path):
     arguments = [part for config in configs for part in ("--config", str(ROOT / "configs" / config))]
     result = run("fit", *arguments, "--print_config", cwd=tmp_path)

@@ -2,6 +2,7 @@
 
 from datamodules.tasks.addition import Addition
 from datamodules.tasks.base import Problem, Task
+from datamodules.tasks.hanoi import HanoiIterative, HanoiRecursive
 from datamodules.tasks.multiplication import Multiplication
 
-__all__ = ["Addition", "Multiplication", "Problem", "Task"]
+__all__ = ["Addition", "HanoiIterative", "HanoiRecursive", "Multiplication", "Problem", "Task"]
