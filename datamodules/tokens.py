@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 ANSWER = "[ANS]"
-"""Thought after which everything the model writes is output (paper, appendix D.1)."""
+"""Thought after which everything the model writes is output (paper, appendix D.1), until another one, if any."""
 
 END = "[END]"
 """Last token of every trajectory; a rollout stops when the model emits it."""
@@ -23,3 +23,8 @@ class Kind(IntEnum):
 
 PREDICTED = frozenset({Kind.THOUGHT, Kind.COMMAND, Kind.OUTPUT, Kind.END})
 """Kinds that the loss covers and that a rollout takes from the model; all others are given to it."""
+
+
+def turns(kinds: bytearray) -> int:
+    """Number of commands, of one token or more, that were answered by an observation."""
+    return kinds.count(bytes([Kind.COMMAND, Kind.OBSERVATION]))

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datamodules.tokens import ANSWER, END, Kind
+from datamodules.tokens import ANSWER, END, Kind, turns
 from tools.base import PHASE_MARK, Tool
 
 STYLES = ("paper", "local")
@@ -37,8 +37,8 @@ class Trajectory:
         return [t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT]
 
     def turns(self) -> int:
-        """Number of observations that are answers to commands."""
-        return self.kinds.count(Kind.COMMAND)
+        """Number of commands that were answered by an observation."""
+        return turns(self.kinds)
 
 
 class Scribe:

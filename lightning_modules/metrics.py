@@ -36,7 +36,7 @@ class Outcome:
     correct_tokens:   those of them that it got right
     first_error:      position in the trajectory of the first wrong token; None if there is none
     phase:            phase of that token; None (or "") outside all phases
-    turns:            tool calls
+    turns:            tool calls that an observation answered
     tokens:           length of the trajectory, prompt included
     reason:           one of `REASONS`
     """

@@ -8,7 +8,7 @@ import torch
 from torch.utils._pytree import tree_map_
 
 from datamodules.tasks import Problem, Task
-from datamodules.tokens import ANSWER, END, Kind
+from datamodules.tokens import ANSWER, END, Kind, turns
 from datamodules.trajectory import Trajectory
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone, select_rows
@@ -62,9 +62,10 @@ class Rollout:
         if observation is not None:
             self._given.extend(observation)
             return Kind.COMMAND
-        kind = Kind.OUTPUT if self._answering else Kind.THOUGHT
-        self._answering = self._answering or token == ANSWER
-        return kind
+        if token == ANSWER:
+            self._answering = not self._answering
+            return Kind.THOUGHT
+        return Kind.OUTPUT if self._answering else Kind.THOUGHT
 
     def outputs(self) -> tuple[str, ...]:
         return tuple(t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT)
@@ -170,4 +171,4 @@ def judge(row: Rollout, task: Task, reference: Trajectory) -> Outcome:
     return Outcome(exact=exact, answer_correct=row.reason == "end" and row.outputs() == task.outputs(row.problem),
                    predicted_tokens=len(predicted), correct_tokens=correct, first_error=first_error,
                    phase=None if first_error is None else reference.phase_at(first_error),
-                   turns=row.kinds.count(Kind.COMMAND), tokens=len(row.tokens), reason=row.reason)
+                   turns=turns(row.kinds), tokens=len(row.tokens), reason=row.reason)

@@ -2,7 +2,9 @@
 
 from datamodules.tasks.addition import Addition
 from datamodules.tasks.base import Problem, Task
+from datamodules.tasks.hanoi import HanoiIterative, HanoiRecursive
 from datamodules.tasks.multiplication import Multiplication
 from datamodules.tasks.sequence import Copy, Reverse, Sort
 
-__all__ = ["Addition", "Copy", "Multiplication", "Problem", "Reverse", "Sort", "Task"]
+__all__ = ["Addition", "Copy", "HanoiIterative", "HanoiRecursive", "Multiplication", "Problem", "Reverse", "Sort",
+           "Task"]

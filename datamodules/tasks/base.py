@@ -45,13 +45,16 @@ class Task(ABC):
     """Kinds of problems that are evaluated apart."""
     shortest = 1
     """The least possible length."""
+    longest: int | None = None
+    """The greatest possible length, if there is one."""
 
     def __init__(self, max_length: int, style: str = "local", setting: str = "interactive") -> None:
         if style not in STYLES:
             raise UserError(f"unknown style {style!r}: the styles are {', '.join(STYLES)}")
         if setting not in self.settings:
             raise UserError(f"unknown setting {setting!r}: {self.name} has {', '.join(self.settings)}")
-        self.max_length = self._checked(max_length)
+        self.check_length(max_length)
+        self.max_length = max_length
         self.style, self.setting = style, setting
         if setting == "single_turn":
             self.phases = ("call", "answer")
@@ -133,14 +136,17 @@ class Task(ABC):
 
         split: name of an independent set of problems, `test` or `validation`
         """
+        self.check_length(length)
         # A string seed goes through SHA-512, so that neighbouring seeds and indices share nothing.
         rng = random.Random(f"{split}/{seed}/{variant}/{length}/{index}")
-        return self.sample(rng, self._checked(length), variant)
+        return self.sample(rng, length, variant)
 
-    def _checked(self, length: int) -> int:
+    def check_length(self, length: int) -> None:
+        """Raises UserError if no problem has that length."""
         if length < self.shortest:
             raise UserError(f"length {length} is not allowed: {self.name} needs at least {self.shortest}")
-        return length
+        if self.longest is not None and length > self.longest:
+            raise UserError(f"length {length} is not allowed: {self.name} goes up to {self.longest}")
 
 
 def digits(rng: random.Random, length: int, zero: bool = False) -> str:
