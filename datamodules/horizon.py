@@ -117,15 +117,15 @@ def kind_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def verdict(lengths: Sequence[int], horizons: Sequence[int]) -> str:
-    """`bounded` if the horizon is the same over the last fourfold growth of the length, else how it grows."""
-    far = [(n, h) for n, h in zip(lengths, horizons, strict=True) if 4 * n >= lengths[-1]]
-    if len(far) < 2:
-        return "not known: give lengths that grow more slowly"
+    """`bounded` if the horizon is the same at the last three lengths, else how it grows over them."""
+    far = list(zip(lengths, horizons, strict=True))[-3:]
+    if len(far) < 3:
+        return "not known: give at least three lengths"
     (n, h), (end, last) = far[0], far[-1]
-    if h == last:
+    if all(value == last for _, value in far):
         return f"bounded: {last} tokens"
     slope, exponent = (last - h) / (end - n), math.log(last / max(h, 1)) / math.log(end / n)
     # Linear but for a constant, which short lengths still show; else a power of n.
-    if abs(exponent - 1) < 0.05 or (len(far) > 2 and all(abs(h + slope * (m - n) - v) <= 0.1 * last for m, v in far)):
+    if all(abs(h + slope * (m - n) - value) <= 0.1 * last for m, value in far) and exponent > 0.5:
         return f"growing like n: {last} tokens at {end}, {slope:.1f} more for each unit of length"
     return f"growing like n^{exponent:.1f}: {last} tokens at {end}"
