@@ -12,7 +12,8 @@ STYLES = ("paper", "local")
 follows from a bounded window of the trajectory however long the problem is."""
 
 _THOUGHT, _OUTPUT, _END = (bytes([k]) for k in (Kind.THOUGHT, Kind.OUTPUT, Kind.END))
-_COMMAND, _READ = bytes([Kind.COMMAND]), bytes([Kind.COMMAND, Kind.OBSERVATION])
+_COMMAND, _OBSERVATION = bytes([Kind.COMMAND]), bytes([Kind.OBSERVATION])
+_READ = _COMMAND + _OBSERVATION
 
 
 @dataclass(slots=True)
@@ -90,8 +91,7 @@ class Scribe:
         observation = self._tool.commands[token]()
         self._tokens.append(token + self._suffix)
         self._tokens += observation
-        self._kinds += _COMMAND
-        self._kinds += bytes([Kind.OBSERVATION]) * len(observation)
+        self._kinds += _COMMAND + _OBSERVATION * len(observation)
         return observation
 
     def call(self, *tokens: str) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ class Scribe:
         for token in (first + self._suffix, *rest):
             observation = self._tool.feed(token)
             self._tokens += (token, *observation)
-            self._kinds += _COMMAND + bytes([Kind.OBSERVATION]) * len(observation)
+            self._kinds += _COMMAND + _OBSERVATION * len(observation)
         return observation
 
     def think(self, *tokens: str) -> None:

@@ -4,6 +4,7 @@ from tools.base import InvalidCommand, Tool
 from tools.errors import UserError
 from tools.pointer_memory import EDGE, PointerMemory
 from tools.solver import Solver
+from tools.tape import Tape
 from tools.unassisted import Unassisted
 
-__all__ = ["EDGE", "InvalidCommand", "PointerMemory", "Solver", "Tool", "Unassisted", "UserError"]
+__all__ = ["EDGE", "InvalidCommand", "PointerMemory", "Solver", "Tape", "Tool", "Unassisted", "UserError"]

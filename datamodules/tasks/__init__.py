@@ -5,6 +5,7 @@ from datamodules.tasks.base import Problem, Task
 from datamodules.tasks.hanoi import HanoiIterative, HanoiRecursive
 from datamodules.tasks.multiplication import Multiplication
 from datamodules.tasks.sequence import Copy, Reverse, Sort
+from datamodules.tasks.turing import Turing
 
 __all__ = ["Addition", "Copy", "HanoiIterative", "HanoiRecursive", "Multiplication", "Problem", "Reverse", "Sort",
-           "Task"]
+           "Task", "Turing"]

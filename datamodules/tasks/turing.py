@@ -1,0 +1,81 @@
+"""Any Turing machine, on a tape (paper, Theorem 2.2 and appendix B)."""
+
+import random
+
+from datamodules.tasks.base import Problem, Task
+from datamodules.tasks.machine import load_machine
+from datamodules.trajectory import Scribe
+from tools import UserError
+from tools.tape import BLANK, Tape
+
+
+class Turing(Task):
+    """Runs a machine and outputs what stands around the head when it halts, from blank to blank.
+
+    Each step of the machine is its state as a thought, a read, a write and a move. For `1` with the machine
+    `increment`, in style `paper`::
+
+        1   <to_end> read 1 write.1 right   <to_end> read _ write._ left   <carry> read 1 write.0 left
+        <carry> read _ write.1   <done>     read 1 left read _   right read 1 [ANS] 1 right read 0 0 right read _ [END]
+
+    After the halting state the head goes left to the blank before the result, and right over it. The next token always
+    follows from the last few, in both styles. Length: that of the machine's inputs (see its file).
+
+    machine: name of a file in datamodules/tasks/machines (`increment`, `add`, `multiply_unary`, `palindrome`,
+             `brackets`, `copy`, `sort`), or the path of your own; `datamodules.tasks.machine` says what is in it
+    """
+
+    phases = ("run", "rewind", "output")
+
+    def __init__(self, machine: str, max_length: int, style: str = "local", setting: str = "interactive") -> None:
+        self.machine = load_machine(machine)
+        self.name = f"turing_{self.machine.name}"
+        self._thoughts = {state: f"<{state}>" for state in self.machine.states}
+        self.symbols = (*self.machine.symbols, BLANK, *self._thoughts.values())
+        super().__init__(max_length, style, setting)
+
+    def memory(self) -> Tape:
+        return Tape((*self.machine.symbols, BLANK))
+
+    def commands(self) -> list[str]:
+        return Tape.command_tokens((*self.machine.symbols, BLANK))
+
+    def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
+        return Problem(self.machine.sample(rng, length, exact=True), length)
+
+    def sample_training(self, rng: random.Random) -> Problem:
+        length = rng.randint(1, self.max_length)
+        return Problem(self.machine.sample(rng, length, exact=False), length)
+
+    def solve(self, problem: Problem, scribe: Scribe) -> None:
+        scribe.phase("run")
+        machine, thoughts, state = self.machine, self._thoughts, self.machine.start
+        think, command = scribe.think, scribe.command
+        while state not in machine.halt:
+            think(thoughts[state])
+            symbol, = command("read")
+            written, move, state = machine.transitions[state, symbol]
+            command("write." + written)
+            if move:
+                command(move)
+        think(thoughts[state])
+        scribe.phase("rewind")
+        while command("read") != (BLANK,):
+            command("left")
+        scribe.phase("output")
+        scribe.answer()
+        command("right")
+        while (symbol := command("read")) != (BLANK,):
+            scribe.output(*symbol)
+            command("right")
+
+    def answer(self, problem: Problem) -> tuple[str, ...]:
+        return self.machine.run(problem.prompt)
+
+    def parse(self, text: str) -> Problem:
+        tape = tuple(text.replace(" ", ""))
+        if not tape or not set(tape) <= set(self.machine.symbols):
+            raise UserError(f"{text!r} is not an input of machine {self.machine.name}: expected symbols from "
+                            f"{' '.join(self.machine.symbols)}")
+        self.machine.run(tape)
+        return Problem(tape, len(tape))

@@ -1,0 +1,60 @@
+"""Tape: the memory of a Turing machine, read and written one cell at a time (paper, appendix B, Theorem 2.2)."""
+
+from collections.abc import Sequence
+
+from tools.base import Tool
+
+BLANK = "_"
+
+
+class Tape(Tool):
+    """The question on a tape without ends, one symbol a cell, blank (`_`) elsewhere; the head starts on its first cell.
+
+    | command   | effect                               | observation               |
+    |-----------|--------------------------------------|---------------------------|
+    | `read`    | reads                                | the symbol under the head |
+    | `write.S` | writes symbol S under the head       | none                      |
+    | `left`    | moves the head one cell to the left  | none                      |
+    | `right`   | moves the head one cell to the right | none                      |
+
+    Thoughts and outputs leave the tape alone. The paper's tape ends on the left; this one has no end on either side.
+    """
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        super().__init__()
+        # The cells right of the head, the nearest last, and left of it; the head's own is the last of `right`.
+        self._left: list[str] = []
+        self._right: list[str] = [BLANK]
+        left, right = self._left, self._right
+
+        def move_right() -> tuple[str, ...]:
+            left.append(right.pop())
+            if not right:
+                right.append(BLANK)
+            return ()
+
+        def move_left() -> tuple[str, ...]:
+            right.append(left.pop() if left else BLANK)
+            return ()
+
+        def writer(symbol: str):
+            def write() -> tuple[str, ...]:
+                right[-1] = symbol
+                return ()
+
+            return write
+
+        self.commands = {"read": lambda: (right[-1],), "left": move_left, "right": move_right}
+        self.commands |= {f"write.{symbol}": writer(symbol) for symbol in symbols}
+
+    @staticmethod
+    def command_tokens(symbols: Sequence[str]) -> list[str]:
+        """All command tokens of a tape over these symbols, without phases."""
+        return ["read", "left", "right", *(f"write.{symbol}" for symbol in symbols)]
+
+    def reset(self, prompt: Sequence[str]) -> None:
+        self._left.clear()
+        self._right[:] = list(prompt)[::-1] or [BLANK]
+
+    def write(self, token: str) -> None:
+        pass
