@@ -60,6 +60,7 @@ class TrajectoryModel(LightningModule):
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         loss, losses = self.losses(batch)
+        self.backbone.learn(batch["tokens"][:, :-1], masked_targets(batch["tokens"], batch["kinds"]))
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self._log_training(loss, losses.detach(), batch)
         return loss
@@ -126,6 +127,7 @@ class TrajectoryModel(LightningModule):
                             f"{vocabulary.difference(self.vocabulary)}; was it trained in another style?")
         own, given = self.state_dict(), checkpoint["state_dict"]
         names = own.keys() | given.keys()
+        names = {name for name in names if not name.endswith("_extra_state")}  # tables that grow in training
         wrong = [k for k in names if k not in own or k not in given or own[k].shape != given[k].shape]
         if wrong:
             raise UserError(f"the checkpoint's backbone is not the configuration's: {len(wrong)} tensors differ, such "

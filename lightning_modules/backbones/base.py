@@ -41,6 +41,9 @@ class Backbone(nn.Module, ABC):
         The new state may be the old one, updated in place: do not use `state` afterwards. No gradients.
         """
 
+    def learn(self, tokens: Tensor, targets: Tensor) -> None:
+        """Called with each training batch: tokens [B, T] and next-token targets [B, T], negative where masked."""
+
     @property
     def description(self) -> str:
         """Name and shape, as results cite them: `mamba 2x64`."""
