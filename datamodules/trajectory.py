@@ -85,12 +85,21 @@ class Scribe:
         self._pointers.append(pointer)
         return pointer
 
-    def command(self, token: str) -> tuple[str, ...]:
-        """Give a command of one token and record it with its observation, which is returned."""
-        observation = self._tool.commands[token]()
-        self._tokens.append(token + self._suffix)
+    def command(self, *tokens: str) -> tuple[str, ...]:
+        """Give a command of one token or more and record it with its observation, which is returned.
+
+        The phase is carried by the tool's own command tokens, not by the values between them.
+        """
+        tool, commands, observation = self._tool, self._tool.commands, ()
+        for token in tokens:
+            if token in commands:
+                observation = commands[token]()
+                self._tokens.append(token + self._suffix)
+            else:
+                tool.write(token)
+                self._tokens.append(token)
         self._tokens += observation
-        self._kinds += _COMMAND
+        self._kinds += _COMMAND * len(tokens)
         self._kinds += bytes([Kind.OBSERVATION]) * len(observation)
         return observation
 
