@@ -95,6 +95,22 @@ def test_styles_differ_only_in_the_phase_that_commands_carry():
     assert {token.partition("@")[2] for token in b.tokens} - {""} == {"definition", "first", "last_not", "way_back"}
 
 
+def test_a_rollout_survives_searches_that_make_no_sense():
+    def rollout(*tokens, length=4, tokens_after=0):
+        problem = TASKS[0].problem("test", 0, length, 0, "any")
+        row = Rollout(problem, len(problem.prompt) + len(tokens) + tokens_after, TASKS[0].tool())
+        for token in (*problem.prompt, *tokens, *["ba"] * tokens_after):
+            row.advance(token)
+        return row
+
+    endless = rollout("ra", "find", tokens_after=50)
+    assert endless.reason == "budget" and endless.kinds[-52:] == bytes([Kind.THOUGHT] + [Kind.COMMAND] * 51)
+    everything = rollout("find", "=", "[OBSERVATION]", length=1000)
+    assert everything.reason == "invalid_command" and "1000 lines match" in everything.detail
+    assert rollout("find", "find").reason == rollout("[OBSERVATION]").reason == "invalid_command"
+    assert rollout("find", "=", "[END]").reason == "end"
+
+
 def test_in_style_local_the_next_token_follows_from_a_bounded_window():
     """32 tokens of context say what comes, whatever the number of nodes and the labels.
 
