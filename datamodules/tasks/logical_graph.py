@@ -38,10 +38,10 @@ class LogicalGraph(Task):
     | `zo 12 < ra 41`                | zo12 was needed for ra41: the way back      | `find zo 12 < [OBSERVATION]`   |
 
     Depth-first search, from the last node on: find the node's newest definition, and the value of the first variable in
-    it. If that is unknown, write the way back and go on with the variable as the node. If it is known, write the
-    definition with it replaced; and once no variable is left, write the node's value, find the way back, and go on
-    there. Where there is none, write [ANS] and the value. A node takes about 130 tokens. For `na 76 = False`,
-    `ro 14 = not na 76` in style `paper` (C command, O observation, T thought, A output; `|` is the end of a line)::
+    it. If that is unknown, write the way back and go on with the variable as the node. If it is known, find the
+    definition again and write it with the variable replaced; and once no variable is left, write the node's value, find
+    the way back, and go on there. Where there is none, write [ANS] and the value. For `na 76 = False`, `ro 14 = not na
+    76` in style `paper` (C command, O observation, T thought, A output; `|` is the end of a line)::
 
         find ro 14 = [OBSERVATION]  CCCCC   ro 14 = not na 76 |  OOOOOOO
         find na 76 : [OBSERVATION]  CCCCC   [NONE]               O          na 76 < ro 14 |  TTTTTT
@@ -51,8 +51,9 @@ class LogicalGraph(Task):
         find na 76 : [OBSERVATION]  CCCCC   na 76 : False |      OOOOO      ro 14 : True |   TTTTT
         find ro 14 < [OBSERVATION]  CCCCC   [NONE]               O          [ANS] True [END]
 
-    In style `local` a search for a value carries what the value is needed for: the first of two, or the last one, and
-    then whether the node is equal to it, its opposite, or True or False whatever it is.
+    In style `local` a search for a value carries what the value is needed for: the first of two, negated or not, or the
+    last one, and then whether the node is equal to it, its opposite, or True or False whatever it is; and the search
+    for a definition to be replaced in carries by what.
     """
 
     name = "logical_graph"
@@ -60,7 +61,8 @@ class LogicalGraph(Task):
     shortest = INPUTS + 1
     longest = len(SYLLABLES) * len(NUMBERS)
     symbols = (*SYLLABLES, *NUMBERS, "True", "False", "and", "or", "not", "=", ":", "<", NEWLINE, NONE)
-    phases = ("definition", "first", "first_not", "last", "last_not", "last_True", "last_False", "way_back")
+    phases = ("definition", "first", "first_not", "replace_True", "replace_False", "last", "last_not",
+              "last_True", "last_False", "way_back")
 
     def tool(self) -> SearchMemory:
         return SearchMemory()
@@ -104,6 +106,9 @@ class LogicalGraph(Task):
                 return variable
             expression = _replace(expression, found[3])
             if len(expression) > 1:
+                # Again, so that what stays of the line is copied from right before, not from beyond another search.
+                scribe.phase(f"replace_{expression[0]}")
+                scribe.command(FIND, *node, "=", FOUND)
                 scribe.think(*node, "=", *expression, NEWLINE)
         scribe.think(*node, ":", *expression, NEWLINE)
         scribe.phase("way_back")

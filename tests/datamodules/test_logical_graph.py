@@ -78,21 +78,23 @@ def test_one_trajectory_by_hand():
         "find na 76 : [OBSERVATION] na 76 : False", "ro 14 : True",
         "find ro 14 < [OBSERVATION] ro 14 < ki 50",
         "find ki 50 = [OBSERVATION] ki 50 = ro 14 and not bu 00",
-        "find ro 14 : [OBSERVATION] ro 14 : True", "ki 50 = True and not bu 00",
+        "find ro 14 : [OBSERVATION] ro 14 : True",
+        "find ki 50 = [OBSERVATION] ki 50 = ro 14 and not bu 00", "ki 50 = True and not bu 00",
         "find bu 00 : [OBSERVATION] [NONE] bu 00 < ki 50",
         "find bu 00 = [OBSERVATION] bu 00 = True", "bu 00 : True",
         "find bu 00 < [OBSERVATION] bu 00 < ki 50",
         "find ki 50 = [OBSERVATION] ki 50 = ro 14 and not bu 00", "ki 50 = True and not bu 00",
         "find bu 00 : [OBSERVATION] bu 00 : True", "ki 50 : False",
         "find ki 50 < [OBSERVATION] [NONE] [ANS] False [END]"]
-    assert trajectory.kinds.count(Kind.COMMAND) == 5 * trajectory.turns() == 5 * 17
+    assert trajectory.kinds.count(Kind.COMMAND) == 5 * trajectory.turns() == 5 * 18
 
 
 def test_styles_differ_only_in_the_phase_that_commands_carry():
     paper, local = TASKS
     a, b = (task.record(task.parse(EXAMPLE)) for task in (paper, local))
     assert [token.partition("@")[0] for token in b.tokens] == a.tokens and a.kinds == b.kinds
-    assert {token.partition("@")[2] for token in b.tokens} - {""} == {"definition", "first", "last_not", "way_back"}
+    assert {token.partition("@")[2] for token in b.tokens} - {""} == {
+        "definition", "first", "replace_True", "last_not", "way_back"}
 
 
 def test_a_rollout_survives_searches_that_make_no_sense():
