@@ -3,7 +3,7 @@ import random
 import pytest
 
 from datamodules.tasks import LogicalGraph
-from datamodules.tasks.logical_graph import code
+from datamodules.tasks.logical_graph import NUMBERS, SYLLABLES, code
 from datamodules.tokens import PREDICTED, Kind
 from lightning_modules.rollout import Rollout, budget, judge
 from tools import UserError
@@ -113,20 +113,23 @@ def test_a_rollout_survives_searches_that_make_no_sense():
     assert rollout("find", "=", "[END]").reason == "end"
 
 
-def test_in_style_local_the_next_token_follows_from_a_bounded_window():
-    """32 tokens of context say what comes, whatever the number of nodes and the labels.
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.style)
+def test_the_next_token_follows_from_the_last_22(task):
+    """Whatever the number of nodes; parts of labels are replaced by the place where they first stand in the window."""
+    names = {*SYLLABLES, *NUMBERS}
+    trajectories = [task.record(task.problem("test", 0, length, 0, "recent")) for length in range(4, 80)]
 
-    Labels are told apart by where they stood last in the window: names are replaced by the distance of their last use.
-    """
-    following = {}
-    for length in range(4, 60):
-        trajectory = TASKS[1].record(TASKS[1].problem("test", 0, length, 0, "recent"))
-        for i, kind in enumerate(trajectory.kinds):
-            if kind in PREDICTED:
-                window = trajectory.tokens[max(0, i - 32) : i + 1]
-                first = [window.index(token) if len(token) == 2 else token for token in window]
-                following.setdefault(tuple(first[:-1]), set()).add(first[-1])
-    assert following and all(len(tokens) == 1 for tokens in following.values())
+    def ambiguous(horizon):
+        following = {}
+        for trajectory in trajectories:
+            for i, kind in enumerate(trajectory.kinds):
+                if kind in PREDICTED:
+                    window = trajectory.tokens[max(0, i - horizon) : i + 1]
+                    *suffix, token = (window.index(token) if token in names else token for token in window)
+                    following.setdefault(tuple(suffix), set()).add(token)
+        return any(len(tokens) > 1 or len(suffix) in tokens for suffix, tokens in following.items())
+
+    assert not ambiguous(22) and ambiguous(21)
 
 
 @pytest.mark.parametrize(("text", "message"), [
