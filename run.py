@@ -148,6 +148,12 @@ class CLI(LightningCLI):
         parser.link_arguments("data.vocabulary", "model.vocabulary", apply_on="instantiate")
         parser.link_arguments("data.task_name", "model.task_name", apply_on="instantiate")
 
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, LengthGeneralization):
+                callback.check_task(self.datamodule.task)  # before the training, not after it
+
 
 def complete(arguments: list[str]) -> list[str]:
     """Fill in what the user left out: evaluations take the newest run, and `--ckpt_path last` its checkpoint."""

@@ -86,22 +86,22 @@ class Scribe:
         self._pointers.append(pointer)
         return pointer
 
-    def command(self, token: str) -> tuple[str, ...]:
-        """Give a command of one token and record it with its observation, which is returned."""
-        observation = self._tool.commands[token]()
-        self._tokens.append(token + self._suffix)
-        self._tokens += observation
-        self._kinds += _COMMAND + _OBSERVATION * len(observation)
-        return observation
+    def command(self, *tokens: str) -> tuple[str, ...]:
+        """Give a command of one token or more and record it with its observation, which is returned.
 
-    def call(self, *tokens: str) -> tuple[str, ...]:
-        """Give a command of many tokens and record it with the observation that its last token brings."""
-        first, *rest = tokens
-        observation: tuple[str, ...] = ()
-        for token in (first + self._suffix, *rest):
-            observation = self._tool.feed(token)
-            self._tokens += (token, *observation)
-            self._kinds += _COMMAND + _OBSERVATION * len(observation)
+        The phase is carried by the tool's own command tokens, not by the values between them.
+        """
+        tool, commands, observation = self._tool, self._tool.commands, ()
+        for token in tokens:
+            if token in commands:
+                observation = commands[token]()
+                self._tokens.append(token + self._suffix)
+            else:
+                tool.write(token)
+                self._tokens.append(token)
+        self._tokens += observation
+        self._kinds += _COMMAND * len(tokens)
+        self._kinds += _OBSERVATION * len(observation)
         return observation
 
     def think(self, *tokens: str) -> None:

@@ -121,6 +121,8 @@ BAD = {
     "wrong key": (["fit", *TINY, "--model.learning_speed", "1"], "learning_speed"),
     "length 0": (["fit", *TINY, "--data.task.max_length", "0"], "length 0 is not allowed"),
     "lengths do not grow": (["fit", *TINY, "--evaluation.lengths", "[5,3]"], "do not increase"),
+    "length beyond the task's": (["fit", *TINY, "--data.task", "HanoiRecursive", "--data.task.max_length", "2",
+                                  "--evaluation.lengths", "[2,30]"], "length 30 is not allowed: hanoi_recursive goes"),
     "row too short": (["fit", *TINY, "--data.row_length", "64"], "cannot hold one trajectory"),
 }
 

@@ -28,19 +28,23 @@ class Tool(ABC):
         """Start a new problem, whose question is `prompt`."""
 
     @abstractmethod
-    def write(self, token: str) -> None:
-        """Take a token that is no command: a thought or an output."""
+    def write(self, token: str) -> tuple[str, ...] | None:
+        """Take a token that is in no way special to the tool.
+
+        Returns None if it is a thought or an output, and () if it belongs to a command of several tokens that the
+        tokens before have begun.
+        """
 
     def feed(self, token: str) -> tuple[str, ...] | None:
         """Take one token that the model wrote.
 
-        Returns the observation, possibly empty, if the token is (a part of) a command, and None if it is a thought or
-        an output. A command may carry a phase, which changes nothing.
+        Returns the observation, possibly empty, if the token is a command or part of one (then it is empty until the
+        command is complete), and None if it is a thought or an output. A command may carry a phase, which changes
+        nothing.
 
         Raises InvalidCommand if the command cannot be carried out in the tool's present state.
         """
         command = self.commands.get(token) or self.commands.get(token.partition(PHASE_MARK)[0])
         if command is None:
-            self.write(token)
-            return None
+            return self.write(token)
         return command()

@@ -20,25 +20,25 @@ class Solver(Tool):
         super().__init__()
         self._solve = solve
         self._arguments: list[str] | None = None
+        self.commands = {CALL: self._start, RETURN: self._answer}
 
     def reset(self, prompt: Sequence[str]) -> None:
         self._arguments = None
 
-    def write(self, token: str) -> None:
-        pass
-
-    def feed(self, token: str) -> tuple[str, ...] | None:
+    def write(self, token: str) -> tuple[str, ...] | None:
         if self._arguments is None:
-            if token != CALL:
-                return None
-            self._arguments = []
-        elif token != RETURN:
-            self._arguments.append(token)
-        else:
-            question, self._arguments = tuple(self._arguments), None
-            try:
-                return self._solve(question)
-            except Exception as error:
-                text = " ".join(question[:20])
-                raise InvalidCommand(f"the solver has no solution for {text or 'nothing'!r}") from error
+            return None
+        self._arguments.append(token)
         return ()
+
+    def _start(self) -> tuple[str, ...]:
+        self._arguments = []
+        return ()
+
+    def _answer(self) -> tuple[str, ...]:
+        question, self._arguments = tuple(self._arguments or ()), None
+        try:
+            return self._solve(question)
+        except Exception as error:
+            text = " ".join(question[:20])
+            raise InvalidCommand(f"the solver has no solution for {text or 'nothing'!r}") from error

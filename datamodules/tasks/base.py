@@ -120,7 +120,7 @@ class Task(ABC):
         scribe = Scribe(self.tool(), problem.prompt, "paper")
         if self.setting == "single_turn":
             scribe.phase("call")
-            scribe.call(CALL, *problem.prompt, RETURN)
+            scribe.command(CALL, *problem.prompt, RETURN)
         scribe.phase("answer")
         scribe.answer()
         scribe.output(*self.outputs(problem))

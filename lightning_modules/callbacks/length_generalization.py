@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
+from datamodules.tasks import Task
 from lightning_modules.callbacks.last_checkpoint import LastCheckpoint, run_folder
 from lightning_modules.evaluation import EVALUATORS, check_lengths, evaluate
 from lightning_modules.metrics import Record, write_metrics
@@ -83,6 +84,11 @@ class LengthGeneralization(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._train_tokens, self._train_seconds = state_dict["train_tokens"], state_dict["train_seconds"]
+
+    def check_task(self, task: Task) -> None:
+        """Raises UserError if the task has no problems of one of the lengths."""
+        for length in (*self.lengths, *self.validation_lengths):
+            task.check_length(length)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not self.validation_lengths:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Addition
+from datamodules.tasks import Copy
 from datamodules.tokens import Kind
 from lightning_modules.backbones import Mamba
 from lightning_modules.evaluation import evaluate
@@ -22,10 +22,10 @@ def test_loss_is_on_what_the_model_writes():
 @pytest.fixture(scope="module")
 def trained():
     lightning.seed_everything(1)
-    data = TrajectoryDataModule(Addition(2), batch_size=16, row_length=192)
+    data = TrajectoryDataModule(Copy(4), batch_size=16, row_length=128)
     backbone = functools.partial(Mamba, n_layer=2, d_model=32, dt_min=0.1, dt_max=1.0)
     model = TrajectoryModel(backbone, data.vocabulary, data.task_name, learning_rate=2e-2)
-    trainer = lightning.Trainer(max_steps=250, accelerator="cpu", logger=False, enable_checkpointing=False,
+    trainer = lightning.Trainer(max_steps=150, accelerator="cpu", logger=False, enable_checkpointing=False,
                                 enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
                                 gradient_clip_val=1.0, use_distributed_sampler=False)
     trainer.fit(model, datamodule=data)
@@ -35,7 +35,7 @@ def trained():
 def test_a_tiny_model_learns_and_rolls_out_far_beyond_its_training(trained):
     model, data = trained
     rolled, = evaluate(model, data, [40], lambda length: 16, "rollout", "test")
-    assert rolled["answer_accuracy"] >= 0.5
+    assert rolled["answer_accuracy"] >= 0.9
     assert rolled["exact_match"] <= rolled["answer_accuracy"]
 
 
