@@ -2,5 +2,6 @@
 
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.mamba import Mamba
+from lightning_modules.backbones.recurrent import GRU, LSTM
 
-__all__ = ["Backbone", "Mamba"]
+__all__ = ["GRU", "LSTM", "Backbone", "Mamba"]
