@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules.backbones import GRU, LSTM, Mamba
+from lightning_modules.backbones import GRU, LSTM, Mamba, Mistral, Pythia
 from lightning_modules.backbones.base import reset_rows, select_rows
 from tools import UserError
 
@@ -22,18 +22,47 @@ def torch_recurrent(net, tokens):
     return hidden @ weights["lm_head.weight"].T + weights["lm_head.bias"]
 
 
+def transformers_model(net, name, renamed=None, **config):
+    """A causal language model of transformers with copied weights."""
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(vocab_size=VOCABULARY, **config)
+    reference = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    names, own = reference.state_dict(), net.state_dict()
+    reference.load_state_dict({k if k in names else renamed[k]: v for k, v in own.items()}, strict=True)
+    return reference
+
+
+def neox_logits(net, tokens):
+    return transformers_model(net, "GPTNeoX", {"embed_out.weight": "lm_head.weight"}, hidden_size=32,
+                              num_hidden_layers=2, num_attention_heads=4, intermediate_size=128)(tokens).logits
+
+
+def mistral_logits(net, tokens):
+    return transformers_model(net, "Mistral", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                              num_key_value_heads=2, intermediate_size=48, sliding_window=13)(tokens).logits
+
+
 REFERENCES = {
+    "Pythia": (lambda: Pythia(VOCABULARY, n_layer=2, d_model=32, initializer_range=0.3), neox_logits),
+    "Mistral": (lambda: Mistral(VOCABULARY, n_layer=2, d_model=32, d_inner=48, n_kv_head=2, window=13,
+                                initializer_range=0.3), mistral_logits),
     "LSTM": (lambda: LSTM(VOCABULARY, n_layer=2, d_model=32), torch_recurrent),
     "GRU": (lambda: GRU(VOCABULARY, n_layer=2, d_model=32), torch_recurrent),
 }
 BUILD = {name: build for name, (build, _) in REFERENCES.items()} | {
-    "Mamba": lambda: Mamba(VOCABULARY, n_layer=2, d_model=32)}
+    "Mamba": lambda: Mamba(VOCABULARY, n_layer=2, d_model=32, initializer_range=0.3)}
 FIXED = ["LSTM", "GRU", "Mamba"]
 
 
 def make(name):
+    """The backbone with weights that matter: norms and biases, which start at 1 and 0, included."""
     torch.manual_seed(3)
-    return BUILD[name]().eval()
+    net = BUILD[name]().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.2 * torch.randn_like(parameter)
+    return net
 
 
 def some_tokens(*shape):
@@ -52,6 +81,7 @@ def stepped(net, tokens, state):
 @torch.no_grad()
 def test_equals_its_reference(name):
     net, tokens = make(name), some_tokens(3, 45)
+    assert net(tokens)[0].std() > 0.2
     assert (net(tokens)[0] - REFERENCES[name][1](net, tokens)).abs().max() < 1e-4
 
 
@@ -137,7 +167,52 @@ def test_a_fixed_memory_stays_as_large_as_it_says(name):
     net = make(name)
     assert net.state_size(10) == net.state_size(10**7)
     _, state = net(some_tokens(1, 200))
-    assert sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state)) == net.state_size(200)
+    assert leaf_bytes(state) == net.state_size(200)
+
+
+def leaf_bytes(state):
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state))
+
+
+@torch.no_grad()
+def test_a_cache_grows_as_it_says():
+    net = make("Pythia")
+    _, state = net(some_tokens(1, 200))
+    assert leaf_bytes(state) == net.state_size(200) > 10 * net.state_size(10)
+
+
+@torch.no_grad()
+def test_the_cache_of_a_sliding_window_is_bounded_by_the_window():
+    net = make("Mistral")
+    state = net.reserve(net.initial_state(1), 10**6)
+    assert leaf_bytes(state) == net.state_size(13) == net.state_size(10**6) > net.state_size(12)
+    for passed in (net(some_tokens(1, 200), state), stepped(net, some_tokens(1, 200), net.initial_state(1))):
+        assert leaf_bytes(passed[1]) == net.state_size(200)
+
+
+@pytest.mark.parametrize("name", ["Pythia", "Mistral"])
+@torch.no_grad()
+def test_long_passes_make_no_quadratic_masks(name, monkeypatch):
+    from lightning_modules.backbones import attention
+
+    net, tokens, masks = make(name), some_tokens(1, 120), []
+    whole, state = net(tokens[:, :100])[0], None
+    monkeypatch.setattr(attention, "BLOCK", 8)
+    plain = attention._sdpa
+    monkeypatch.setattr(attention, "_sdpa", lambda *a, **k: masks.append(a[3]) or plain(*a, **k))
+    logits, state = net(tokens[:, :60], state)
+    rest, state = net(tokens[:, 60:100], state)
+    assert (torch.cat([logits, rest], 1) - whole).abs().max() < 1e-5
+    assert masks and all(mask is None or mask.shape[-2] <= 8 for mask in masks)
+
+
+@pytest.mark.parametrize("build, message", [
+    (lambda: Pythia(VOCABULARY, d_model=64, n_head=3), "n_head 3 does not divide d_model 64"),
+    (lambda: Mistral(VOCABULARY, d_model=64, n_kv_head=3), "n_kv_head 3 does not divide n_head 4"),
+    (lambda: Mistral(VOCABULARY, window=0), "window 0 is not allowed")])
+def test_heads_that_do_not_divide(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
 
 
 @pytest.mark.parametrize("name", BUILD)
