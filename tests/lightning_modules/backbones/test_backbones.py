@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules.backbones import GRU, LSTM, Mamba, Mistral, Pythia
+from lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
 from lightning_modules.backbones.base import reset_rows, select_rows
 from tools import UserError
 
@@ -42,7 +42,15 @@ def mistral_logits(net, tokens):
                               num_key_value_heads=2, intermediate_size=48, sliding_window=13)(tokens).logits
 
 
+def mamba2_logits(net, tokens):
+    return transformers_model(
+        net, "Mamba2", {"backbone.embedding.weight": "backbone.embeddings.weight"}, hidden_size=32,
+        num_hidden_layers=2, state_size=24, head_dim=8, num_heads=8, n_groups=2)(tokens).logits
+
+
 REFERENCES = {
+    "Mamba2": (lambda: Mamba2(VOCABULARY, n_layer=2, d_model=32, d_state=24, head_dim=8, n_groups=2, dt_min=0.01,
+                              dt_max=1.0, initializer_range=0.3), mamba2_logits),
     "Pythia": (lambda: Pythia(VOCABULARY, n_layer=2, d_model=32, initializer_range=0.3), neox_logits),
     "Mistral": (lambda: Mistral(VOCABULARY, n_layer=2, d_model=32, d_inner=48, n_kv_head=2, window=13,
                                 initializer_range=0.3), mistral_logits),
@@ -51,7 +59,7 @@ REFERENCES = {
 }
 BUILD = {name: build for name, (build, _) in REFERENCES.items()} | {
     "Mamba": lambda: Mamba(VOCABULARY, n_layer=2, d_model=32, initializer_range=0.3)}
-FIXED = ["LSTM", "GRU", "Mamba"]
+FIXED = ["LSTM", "GRU", "Mamba", "Mamba2"]
 
 
 def make(name):
@@ -209,6 +217,8 @@ def test_long_passes_make_no_quadratic_masks(name, monkeypatch):
 @pytest.mark.parametrize("build, message", [
     (lambda: Pythia(VOCABULARY, d_model=64, n_head=3), "n_head 3 does not divide d_model 64"),
     (lambda: Mistral(VOCABULARY, d_model=64, n_kv_head=3), "n_kv_head 3 does not divide n_head 4"),
+    (lambda: Mamba2(VOCABULARY, d_model=64, head_dim=48), "head_dim 48 does not divide d_inner 128"),
+    (lambda: Mamba2(VOCABULARY, n_groups=3), "n_groups 3 does not divide its 8 heads"),
     (lambda: Mistral(VOCABULARY, window=0), "window 0 is not allowed")])
 def test_heads_that_do_not_divide(build, message):
     with pytest.raises(UserError, match=message):
