@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+from tools import UserError
 
 State = Any
 """A pytree (lists, tuples, dicts) of tensors whose first dimension is the batch."""
@@ -16,7 +18,11 @@ class Backbone(nn.Module, ABC):
 
     `forward` at once, `forward` in chunks of any size, and repeated `step` give the same logits. The constructor's
     first argument is the size of the vocabulary, so that a configuration can leave it out.
+
+    capturable: whether `step` can be captured in a CUDA graph, once `reserve` made room for all of its tokens
     """
+
+    capturable = True
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -24,13 +30,24 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
-        """State before the first token, for `batch_size` rows, on the model's device."""
+        """State before the first token, for `batch_size` rows, on the model's device.
+
+        It broadcasts to every later state: where a memory grows with the tokens, its dimension is 1 at first.
+        """
+
+    def reserve(self, state: State, length: int) -> State:
+        """The same state with room for `length` tokens in all, so that `step` leaves its shapes as they are.
+
+        Without it a growing memory doubles when it is full, which a CUDA graph cannot. A fixed memory has room anyway.
+        """
+        return state
 
     @abstractmethod
     def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
         """Logits [B, T, V] after each of `tokens` [B, T], and the state after the last.
 
-        state:        where to go on from; None is the initial state. It is not modified.
+        state:        where to go on from; None is the initial state. It is not modified. Raises UserError if it is
+                      not one of this backbone or has not as many rows as `tokens`.
         return_state: False lets a backbone take a faster way that leaves no state (then None is returned for it)
         """
 
@@ -44,6 +61,18 @@ class Backbone(nn.Module, ABC):
     def learn(self, tokens: Tensor, targets: Tensor) -> None:
         """Called with each training batch: tokens [B, T] and next-token targets [B, T], negative where masked."""
 
+    def check_state(self, state: State, rows: int) -> None:
+        """Raises UserError unless `state` is one of this backbone, of so many rows."""
+        name = type(self).__name__
+        leaves, structure = tree_flatten(state)
+        initial, expected = tree_flatten(self.initial_state(1))
+        if structure != expected or any(not _broadcasts(a, b) for a, b in zip(initial, leaves, strict=True)):
+            raise UserError(f"the state is not one of this {name}, but of another backbone or shape: give what its "
+                            f"initial_state, forward or step returned")
+        if wrong := {leaf.shape[0] for leaf in leaves} - {rows}:
+            raise UserError(f"a state of {wrong.pop()} rows cannot go on with {rows} rows of tokens: take {name}"
+                            f".initial_state({rows}), or the rows that are meant with select_rows")
+
     @property
     def description(self) -> str:
         """Name and shape, as results cite them: `mamba 2x64`."""
@@ -56,6 +85,18 @@ class Backbone(nn.Module, ABC):
     def state_size(self, length: int) -> int:
         """Bytes of one row's state after `length` tokens; does not depend on `length` for a fixed memory."""
         return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(self.initial_state(1)))
+
+
+def _broadcasts(initial: Tensor, leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and initial.ndim == leaf.ndim and all(
+        a in (1, b) for a, b in zip(initial.shape, leaf.shape, strict=True))
+
+
+def check_sizes(name: str, **sizes: int) -> None:
+    """Raises UserError that names the first of `sizes` that is below 1."""
+    for key, value in sizes.items():
+        if value < 1:
+            raise UserError(f"{name} {key} {value} is not allowed: expected at least 1")
 
 
 def select_rows(state: State, rows: Tensor) -> State:

@@ -62,6 +62,8 @@ class Mamba(Backbone):
         return [layer["mixer"].initial_state(batch_size) for layer in self.backbone["layers"]]
 
     def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
+        if state is not None:
+            self.check_state(state, len(tokens))
         fused = state is None and not return_state and tokens.is_cuda and cuda_kernels() is not None
         if state is None and not fused:
             state = self.initial_state(tokens.shape[0])

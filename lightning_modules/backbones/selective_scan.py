@@ -93,20 +93,20 @@ def _cuda_scan(kernels, u, delta, A, B, C):
 @functools.cache
 def cuda_kernels():
     """mamba-ssm's scan and its fused block, or None with a warning where they cannot be imported."""
-    return _kernels("mamba_ssm.ops.selective_scan_interface", "causal_conv1d")[0]
+    return import_kernels("mamba_ssm.ops.selective_scan_interface", "causal_conv1d")[0]
 
 
 @functools.cache
 def step_kernels():
     """`selective_state_update` and `causal_conv1d_update`, or None with a warning where they cannot be imported."""
-    update, convolution = _kernels("mamba_ssm.ops.triton.selective_state_update", "causal_conv1d")
+    update, convolution = import_kernels("mamba_ssm.ops.triton.selective_state_update", "causal_conv1d")
     if update is None:
         return None
     return SimpleNamespace(selective_state_update=update.selective_state_update,
                            causal_conv1d_update=convolution.causal_conv1d_update)
 
 
-def _kernels(*modules: str) -> list:
+def import_kernels(*modules: str) -> list:
     """The modules, or None for each where one is missing. Importing them takes seconds."""
     try:
         return [importlib.import_module(module) for module in modules]

@@ -1,0 +1,166 @@
+"""Causal attention with rotary positions and a cache: what Pythia, Mistral and the hybrids share.
+
+A cache is (position [B], keys [B, C, H, D], values [B, C, H, D]): the row's number of tokens, and those of its last C
+tokens at slot (position mod C). Every row has a position of its own, so that rows can be reset or exchanged. Keys are
+kept with their rotation. C starts at 1 and doubles when a row needs more, up to the window, where the cache is a ring
+and grows no more. Within a CUDA graph nothing can grow: `Cache.reserve` makes the room before.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tools import UserError
+
+State = tuple[Tensor, Tensor, Tensor]
+
+BLOCK = 512
+"""Queries that attend at a time wherever a mask is needed, so that masks stay small."""
+
+
+def rotate(x: Tensor, positions: Tensor, theta: float, width: int) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864) of the first `width` channels, paired by halves.
+
+    x: [B, T, H, D]; positions: [B or 1, T]
+    """
+    frequencies = theta ** -(torch.arange(0, width, 2, device=x.device, dtype=torch.float32) / width)
+    angles = positions[..., None].float() * frequencies
+    cos, sin = (part[:, :, None].to(x.dtype) for part in (angles.cos(), angles.sin()))
+    first, second, rest = x[..., : width // 2], x[..., width // 2 : width], x[..., width:]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], -1)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Attention over what came before, with the cache described above.
+
+    heads:  of keys and values
+    width:  of one head
+    window: tokens that a token sees, itself included; None: all
+    theta, rotary_width: of the rotary embedding
+    """
+
+    heads: int
+    width: int
+    window: int | None
+    theta: float
+    rotary_width: int
+
+    def initial_state(self, batch_size: int, like: Tensor) -> State:
+        empty = like.new_zeros(batch_size, 1, self.heads, self.width)
+        return torch.zeros(batch_size, dtype=torch.long, device=like.device), empty, empty.clone()
+
+    def capacity(self, length: int) -> int:
+        """Slots that hold `length` tokens as far as they are seen."""
+        return max(1, length if self.window is None else min(length, self.window))
+
+    def reserve(self, state: State, length: int) -> State:
+        """The same cache with at least `capacity(length)` slots; it must not have wrapped, or be full-sized already."""
+        position, keys, values = state
+        missing = self.capacity(length) - keys.shape[1]
+        if missing <= 0:
+            return state
+        return position, *(F.pad(part, (0, 0, 0, 0, 0, missing)) for part in (keys, values))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """Attention of T new tokens [B, T, H, D] to themselves and the cache; [B, T, H, D] and the new cache."""
+        length = q.shape[1]
+        if state is None:
+            steps = torch.arange(length, device=q.device)[None]
+            return self._blocks(self._rotate(q, steps), self._rotate(k, steps), v), None
+        position, keys, values = self._grown(state, length)
+        steps = position[:, None] + torch.arange(length, device=q.device)
+        q, k = self._rotate(q, steps), self._rotate(k, steps)
+        nearest, farthest = (int(x) for x in position.aminmax())
+        # The cache in order of time, its newest token last, with the new tokens behind: "line" below.
+        size, past = keys.shape[1], min(farthest, keys.shape[1])
+        rows = torch.arange(len(position), device=q.device)[:, None]
+        slots = (position[:, None] + torch.arange(-past, 0, device=q.device)) % size
+        lines = [torch.cat([old[rows, slots].to(new.dtype), new], 1) for old, new in ((keys, k), (values, v))]
+        missing = None if nearest >= past else (past - position).clamp(min=0)
+        result = self._blocks(q, *lines, missing)
+        return result, (position + length, *(self._refilled(*pair, steps) for pair in ((keys, k), (values, v))))
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same for one token a row, [B, H, D]; the cache is updated in place."""
+        if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
+            state = self._grown(state, 1)
+        position, keys, values = state
+        q, k = (self._rotate(x[:, None], position[:, None]) for x in (q, k))
+        size, rows = keys.shape[1], torch.arange(len(position), device=q.device)
+        keys[rows, position % size] = k[:, 0].to(keys.dtype)
+        values[rows, position % size] = v.to(values.dtype)
+        seen = torch.arange(size, device=q.device) <= position[:, None]
+        position += 1
+        return _sdpa(q, keys.to(q.dtype), values.to(q.dtype), seen[:, None, None])[:, 0], (position, keys, values)
+
+    def size(self, length: int, like: Tensor) -> int:
+        """Bytes of one row after `length` tokens."""
+        return 8 + 2 * self.capacity(length) * self.heads * self.width * like.element_size()
+
+    def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        return rotate(x, positions, self.theta, self.rotary_width)
+
+    def _grown(self, state: State, length: int) -> State:
+        size = state[1].shape[1]
+        if size == self.window:
+            return state
+        needed = self.capacity(int(state[0].max()) + length)
+        return state if needed <= size else self.reserve(state, max(needed, 2 * size))
+
+    @staticmethod
+    def _refilled(cache: Tensor, new: Tensor, steps: Tensor) -> Tensor:
+        """A copy of the cache with the newest tokens at their slots."""
+        size = cache.shape[1]
+        rows = torch.arange(len(cache), device=cache.device)[:, None]
+        return cache.index_put((rows, steps[:, -size:] % size), new[:, -size:].to(cache.dtype))
+
+    def _blocks(self, q: Tensor, keys: Tensor, values: Tensor, missing: Tensor | None = None) -> Tensor:
+        """Queries [B, T, H, D] that are the last T of a line of keys [B, S, H, D]; no mask is larger than BLOCK x S.
+
+        missing: int64 [B], how many of the first keys are none of this row's
+        """
+        length, total = q.shape[1], keys.shape[1]
+        if missing is None and length == total and (self.window is None or total <= self.window):
+            return _sdpa(q, keys, values, None, causal=True)
+        offset, parts = total - length, []
+        window = self.window or total
+        for start in range(0, length, BLOCK):
+            stop = min(start + BLOCK, length)
+            first = max(0, offset + start - window + 1)
+            place = torch.arange(offset + start, offset + stop, device=q.device)[:, None]
+            key = torch.arange(first, offset + stop, device=q.device)
+            seen = ((key <= place) & (key > place - window))[None, None]
+            if missing is not None:
+                seen = seen & (key >= missing[:, None])[:, None, None]
+            line = slice(first, offset + stop)
+            parts.append(_sdpa(q[:, start:stop], keys[:, line], values[:, line], seen))
+        return torch.cat(parts, 1)
+
+
+def _sdpa(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: bool = False) -> Tensor:
+    q, keys, values = (x.transpose(1, 2) for x in (q, keys, values))
+    grouped = q.shape[1] != keys.shape[1]
+    return F.scaled_dot_product_attention(q, keys, values, seen, is_causal=causal, enable_gqa=grouped).transpose(1, 2)
+
+
+def head_width(name: str, d_model: int, n_head: int, n_kv_head: int | None = None) -> int:
+    """Channels of a head; raises UserError where the heads do not share them out evenly."""
+    n_kv_head = n_kv_head or n_head
+    if d_model % (2 * n_head):
+        raise UserError(f"{name} n_head {n_head} does not divide d_model {d_model} into heads of even width: give a "
+                        f"d_model that is a multiple of {2 * n_head}, or another n_head")
+    if n_head % n_kv_head:
+        raise UserError(f"{name} n_kv_head {n_kv_head} does not divide n_head {n_head}: give a divisor of {n_head}")
+    return d_model // n_head
+
+
+def initialize(model: nn.Module, deviation: float) -> None:
+    """Normal matrices and zero biases, as transformers' GPT-NeoX and Mistral start."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=deviation)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)

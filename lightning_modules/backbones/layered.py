@@ -1,0 +1,69 @@
+"""What models of stacked layers have in common: embedding, layers that keep a state each, norm, head."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lightning_modules.backbones.base import Backbone, State
+
+
+class Layer(nn.Module, ABC):
+    """One layer of a residual stream, the residual connection included, or a mixer inside one."""
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """State before the first token."""
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        """hidden [B, T, d_model] from `state`, which is not modified; None: from the first token, leaving no state."""
+
+    @abstractmethod
+    def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:
+        """hidden [B, d_model], one token; `state` may be updated in place."""
+
+    def reserve(self, state: State, length: int) -> State:
+        """The state with room for `length` tokens."""
+        return state
+
+
+class LayeredBackbone(Backbone):
+    """Subclasses say where the parts are, since every family of checkpoints names them in its own way."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
+        """Embedding, layers, last norm, head."""
+
+    @property
+    def description(self) -> str:
+        embedding, layers, _, _ = self.parts
+        return f"{type(self).__name__.lower()} {len(layers)}x{embedding.embedding_dim}"
+
+    def initial_state(self, batch_size: int) -> State:
+        return [layer.initial_state(batch_size) for layer in self.parts[1]]
+
+    def reserve(self, state: State, length: int) -> State:
+        return [layer.reserve(part, length) for layer, part in zip(self.parts[1], state, strict=True)]
+
+    def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
+        embedding, layers, norm, head = self.parts
+        if state is not None:
+            self.check_state(state, len(tokens))
+        elif return_state:
+            state = self.initial_state(len(tokens))
+        hidden, new = embedding(tokens), []
+        for i, layer in enumerate(layers):
+            hidden, layer_state = layer(hidden, state and state[i])
+            new.append(layer_state)
+        return head(norm(hidden)), new if return_state else None
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        embedding, layers, norm, head = self.parts
+        self.check_state(state, len(tokens))
+        hidden, new = embedding(tokens), []
+        for layer, layer_state in zip(layers, state, strict=True):
+            hidden, layer_state = layer.step(hidden, layer_state)
+            new.append(layer_state)
+        return head(norm(hidden)), new

@@ -1,0 +1,82 @@
+"""Pythia (Biderman et al. 2023, arXiv 2304.01373): GPT-NeoX with full attention, parameter names of its checkpoints."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.backbones.attention import Cache, State, head_width, initialize
+from lightning_modules.backbones.base import check_sizes
+from lightning_modules.backbones.layered import Layer, LayeredBackbone
+
+
+class Pythia(LayeredBackbone):
+    """Layers of attention and MLP side by side on one residual. The state is a cache that grows with every token.
+
+    Args:
+        vocab_size: number of tokens
+        n_layer: number of layers
+        d_model: width of the residual stream
+        d_inner: width of the MLPs; null: 4 d_model
+        n_head: attention heads; d_model is a multiple of it
+        rotary_share: share of a head's channels that are rotated
+        rope_theta: base of the rotary wavelengths
+        initializer_range: standard deviation of all matrices at the start
+        norm_eps: of the layer norms
+    """
+
+    def __init__(self, vocab_size: int, n_layer: int = 2, d_model: int = 64, d_inner: int | None = None,
+                 n_head: int = 4, rotary_share: float = 0.25, rope_theta: float = 10_000.0,
+                 initializer_range: float = 0.02, norm_eps: float = 1e-5) -> None:
+        super().__init__(vocab_size)
+        check_sizes("Pythia", n_layer=n_layer, d_model=d_model, n_head=n_head)
+        width = head_width("Pythia", d_model, n_head)
+        cache = Cache(n_head, width, None, rope_theta, int(width * rotary_share) // 2 * 2)
+        self.gpt_neox = nn.ModuleDict({
+            "embed_in": nn.Embedding(vocab_size, d_model),
+            "layers": nn.ModuleList(NeoXLayer(d_model, d_inner or 4 * d_model, cache, norm_eps)
+                                    for _ in range(n_layer)),
+            "final_layer_norm": nn.LayerNorm(d_model, norm_eps)})
+        self.embed_out = nn.Linear(d_model, vocab_size, bias=False)
+        initialize(self, initializer_range)
+
+    @property
+    def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
+        body = self.gpt_neox
+        return body["embed_in"], body["layers"], body["final_layer_norm"], self.embed_out
+
+    def state_size(self, length: int) -> int:
+        return sum(layer.cache.size(length, self.embed_out.weight) for layer in self.parts[1])
+
+
+class NeoXLayer(Layer):
+    def __init__(self, d_model: int, d_inner: int, cache: Cache, norm_eps: float) -> None:
+        super().__init__()
+        self.cache = cache
+        self.input_layernorm = nn.LayerNorm(d_model, norm_eps)
+        self.post_attention_layernorm = nn.LayerNorm(d_model, norm_eps)
+        self.attention = nn.ModuleDict({"query_key_value": nn.Linear(d_model, 3 * d_model),
+                                        "dense": nn.Linear(d_model, d_model)})
+        self.mlp = nn.ModuleDict({"dense_h_to_4h": nn.Linear(d_model, d_inner),
+                                  "dense_4h_to_h": nn.Linear(d_inner, d_model)})
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.cache.initial_state(batch_size, self.input_layernorm.weight)
+
+    def reserve(self, state: State, length: int) -> State:
+        return self.cache.reserve(state, length)
+
+    def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        return self._around(self.cache.attend, hidden, state)
+
+    def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:
+        return self._around(self.cache.step, hidden, state)
+
+    def _around(self, attend, hidden: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        qkv = self.attention["query_key_value"](self.input_layernorm(hidden))
+        # Head by head: its query, key and value.
+        q, k, v = qkv.unflatten(-1, (self.cache.heads, 3 * self.cache.width)).chunk(3, -1)
+        attended, state = attend(q, k, v, state)
+        mlp = self.mlp["dense_4h_to_h"](F.gelu(self.mlp["dense_h_to_4h"](self.post_attention_layernorm(hidden))))
+        return hidden + self.attention["dense"](attended.flatten(-2)) + mlp, state
+

@@ -1,0 +1,269 @@
+"""What every backbone promises, each held against an implementation that is not ours."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
+from lightning_modules.backbones.base import reset_rows, select_rows
+from tools import UserError
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+VOCABULARY = 50
+
+
+def torch_recurrent(net, tokens):
+    """torch.nn.LSTM or GRU with copied weights."""
+    rnn = {LSTM: nn.LSTM, GRU: nn.GRU}[type(net)](net.d_model, net.d_model, net.n_layer, batch_first=True)
+    rnn.load_state_dict(net.rnn.state_dict())
+    weights = net.state_dict()
+    hidden = rnn(weights["embedding.weight"][tokens])[0]
+    return hidden @ weights["lm_head.weight"].T + weights["lm_head.bias"]
+
+
+def transformers_model(net, name, renamed=None, **config):
+    """A causal language model of transformers with copied weights."""
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(vocab_size=VOCABULARY, **config)
+    reference = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    names, own = reference.state_dict(), net.state_dict()
+    reference.load_state_dict({k if k in names else renamed[k]: v for k, v in own.items()}, strict=True)
+    return reference
+
+
+def neox_logits(net, tokens):
+    return transformers_model(net, "GPTNeoX", {"embed_out.weight": "lm_head.weight"}, hidden_size=32,
+                              num_hidden_layers=2, num_attention_heads=4, intermediate_size=128)(tokens).logits
+
+
+def mistral_logits(net, tokens):
+    return transformers_model(net, "Mistral", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                              num_key_value_heads=2, intermediate_size=48, sliding_window=13)(tokens).logits
+
+
+def mamba2_logits(net, tokens):
+    return transformers_model(
+        net, "Mamba2", {"backbone.embedding.weight": "backbone.embeddings.weight"}, hidden_size=32,
+        num_hidden_layers=2, state_size=24, head_dim=8, num_heads=8, n_groups=2)(tokens).logits
+
+
+REFERENCES = {
+    "Mamba2": (lambda: Mamba2(VOCABULARY, n_layer=2, d_model=32, d_state=24, head_dim=8, n_groups=2, dt_min=0.01,
+                              dt_max=1.0, initializer_range=0.3), mamba2_logits),
+    "Pythia": (lambda: Pythia(VOCABULARY, n_layer=2, d_model=32, initializer_range=0.3), neox_logits),
+    "Mistral": (lambda: Mistral(VOCABULARY, n_layer=2, d_model=32, d_inner=48, n_kv_head=2, window=13,
+                                initializer_range=0.3), mistral_logits),
+    "LSTM": (lambda: LSTM(VOCABULARY, n_layer=2, d_model=32), torch_recurrent),
+    "GRU": (lambda: GRU(VOCABULARY, n_layer=2, d_model=32), torch_recurrent),
+}
+BUILD = {name: build for name, (build, _) in REFERENCES.items()} | {
+    "Mamba": lambda: Mamba(VOCABULARY, n_layer=2, d_model=32, initializer_range=0.3)}
+FIXED = ["LSTM", "GRU", "Mamba", "Mamba2"]
+
+
+def make(name):
+    """The backbone with weights that matter: norms and biases, which start at 1 and 0, included."""
+    torch.manual_seed(3)
+    net = BUILD[name]().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.2 * torch.randn_like(parameter)
+    return net
+
+
+def some_tokens(*shape):
+    return torch.randint(VOCABULARY, shape, generator=torch.Generator().manual_seed(5))
+
+
+def stepped(net, tokens, state):
+    logits = []
+    for t in range(tokens.shape[1]):
+        row, state = net.step(tokens[:, t], state)
+        logits.append(row)
+    return torch.stack(logits, 1), state
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@torch.no_grad()
+def test_equals_its_reference(name):
+    net, tokens = make(name), some_tokens(3, 45)
+    assert net(tokens)[0].std() > 0.2
+    assert (net(tokens)[0] - REFERENCES[name][1](net, tokens)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", BUILD)
+@torch.no_grad()
+def test_whole_equals_chunks_equals_steps(name):
+    net, tokens = make(name), some_tokens(2, 150)
+    whole, _ = net(tokens)
+    assert (net(tokens, return_state=False)[0] - whole).abs().max() < 1e-4
+    state, parts = None, []
+    for chunk in tokens.split([1, 2, 7, 71, 69], dim=1):
+        logits, state = net(chunk, state)
+        parts.append(logits)
+    assert (torch.cat(parts, 1) - whole).abs().max() < 1e-4
+    steps, last = stepped(net, tokens, net.initial_state(2))
+    assert (steps - whole).abs().max() < 1e-4
+    more = some_tokens(2, 9)  # a state is a state, wherever it comes from
+    assert (net(more, state)[0] - stepped(net, more, last)[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", BUILD)
+@torch.no_grad()
+def test_rows_that_are_reset_or_selected_go_on_as_if_alone(name):
+    net, before, after = make(name), some_tokens(3, 40), some_tokens(3, 37).flip(1)
+    _, state = net(before)
+    whole = net(torch.cat([before, after], 1))[0][:, 40:]
+    fresh = net(after)[0]
+    state = reset_rows(state, torch.tensor([False, True, False]), net.initial_state(3))
+    expected = torch.stack([whole[0], fresh[1], whole[2]])
+    logits, middle = net(after[:, :20], state)
+    rest, _ = net(after[:, 20:], middle)
+    assert (torch.cat([logits, rest], 1) - expected).abs().max() < 1e-4
+    chosen = torch.tensor([2, 1])
+    rest, _ = stepped(net, after[chosen, 20:], select_rows(middle, chosen))
+    assert (rest - expected[chosen, 20:]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", BUILD)
+@torch.no_grad()
+def test_forward_leaves_its_state_alone(name):
+    net = make(name)
+    _, state = net(some_tokens(2, 30))
+    copies = [leaf.clone() for leaf in tree_leaves(state)]
+    first, _ = net(some_tokens(2, 20), state)
+    assert all(torch.equal(a, b) for a, b in zip(tree_leaves(state), copies, strict=True))
+    assert torch.equal(first, net(some_tokens(2, 20), state)[0])
+
+
+@pytest.mark.parametrize("name", BUILD)
+@torch.no_grad()
+def test_steps_keep_their_shapes_where_room_is_reserved(name):
+    """What a CUDA graph needs."""
+    net, tokens = make(name), some_tokens(2, 30)
+    if not net.capturable:
+        pytest.skip("says that it cannot be captured")
+    state = net.reserve(net.initial_state(2), 30)
+    shapes = [leaf.shape for leaf in tree_leaves(state)]
+    logits, state = stepped(net, tokens, state)
+    assert [leaf.shape for leaf in tree_leaves(state)] == shapes
+    assert (logits - net(tokens)[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_gradients_reach_every_parameter_and_agree_with_the_chunked_pass(name):
+    net, tokens = make(name).train(), some_tokens(2, 40)
+    gradients = []
+    for chunks in ([40], [13, 27]):
+        net.zero_grad()
+        state, parts = None, []
+        for chunk in tokens.split(chunks, 1):
+            logits, state = net(chunk, state, return_state=len(chunks) > 1)
+            parts.append(logits)
+        torch.cat(parts, 1).log_softmax(-1)[..., 0].mean().backward()
+        gradients.append({k: p.grad.clone() for k, p in net.named_parameters()})
+    for key, whole in gradients[0].items():
+        assert whole.abs().max() > 0, key
+        assert (gradients[1][key] - whole).norm() < 1e-3 * whole.norm() + 1e-6, key
+
+
+@pytest.mark.parametrize("name", FIXED)
+@torch.no_grad()
+def test_a_fixed_memory_stays_as_large_as_it_says(name):
+    net = make(name)
+    assert net.state_size(10) == net.state_size(10**7)
+    _, state = net(some_tokens(1, 200))
+    assert leaf_bytes(state) == net.state_size(200)
+
+
+def leaf_bytes(state):
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state))
+
+
+@torch.no_grad()
+def test_a_cache_grows_as_it_says():
+    net = make("Pythia")
+    _, state = net(some_tokens(1, 200))
+    assert leaf_bytes(state) == net.state_size(200) > 10 * net.state_size(10)
+
+
+@torch.no_grad()
+def test_the_cache_of_a_sliding_window_is_bounded_by_the_window():
+    net = make("Mistral")
+    state = net.reserve(net.initial_state(1), 10**6)
+    assert leaf_bytes(state) == net.state_size(13) == net.state_size(10**6) > net.state_size(12)
+    for passed in (net(some_tokens(1, 200), state), stepped(net, some_tokens(1, 200), net.initial_state(1))):
+        assert leaf_bytes(passed[1]) == net.state_size(200)
+
+
+@pytest.mark.parametrize("name", ["Pythia", "Mistral"])
+@torch.no_grad()
+def test_long_passes_make_no_quadratic_masks(name, monkeypatch):
+    from lightning_modules.backbones import attention
+
+    net, tokens, masks = make(name), some_tokens(1, 120), []
+    whole, state = net(tokens[:, :100])[0], None
+    monkeypatch.setattr(attention, "BLOCK", 8)
+    plain = attention._sdpa
+    monkeypatch.setattr(attention, "_sdpa", lambda *a, **k: masks.append(a[3]) or plain(*a, **k))
+    logits, state = net(tokens[:, :60], state)
+    rest, state = net(tokens[:, 60:100], state)
+    assert (torch.cat([logits, rest], 1) - whole).abs().max() < 1e-5
+    assert masks and all(mask is None or mask.shape[-2] <= 8 for mask in masks)
+
+
+@pytest.mark.parametrize("build, message", [
+    (lambda: Pythia(VOCABULARY, d_model=64, n_head=3), "n_head 3 does not divide d_model 64"),
+    (lambda: Mistral(VOCABULARY, d_model=64, n_kv_head=3), "n_kv_head 3 does not divide n_head 4"),
+    (lambda: Mamba2(VOCABULARY, d_model=64, head_dim=48), "head_dim 48 does not divide d_inner 128"),
+    (lambda: Mamba2(VOCABULARY, n_groups=3), "n_groups 3 does not divide its 8 heads"),
+    (lambda: Mistral(VOCABULARY, window=0), "window 0 is not allowed")])
+def test_heads_that_do_not_divide(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_a_state_that_does_not_fit(name):
+    net = make(name)
+    with pytest.raises(UserError, match="state of 3 rows cannot go on with 2 rows"):
+        net(some_tokens(2, 5), net.initial_state(3))
+    other = Mamba(VOCABULARY, n_layer=1, d_model=16) if name != "Mamba" else LSTM(VOCABULARY)
+    with pytest.raises(UserError, match=f"not one of this {type(net).__name__}"):
+        net(some_tokens(2, 5), other.initial_state(2))
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_impossible_sizes(name):
+    with pytest.raises(UserError, match="n_layer 0 is not allowed"):
+        type(make(name))(VOCABULARY, n_layer=0)
+
+
+@CUDA
+@pytest.mark.parametrize("name", BUILD)
+@torch.no_grad()
+def test_cuda_equals_cpu_and_steps_are_captured(name):
+    net, tokens = make(name), some_tokens(2, 50)
+    expected = net(tokens)[0]
+    net.cuda()
+    tokens = tokens.cuda()
+    assert (net(tokens)[0].cpu() - expected).abs().max() < 1e-3
+    if not net.capturable:
+        return
+    state, current = net.reserve(net.initial_state(2), 50), tokens[:, 0].clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        net.step(current, net.reserve(net.initial_state(2), 50))
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        logits, new = net.step(current, state)
+        for old, leaf in zip(tree_leaves(state), tree_leaves(new), strict=True):
+            old.copy_(leaf)
+    for t in range(50):
+        current.copy_(tokens[:, t])
+        graph.replay()
+        assert (logits.cpu() - expected[:, t]).abs().max() < 1e-3
