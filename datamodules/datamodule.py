@@ -1,12 +1,14 @@
 """The LightningDataModule: a task's training stream, its validation rows and its evaluation problems."""
 
 import os
+import random
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from datamodules.noise import Noise
 from datamodules.stream import ALIGNMENT, RankSampler, RowStream, collate
 from datamodules.tasks import Problem, Task
 from tools import UserError
@@ -24,30 +26,38 @@ class TrajectoryDataModule(LightningDataModule):
         seed: seed of the training stream
         evaluation_seed: seed of the validation and test problems, which never depend on `seed`
         validation_rows: rows of the validation loss
+        mistakes: share of the training trajectories with wrong commands that are taken back; no loss on the mistakes
+        corrupted: share of the predicted training tokens that are replaced by random ones, which the loss covers
     """
 
     def __init__(self, task: Task, batch_size: int = 32, packed: bool = True, row_length: int = 512,
                  num_workers: int | None = None, seed: int = 42, evaluation_seed: int = 0,
-                 validation_rows: int = 64) -> None:
+                 validation_rows: int = 64, mistakes: float = 0.0, corrupted: float = 0.0) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "row_length": row_length, "validation_rows": validation_rows}
         for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"{name} {value} is not allowed: expected at least 1")
+        for name, value in {"mistakes": mistakes, "corrupted": corrupted}.items():
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} {value} is not a share: expected a number from 0 to 1")
         if row_length % ALIGNMENT:
             raise UserError(f"row_length {row_length} is not a multiple of {ALIGNMENT}: try "
                             f"{-(-row_length // ALIGNMENT) * ALIGNMENT}")
         self.task, self.batch_size, self.packed, self.row_length = task, batch_size, packed, row_length
         self.num_workers, self.seed, self.evaluation_seed = num_workers, seed, evaluation_seed
-        self.validation_rows = validation_rows
+        self.validation_rows, self.mistakes, self.corrupted = validation_rows, mistakes, corrupted
         self.vocabulary, self.task_name = task.vocabulary(), task.name
         # Where the stream starts, and how many batches the run had taken by then: not 0 in a resumed run.
         self._start = self._start_batches = 0
         self._check_row_length()
 
     def _check_row_length(self) -> None:
-        problems = [self.problem("validation", self.task.max_length, 0, variant) for variant in self.task.variants]
+        problems = [self.problem("validation", self.task.part(variant)[0].max_length, 0, variant)
+                    for variant in self.task.variants]
         longest = max(len(self.task.record(problem).tokens) for problem in problems)
+        if self.mistakes:
+            self.task.record(problems[0], Noise(random.Random(0)))  # says so if the task has none
         if self.packed and self.row_length < longest:
             raise UserError(f"row_length {self.row_length} cannot hold one trajectory: {self.task.name} of length "
                             f"{self.task.max_length} takes {longest} tokens; give --data.row_length "
@@ -60,7 +70,9 @@ class TrajectoryDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         rank, world = self._ranks()
         sampler = RankSampler(self._start, rank, world)
-        return self._loader(RowStream(self.task, self.seed, self.row_length, self.packed), sampler)
+        stream = RowStream(self.task, self.seed, self.row_length, self.packed, mistakes=self.mistakes,
+                           corrupted=self.corrupted)
+        return self._loader(stream, sampler)
 
     def val_dataloader(self) -> DataLoader:
         return self._held_out("validation")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from datamodules.noise import Noise, corrupt
 from datamodules.tasks import Task
 from datamodules.tokens import Kind
 
@@ -22,13 +23,15 @@ class RowStream(Dataset):
     packed:     trajectories end to end, the last one cut; every row has `row_length` + 1 tokens (inputs and targets
                 are the row without its last and without its first token)
     not packed: one whole trajectory a row
+    mistakes:   share of the trajectories that have wrong commands, taken back, in them
+    corrupted:  share of the predicted tokens that are replaced by random ones
     """
 
     def __init__(self, task: Task, seed: int, row_length: int, packed: bool, split: str = "training",
-                 size: int | None = None) -> None:
+                 size: int | None = None, mistakes: float = 0.0, corrupted: float = 0.0) -> None:
         self.task, self.seed, self.row_length, self.packed, self.split = task, seed, row_length, packed, split
         self.vocabulary = task.vocabulary()
-        self._size = size
+        self._size, self.mistakes, self.corrupted = size, mistakes, corrupted
 
     def __len__(self) -> int:
         if self._size is None:
@@ -42,11 +45,16 @@ class RowStream(Dataset):
         tokens: list[str] = []
         kinds = bytearray()
         while len(tokens) < size:
-            trajectory = self.task.record(self.task.sample_training(rng))
+            problem = self.task.sample_training(rng)
+            noise = Noise(rng) if self.mistakes and rng.random() < self.mistakes else None
+            trajectory = self.task.record(problem, noise)
             tokens += trajectory.tokens
             kinds += trajectory.kinds
         size = size if self.packed else len(tokens)
-        return self.vocabulary.encode(tokens[:size]), np.frombuffer(kinds, dtype=np.uint8, count=size)
+        ids, kind_ids = self.vocabulary.encode(tokens[:size]), np.frombuffer(kinds, dtype=np.uint8, count=size)
+        if self.corrupted:
+            ids = corrupt(ids, kind_ids, self.corrupted, len(self.vocabulary), rng)
+        return ids, kind_ids
 
 
 class RankSampler(Sampler[int]):

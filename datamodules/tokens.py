@@ -10,7 +10,10 @@ END = "[END]"
 
 
 class Kind(IntEnum):
-    """Kind of one token of a trajectory (paper, appendix A: thoughts, commands, observations, outputs)."""
+    """Kind of one token of a trajectory (paper, appendix A: thoughts, commands, observations, outputs).
+
+    A mistake is a command that a training trajectory regrets; see `datamodules.noise`.
+    """
 
     PADDING = 0
     PROMPT = 1
@@ -19,6 +22,7 @@ class Kind(IntEnum):
     OBSERVATION = 4
     OUTPUT = 5
     END = 6
+    MISTAKE = 7
 
 
 PREDICTED = frozenset({Kind.THOUGHT, Kind.COMMAND, Kind.OUTPUT, Kind.END})

@@ -81,10 +81,13 @@ class Scribe:
     def pointer(self, number: int) -> "Pointer":
         """Initialise pointer `number` of a pointer memory (this is a command) and return a handle to it."""
         self.command(f"p{number}.init")
-        pointer = Pointer(self._tool, self._tokens, self._kinds, f"p{number}")
+        pointer = self._handle(number)
         pointer.rename(self._suffix)
         self._pointers.append(pointer)
         return pointer
+
+    def _handle(self, number: int) -> "Pointer":
+        return Pointer(self._tool, self._tokens, self._kinds, f"p{number}")
 
     def command(self, *tokens: str) -> tuple[str, ...]:
         """Give a command of one token or more and record it with its observation, which is returned.

@@ -63,7 +63,7 @@ def _outcomes(model: TrajectoryModel, data: TrajectoryDataModule, cells: Sequenc
 
 def _metrics(model: TrajectoryModel, data: TrajectoryDataModule, variant: str, length: int,
              evaluator: str) -> LengthMetrics:
-    task = data.task
+    task, variant = data.task.part(variant)
     metric = LengthMetrics(task.name, length, variant=variant, setting=task.setting, style=task.style,
                            evaluator=evaluator, phases=task.phases)
     return metric.to(model.device)

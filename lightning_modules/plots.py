@@ -93,7 +93,9 @@ def _write_head(axes: Axes, title: str, curves: int, marked: bool) -> None:
     """Title, then legend, above the training mark and the axes: no curve can run into them there. Heights in points."""
     height = 16 if marked else 4
     if curves > 1:
-        columns = min(curves, 3)
+        # In inches: a handle with its spaces, and a character of this size; the axes are about 5.6 wide.
+        longest = max(map(len, axes.get_legend_handles_labels()[1]))
+        columns = max(1, min(curves, 3, int(5.6 / (0.8 + 0.062 * longest))))
         raised = axes.transAxes + ScaledTranslation(0, height / 72, axes.figure.dpi_scale_trans)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), bbox_transform=raised, borderaxespad=0, borderpad=0,
                     ncols=columns, frameon=False, fontsize=9, handlelength=3.4, labelspacing=0.3)  # fmt: skip

@@ -124,7 +124,7 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
     Rows end on their own and are refilled from `problems`; the result is in the order of `problems`. Nothing that the
     model writes raises: a row that cannot go on ends with a reason.
     """
-    queue = deque(Rollout(problem, budget, task.tool()) for problem, budget in problems)
+    queue = deque(Rollout(problem, budget, task.part(problem.variant)[0].tool()) for problem, budget in problems)
     everything = list(queue)
     rows: list[Rollout | None] = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
     if not rows:

@@ -22,6 +22,7 @@ STYLES = {
     Kind.PROMPT: "cyan",
     Kind.THOUGHT: "yellow",
     Kind.COMMAND: "bold blue",
+    Kind.MISTAKE: "bold red",
     Kind.OBSERVATION: "green",
     Kind.OUTPUT: "bold magenta",
     Kind.END: "dim",

@@ -1,10 +1,15 @@
 """The protocol between a model (or an algorithm that plays the model) and a tool."""
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 PHASE_MARK = "@"
 """Separates a command from the phase that it may carry: `p1.read@find_plus` does what `p1.read` does."""
+
+
+Slip = tuple[tuple[str, ...], tuple[str, ...]]
+"""The tokens of a wrong command, and of the command that takes it back (none if there is nothing to take back)."""
 
 
 class InvalidCommand(Exception):
@@ -26,6 +31,10 @@ class Tool(ABC):
     @abstractmethod
     def reset(self, prompt: Sequence[str]) -> None:
         """Start a new problem, whose question is `prompt`."""
+
+    def slips(self, rng: random.Random) -> list[Slip]:
+        """Wrong commands that could be given now and taken back: what noisy training trajectories are made of."""
+        return []
 
     @abstractmethod
     def write(self, token: str) -> tuple[str, ...] | None:

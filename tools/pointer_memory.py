@@ -1,8 +1,9 @@
 """Pointer memory: the text so far, read one token at a time through movable pointers (paper, appendix D.1)."""
 
+import random
 from collections.abc import Callable, Sequence
 
-from tools.base import InvalidCommand, Tool
+from tools.base import InvalidCommand, Slip, Tool
 from tools.errors import UserError
 
 EDGE = "[EDGE]"
@@ -52,6 +53,17 @@ class PointerMemory(Tool):
 
     def write(self, token: str) -> None:
         self._cells.append(token)
+
+    def slips(self, rng: random.Random) -> list[Slip]:
+        """Moves of any pointer, either way, as far as the edges let them be taken back."""
+        slips: list[Slip] = []
+        for index, position in enumerate(self._positions):
+            left, right = (f"p{index + 1}.left",), (f"p{index + 1}.right",)
+            if position > 0:
+                slips.append((left, right))
+            if 0 <= position < len(self._cells):
+                slips.append((right, left))
+        return slips
 
     def _add_commands(self, index: int) -> None:
         # Closures over the two lists, not methods: recording spends most of its time in these lines.

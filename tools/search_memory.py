@@ -1,10 +1,11 @@
 """Search memory: the text so far, looked up by what its lines contain, as grep does (paper, appendix D.1)."""
 
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain, pairwise
 
-from tools.base import InvalidCommand, Tool
+from tools.base import InvalidCommand, Slip, Tool
 from tools.errors import UserError
 
 FIND = "find"
@@ -58,6 +59,12 @@ class SearchMemory(Tool):
         if token == NEWLINE:
             self._end_line()
         return None
+
+    def slips(self, rng: random.Random) -> list[Slip]:
+        """A search for the first three tokens of some line; a search changes nothing, so nothing takes it back."""
+        if not self._lines:
+            return []
+        return [((FIND, *rng.choice(self._lines)[:3], FOUND), ())]
 
     def _end_line(self) -> None:
         number, line = len(self._lines), tuple(self._line)

@@ -1,8 +1,9 @@
 """Tape: the memory of a Turing machine, read and written one cell at a time (paper, appendix B, Theorem 2.2)."""
 
+import random
 from collections.abc import Sequence
 
-from tools.base import Tool
+from tools.base import Slip, Tool
 
 BLANK = "_"
 
@@ -55,6 +56,10 @@ class Tape(Tool):
     def reset(self, prompt: Sequence[str]) -> None:
         self._left.clear()
         self._right[:] = list(prompt)[::-1] or [BLANK]
+
+    def slips(self, rng: random.Random) -> list[Slip]:
+        """Moves, either way."""
+        return [(("left",), ("right",)), (("right",), ("left",))]
 
     def write(self, token: str) -> None:
         pass

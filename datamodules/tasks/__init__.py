@@ -1,12 +1,13 @@
 """The tasks, one file each."""
 
 from datamodules.tasks.addition import Addition
-from datamodules.tasks.base import Problem, Task
+from datamodules.tasks.base import Problem, Task, ToolTask
 from datamodules.tasks.hanoi import HanoiIterative, HanoiRecursive
 from datamodules.tasks.logical_graph import LogicalGraph
+from datamodules.tasks.mixture import Mixture
 from datamodules.tasks.multiplication import Multiplication
 from datamodules.tasks.sequence import Copy, Reverse, Sort
 from datamodules.tasks.turing import Turing
 
-__all__ = ["Addition", "Copy", "HanoiIterative", "HanoiRecursive", "LogicalGraph", "Multiplication", "Problem",
-           "Reverse", "Sort", "Task", "Turing"]
+__all__ = ["Addition", "Copy", "HanoiIterative", "HanoiRecursive", "LogicalGraph", "Mixture", "Multiplication",
+           "Problem", "Reverse", "Sort", "Task", "ToolTask", "Turing"]

@@ -4,12 +4,12 @@ import random
 import re
 
 from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact, walk_right
-from datamodules.tasks.base import Problem, Task, digits
+from datamodules.tasks.base import Problem, ToolTask, digits
 from datamodules.trajectory import Scribe
 from tools import PointerMemory, UserError
 
 
-class Addition(Task):
+class Addition(ToolTask):
     """n-digit addition: `1 2 + 9 =` is answered by `2 1`. Length: digits of the longer operand.
 
     Training operands have U{1..max_length} digits each, test operands exactly `length`. A trajectory has 35 tokens a

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from datamodules.noise import Noise, NoisyScribe
 from datamodules.tokens import ANSWER, END, Kind
 from datamodules.trajectory import STYLES, Scribe, Trajectory
 from datamodules.vocabulary import Vocabulary
@@ -28,21 +29,81 @@ class Problem:
 
 
 class Task(ABC):
-    """Base of all tasks. A subclass sets the class attributes and defines the abstract methods.
+    """What the suite asks of every task: problems, their reference trajectories, and their answers.
+
+    name:       of the task, in results and checkpoints
+    max_length: complexity up to which training problems go
+    variants:   kinds of problems that are evaluated apart
+    """
+
+    name: str
+    max_length: int
+    style: str
+    setting: str
+    phases: Sequence[str]
+    variants: Sequence[str] = ("",)
+
+    @abstractmethod
+    def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
+        """A random problem of exactly that length."""
+
+    @abstractmethod
+    def sample_training(self, rng: random.Random) -> Problem:
+        """A random training problem, of length at most `max_length`."""
+
+    @abstractmethod
+    def parse(self, text: str) -> Problem:
+        """The problem that a user typed; raises UserError that says what a problem looks like."""
+
+    @abstractmethod
+    def answer(self, problem: Problem) -> tuple[str, ...]:
+        """The answer, found without the reference trajectory."""
+
+    @abstractmethod
+    def outputs(self, problem: Problem) -> tuple[str, ...]:
+        """What a right trajectory outputs: the answer, in the order that the setting wants."""
+
+    @abstractmethod
+    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
+        """The reference trajectory of a problem; with `noise` one with mistakes in it, for training."""
+
+    @abstractmethod
+    def vocabulary(self) -> Vocabulary:
+        """All tokens of its problems and trajectories."""
+
+    @abstractmethod
+    def check_length(self, length: int) -> None:
+        """Raises UserError if no problem has that length."""
+
+    @abstractmethod
+    def part(self, variant: str) -> tuple["ToolTask", str]:
+        """The task of one tool that problems of a variant belong to, and what they are called there."""
+
+    def problem(self, split: str, seed: int, length: int, index: int, variant: str = "") -> Problem:
+        """Evaluation problem number `index` of a length: a pure function of the arguments, apart from training.
+
+        split: name of an independent set of problems, `test` or `validation`
+        """
+        self.check_length(length)
+        # A string seed goes through SHA-512, so that neighbouring seeds and indices share nothing.
+        rng = random.Random(f"{split}/{seed}/{variant}/{length}/{index}")
+        return self.sample(rng, length, variant)
+
+
+class ToolTask(Task):
+    """A task that one algorithm solves with one tool; the base to write a task from. A subclass sets `name`, the class
+    attributes below, and defines the abstract methods.
 
     max_length: complexity up to which training problems go
     style:      `paper` or `local`, see `datamodules.trajectory.STYLES`
     setting:    one of `SETTINGS`
     """
 
-    name: str
     settings = SETTINGS
     """Those of `SETTINGS` that make sense for the task."""
     symbols: tuple[str, ...]
     """Tokens of prompts, thoughts and outputs, without [ANS], [END] and [EDGE]."""
     phases: tuple[str, ...]
-    variants: tuple[str, ...] = ("",)
-    """Kinds of problems that are evaluated apart."""
     shortest = 1
     """The least possible length."""
     longest: int | None = None
@@ -70,24 +131,8 @@ class Task(ABC):
         """All command tokens of that tool, without phases."""
 
     @abstractmethod
-    def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
-        """A random problem of exactly that length."""
-
-    @abstractmethod
-    def sample_training(self, rng: random.Random) -> Problem:
-        """A random training problem, of length at most `max_length`."""
-
-    @abstractmethod
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         """Solve the problem, writing and asking through `scribe`; the end token is written by the caller."""
-
-    @abstractmethod
-    def answer(self, problem: Problem) -> tuple[str, ...]:
-        """The answer, found without `solve`."""
-
-    @abstractmethod
-    def parse(self, text: str) -> Problem:
-        """The problem that a user typed; raises UserError that says what a problem looks like."""
 
     def tool(self) -> Tool:
         """A new tool for a rollout in the task's setting."""
@@ -108,10 +153,14 @@ class Task(ABC):
             commands = [command + PHASE_MARK + phase for phase in self.phases for command in commands]
         return Vocabulary([END, ANSWER, EDGE, *self.symbols, *commands])
 
-    def record(self, problem: Problem) -> Trajectory:
-        """The reference trajectory of a problem: in the interactive setting the trace of `solve` with the real tool."""
+    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
+        """In the interactive setting the trace of `solve` with the real tool. Raises UserError for noise elsewhere."""
+        if noise and self.setting != "interactive":
+            raise UserError(f"mistakes need setting interactive, not {self.setting}: give --data.mistakes 0")
         if self.setting in ("interactive", "no_tool"):
-            scribe = Scribe(self.memory(), problem.prompt, self.style)
+            tool = self.memory()
+            scribe = NoisyScribe(tool, problem.prompt, self.style, noise) if noise else \
+                Scribe(tool, problem.prompt, self.style)
             self.solve(problem, scribe)
             trajectory = scribe.end()
             if self.setting == "no_tool":  # what the tool would say is the model's to predict
@@ -127,22 +176,13 @@ class Task(ABC):
         return scribe.end()
 
     def outputs(self, problem: Problem) -> tuple[str, ...]:
-        """What a right trajectory outputs: the answer, in the order that the setting wants."""
         answer = self.answer(problem)
         return answer[::-1] if self.setting == "direct_reversed" else answer
 
-    def problem(self, split: str, seed: int, length: int, index: int, variant: str = "") -> Problem:
-        """Evaluation problem number `index` of a length: a pure function of the arguments, apart from training.
-
-        split: name of an independent set of problems, `test` or `validation`
-        """
-        self.check_length(length)
-        # A string seed goes through SHA-512, so that neighbouring seeds and indices share nothing.
-        rng = random.Random(f"{split}/{seed}/{variant}/{length}/{index}")
-        return self.sample(rng, length, variant)
+    def part(self, variant: str) -> tuple["ToolTask", str]:
+        return self, variant
 
     def check_length(self, length: int) -> None:
-        """Raises UserError if no problem has that length."""
         if length < self.shortest:
             raise UserError(f"length {length} is not allowed: {self.name} needs at least {self.shortest}")
         if self.longest is not None and length > self.longest:

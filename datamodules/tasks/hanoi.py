@@ -4,7 +4,7 @@ import random
 import re
 from itertools import chain, pairwise
 
-from datamodules.tasks.base import Problem, Task
+from datamodules.tasks.base import Problem, ToolTask
 from datamodules.tokens import ANSWER
 from datamodules.trajectory import Pointer, Scribe
 from tools import EDGE, PointerMemory, UserError
@@ -15,7 +15,7 @@ FORWARD, BACKWARD = ">", "<"
 """Mark before a state of the rods: the smallest disk always goes A -> B -> C -> A, or always the other way round."""
 
 
-class Hanoi(Task):
+class Hanoi(ToolTask):
     """What both algorithms share: n disks of distinct sizes from 1..100 on rod A, to be brought to rod C.
 
     The question is the rods with the largest disk first, `A 90 40 7 B C =`; the answer is the 2^n - 1 moves, each a

@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from datamodules.tasks.base import Problem, Task
+from datamodules.tasks.base import Problem, ToolTask
 from datamodules.trajectory import Scribe
 from tools import NONE, SearchMemory, UserError
 from tools.search_memory import FIND, FOUND, NEWLINE
@@ -20,7 +20,7 @@ _LINE = re.compile(rf"({_LABEL})=(True|False|(?:(not) )?({_LABEL})(?: (and|or) (
 Tokens = tuple[str, ...]
 
 
-class LogicalGraph(Task):
+class LogicalGraph(ToolTask):
     """n nodes: 3 inputs, and for each further node one earlier node, or two joined by AND or OR, each negated or not.
 
     The question is Python code, a line a node; the answer is the value of the last node. Length: number of nodes.

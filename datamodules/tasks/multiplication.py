@@ -4,7 +4,7 @@ import random
 import re
 
 from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact, walk_right
-from datamodules.tasks.base import Problem, Task, digits
+from datamodules.tasks.base import Problem, ToolTask, digits
 from datamodules.trajectory import Scribe
 from tools import EDGE, PointerMemory, UserError
 
@@ -14,7 +14,7 @@ def _twice_right(pointer) -> None:
     pointer.right()
 
 
-class Multiplication(Task):
+class Multiplication(ToolTask):
     """n digits times 1 or 2 digits: `2 7 x 5 =` is answered by `1 3 5`. Length: digits of the first operand.
 
     The memory after the work on `27x15=` (product digit and carry for each place, one partial result for each digit of

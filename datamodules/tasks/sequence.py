@@ -3,14 +3,14 @@
 import random
 import re
 
-from datamodules.tasks.base import Problem, Task
+from datamodules.tasks.base import Problem, ToolTask
 from datamodules.trajectory import Scribe
 from tools import EDGE, PointerMemory, UserError
 
 SYMBOLS = tuple("abcdefghij")
 
 
-class SequenceTask(Task):
+class SequenceTask(ToolTask):
     """A row of n random symbols, `c a b =`; one pointer. Length: number of symbols."""
 
     symbols = (*SYMBOLS, "=")

@@ -2,14 +2,14 @@
 
 import random
 
-from datamodules.tasks.base import Problem, Task
+from datamodules.tasks.base import Problem, ToolTask
 from datamodules.tasks.machine import load_machine
 from datamodules.trajectory import Scribe
 from tools import UserError
 from tools.tape import BLANK, Tape
 
 
-class Turing(Task):
+class Turing(ToolTask):
     """Runs a machine and outputs what stands around the head when it halts, from blank to blank.
 
     Each step of the machine is its state as a thought, a read, a write and a move. For `1` with the machine

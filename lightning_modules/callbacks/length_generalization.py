@@ -32,6 +32,8 @@ class LengthGeneralization(Callback):
         lengths: of the final evaluation, growing; in the task's own unit (digits)
         problems: problems at each length, for each variant of the task
         problems_at_longest: problems at the last of `lengths`; null: as many as at the others
+        verify_lengths: further lengths, above `lengths`, that are only verified, not rolled out
+        verify_problems: problems at each of those
         validation_lengths: during training
         validation_problems: during training, for each variant
         evaluators: `rollout` (the truth), `verify` (exact match only, by a parallel pass), or both
@@ -40,11 +42,13 @@ class LengthGeneralization(Callback):
     """
 
     def __init__(self, lengths: list[int], problems: int = 32, problems_at_longest: int | None = None,
+                 verify_lengths: Sequence[int] = (), verify_problems: int = 4,
                  validation_lengths: Sequence[int] = (), validation_problems: int = 16,
                  evaluators: Sequence[str] = EVALUATORS, batch_size: int = 64, split: str = "test") -> None:
-        check_lengths(lengths)
+        check_lengths([*lengths, *verify_lengths])
         check_lengths(validation_lengths)
         for name, value in {"problems": problems, "problems_at_longest": problems_at_longest or 1,
+                            "verify_problems": verify_problems,
                             "validation_problems": validation_problems, "batch_size": batch_size}.items():
             if value < 1:
                 raise UserError(f"evaluation {name} {value} is not allowed: expected at least 1")
@@ -52,6 +56,7 @@ class LengthGeneralization(Callback):
             raise UserError(f"unknown evaluator {unknown[0]!r}: expected {' or '.join(EVALUATORS)}")
         self.lengths, self.validation_lengths = list(lengths), list(validation_lengths)
         self.problems, self.problems_at_longest = problems, problems_at_longest
+        self.verify_lengths, self.verify_problems = list(verify_lengths), verify_problems
         self.validation_problems = validation_problems
         if split not in ("test", "validation"):
             raise UserError(f"unknown split {split!r}: expected test or validation")
@@ -87,7 +92,7 @@ class LengthGeneralization(Callback):
 
     def check_task(self, task: Task) -> None:
         """Raises UserError if the task has no problems of one of the lengths."""
-        for length in (*self.lengths, *self.validation_lengths):
+        for length in (*self.lengths, *self.verify_lengths, *self.validation_lengths):
             task.check_length(length)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,7 +102,7 @@ class LengthGeneralization(Callback):
                                       lambda length: self.validation_problems))
         for record in records:
             variant = record["variant"].replace(" ", "")
-            name = "/".join(filter(None, ("exact_match", variant, str(record["length"]))))
+            name = "/".join(filter(None, ("exact_match", self._task(trainer, record), variant, str(record["length"]))))
             pl_module.log(name, record["exact_match"], rank_zero_only=True)
         pl_module.log("reach", float(common_reach(records)), prog_bar=True, rank_zero_only=True)
 
@@ -117,7 +122,14 @@ class LengthGeneralization(Callback):
         return evaluate(model, trainer.datamodule, lengths, problems, evaluator, split, self.batch_size,
                         trainer.global_rank, trainer.world_size)
 
+    @staticmethod
+    def _task(trainer: Trainer, record: Record) -> str:
+        """Name of the record's task, if it is one of a mixture."""
+        return "" if record["task"] == trainer.datamodule.task_name else record["task"]
+
     def _problems_at(self, length: int) -> int:
+        if length in self.verify_lengths:
+            return self.verify_problems
         if self.problems_at_longest and length == self.lengths[-1]:
             return self.problems_at_longest
         return self.problems
@@ -126,10 +138,11 @@ class LengthGeneralization(Callback):
         console = Console(quiet=not trainer.is_global_zero)
         records: list[Record] = []
         for evaluator in self.evaluators:
-            for record in self._evaluate(trainer, model, self.lengths, evaluator, self.split, self._problems_at):
+            lengths = self.lengths + self.verify_lengths * (evaluator == "verify")
+            for record in self._evaluate(trainer, model, lengths, evaluator, self.split, self._problems_at):
                 records.append(record)
-                console.print(f"[dim]{evaluator} {record['variant']} {record['length']:,}: "
-                              f"{record['exact_match']:.0%} exact[/dim]")
+                name = " ".join(filter(None, (evaluator, self._task(trainer, record), record["variant"])))
+                console.print(f"[dim]{name} {record['length']:,}: {record['exact_match']:.0%} exact[/dim]")
         if trainer.is_global_zero:
             self._show(trainer, model, records, folder, console)
 
@@ -156,7 +169,8 @@ class LengthGeneralization(Callback):
     @staticmethod
     def _sample_trace(trainer: Trainer, model: LightningModule) -> str:
         data = trainer.datamodule
-        problem = data.problem("test", data.task.max_length, 0, data.task.variants[-1])
+        variant = data.task.variants[-1]
+        problem = data.problem("test", data.task.part(variant)[0].max_length, 0, variant)
         reference = data.task.record(problem)
         model.eval()
         row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))])

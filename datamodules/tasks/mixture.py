@@ -1,0 +1,86 @@
+"""Mixture: several tasks in one training stream (paper, appendix D.8: multiplication with addition)."""
+
+import random
+from dataclasses import replace
+
+from datamodules.noise import Noise
+from datamodules.tasks.base import Problem, Task, ToolTask
+from datamodules.trajectory import Trajectory
+from datamodules.vocabulary import Vocabulary
+from tools import UserError
+
+
+class Mixture(Task):
+    """Training problems of several tasks, one vocabulary for all; every task is evaluated apart.
+
+    tasks:   the tasks, each with its own lengths, style and setting
+    weights: how often each is drawn, in any unit; null: equally often
+    """
+
+    def __init__(self, tasks: list[ToolTask], weights: list[float] | None = None) -> None:
+        weights = [1.0] * len(tasks) if weights is None else weights
+        names = [task.name for task in tasks]
+        if not tasks:
+            raise UserError("a mixture of no tasks is not possible: give at least one")
+        if len(weights) != len(tasks):
+            raise UserError(f"{len(weights)} weights for {len(tasks)} tasks: give one for each of {', '.join(names)}")
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise UserError(f"mixture weights {weights} are not possible: give numbers from 0 on, not all 0")
+        if len(set(names)) < len(names):
+            raise UserError(f"a mixture of {', '.join(names)} names a task twice: give each once")
+        self.tasks, self.weights = tasks, weights
+        self.name = "_and_".join(names)
+        self.max_length = max(task.max_length for task in tasks)
+        self.style, self.setting = (", ".join(dict.fromkeys(getattr(task, key) for task in tasks))
+                                    for key in ("style", "setting"))
+        self.phases = tuple(dict.fromkeys(phase for task in tasks for phase in task.phases))
+        self._parts = {" ".join(filter(None, (task.name, variant))): (task, variant)
+                       for task in tasks for variant in task.variants}
+        self.variants = tuple(self._parts)
+
+    def part(self, variant: str) -> tuple[ToolTask, str]:
+        return self._parts[variant]
+
+    def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
+        task, own = self._parts[variant]
+        return replace(task.sample(rng, length, own), variant=variant)
+
+    def sample_training(self, rng: random.Random) -> Problem:
+        task, = rng.choices(self.tasks, self.weights)
+        return self._ours(task, task.sample_training(rng))
+
+    def parse(self, text: str) -> Problem:
+        """A problem of the first task that takes it for one."""
+        errors = []
+        for task in self.tasks:
+            try:
+                return self._ours(task, task.parse(text))
+            except UserError as error:
+                errors.append(str(error))
+        raise UserError("; ".join(errors))
+
+    def answer(self, problem: Problem) -> tuple[str, ...]:
+        task, own = self._theirs(problem)
+        return task.answer(own)
+
+    def outputs(self, problem: Problem) -> tuple[str, ...]:
+        task, own = self._theirs(problem)
+        return task.outputs(own)
+
+    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
+        task, own = self._theirs(problem)
+        return task.record(own, noise)
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(dict.fromkeys(token for task in self.tasks for token in task.vocabulary().tokens))
+
+    def check_length(self, length: int) -> None:
+        for task in self.tasks:
+            task.check_length(length)
+
+    def _ours(self, task: ToolTask, problem: Problem) -> Problem:
+        return replace(problem, variant=" ".join(filter(None, (task.name, problem.variant))))
+
+    def _theirs(self, problem: Problem) -> tuple[ToolTask, Problem]:
+        task, variant = self._parts[problem.variant]
+        return task, replace(problem, variant=variant)
