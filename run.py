@@ -1,5 +1,6 @@
 """The command line: fit, validate, test, rollout (one problem, step by step) and analyze (horizons, no training)."""
 
+import logging
 import os
 import sys
 import warnings
@@ -29,6 +30,7 @@ from tools import UserError
 
 warnings.filterwarnings("ignore", ".*does not have many workers.*")  # on the CPU none is right
 warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of PyTorch
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in str(record.msg))
 
 
 class Trainer(lightning.Trainer):
