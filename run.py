@@ -1,4 +1,5 @@
-"""The command line: fit, validate, test, rollout (one problem, step by step) and analyze (horizons, no training)."""
+"""The command line: fit, validate, test, rollout (one problem, step by step), analyze (horizons, no training), sweep (a
+grid of runs) and report (docs/results.md)."""
 
 import logging
 import os
@@ -9,6 +10,7 @@ from typing import Any
 
 import lightning
 import torch
+from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
@@ -19,12 +21,15 @@ from datamodules.datamodule import TrajectoryDataModule
 from datamodules.horizon import verdict
 from lightning_modules.analysis import analysis_table, analyze, clash_text
 from lightning_modules.callbacks import LastCheckpoint, LengthGeneralization, RunProgress
+from lightning_modules.callbacks.last_checkpoint import run_folder
 from lightning_modules.evaluation import check_lengths
 from lightning_modules.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.plots import horizon_figure, save_figure
+from lightning_modules.report import report
 from lightning_modules.rollout import budget, rollout
 from lightning_modules.runs import CHECKPOINT, load_checkpoint, newest_run, origin
+from lightning_modules.sweep import sweep
 from lightning_modules.traces import trace_legend, trace_text
 from tools import UserError
 
@@ -118,8 +123,16 @@ class SaveConfig(SaveConfigCallback):
     """Keeps the configuration of a training run beside it; an evaluation leaves it as it is."""
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage == "fit":
+        if stage != "fit":
+            return
+        checkpoint = self.config.get("ckpt_path")  # the trainer does not know it yet
+        resumed = checkpoint and Path(checkpoint).resolve().parent.parent == run_folder(trainer).resolve()
+        self.overwrite = bool(resumed)
+        try:
             super().setup(trainer, pl_module, stage)
+        except RuntimeError as error:
+            raise UserError(f"{run_folder(trainer)} holds another run, which stays as it is: give another "
+                            f"--trainer.logger.version, or go on with --ckpt_path last") from error
 
 
 class CLI(LightningCLI):
@@ -197,6 +210,9 @@ def _value(arguments: list[str], name: str) -> str | None:
 
 def main(arguments: list[str]) -> None:
     try:
+        if arguments[:1] in (["report"], ["sweep"]):
+            auto_cli({"report": report, "sweep": sweep}, args=arguments, parser_class=Parser)
+            return
         sys.argv[1:] = complete(arguments)
         CLI(TrajectoryModel, TrajectoryDataModule, save_config_callback=SaveConfig, trainer_class=Trainer,
             trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -66,6 +67,57 @@ def horizon_figure(lengths: Sequence[int], horizons: Sequence[int], train_length
     axes.set_ylabel("horizon (tokens)")
     _mark_training(axes, train_length)
     _write_head(axes, title, 1, True)
+    return figure
+
+
+def seeds_figure(curves: Mapping[str, Mapping[int, Sequence[float]]], train_length: int | None, title: str) -> Figure:
+    """Exact match against problem length: the median over seeds of each curve, and a band from lowest to highest.
+
+    curves: label -> length -> exact match of each seed, as a share
+    """
+    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    axes = figure.add_subplot()
+    lengths = sorted({length for curve in curves.values() for length in curve})
+    low, high = _limits([*lengths, *([train_length] if train_length else [])])
+    step = min(DODGE, MOST_DODGE / max(len(curves) - 1, 1)) * math.log(high / low)
+    for i, (label, curve) in enumerate(curves.items()):
+        colour, shift = COLOURS[i % len(COLOURS)], math.exp((i - (len(curves) - 1) / 2) * step)
+        tried = sorted(curve)
+        x = [length * shift for length in tried]
+        values = [sorted(100 * value for value in curve[length]) for length in tried]
+        axes.fill_between(x, [v[0] for v in values], [v[-1] for v in values], color=colour, alpha=0.15, linewidth=0)
+        axes.plot(x, [median(v) for v in values], color=colour, marker=MARKERS[i % len(MARKERS)], label=label,
+                  linestyle=DASHES[i % len(DASHES)], markersize=6, zorder=3 + i, linewidth=max(1.2, 2.2 - 0.5 * i),
+                  markeredgecolor="white", markeredgewidth=0.6, clip_on=False)  # fmt: skip
+    _style_axes(axes, lengths, train_length, (low, high))
+    if train_length:
+        _mark_training(axes, train_length)
+    _write_head(axes, title, len(curves), bool(train_length))
+    return figure
+
+
+def reach_figure(points: Sequence[tuple[str, float, float]]) -> Figure:
+    """Reach of trained models against the growth of their trajectories' horizon.
+
+    points: (label, growth of the horizon as a factor, reach as a share of the largest length tried)
+    """
+    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    axes = figure.add_subplot()
+    for i, label in enumerate(sorted({label for label, _, _ in points})):
+        mine = [(growth, 100 * share) for name, growth, share in points if name == label]
+        axes.plot(*zip(*mine, strict=True), MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=label,
+                  markersize=7, markeredgecolor="white", markeredgewidth=0.6, alpha=0.8, clip_on=False)  # fmt: skip
+    axes.set_xlabel("growth of the horizon over the last three lengths (factor)")
+    axes.set_ylabel("reach (share of the largest length)")
+    axes.set_ylim(-3, 103)
+    axes.set_yticks(range(0, 101, 20), [f"{p}%" for p in range(0, 101, 20)])
+    axes.tick_params(labelsize=9)
+    axes.grid(axis="y", color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
