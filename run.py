@@ -208,15 +208,20 @@ def _value(arguments: list[str], name: str) -> str | None:
     return None
 
 
+def command_line(**options: Any) -> CLI:
+    """The suite's LightningCLI, which reads sys.argv; `run=False` only builds model, data and trainer."""
+    return CLI(TrajectoryModel, TrajectoryDataModule, save_config_callback=SaveConfig, trainer_class=Trainer,
+               trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
+               seed_everything_default=42, **options)
+
+
 def main(arguments: list[str]) -> None:
     try:
         if arguments[:1] in (["report"], ["sweep"]):
             auto_cli({"report": report, "sweep": sweep}, args=arguments, parser_class=Parser)
             return
         sys.argv[1:] = complete(arguments)
-        CLI(TrajectoryModel, TrajectoryDataModule, save_config_callback=SaveConfig, trainer_class=Trainer,
-            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
-            seed_everything_default=42)
+        command_line()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
