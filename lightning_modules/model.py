@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule
 
@@ -51,12 +52,19 @@ class TrajectoryModel(LightningModule):
         self._clock: tuple[float, int] | None = None
 
     def losses(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean loss over the predicted tokens, and the loss of every token, float32 [B, T], 0 where not predicted."""
+        """Mean loss over the predicted tokens, and the loss of every token, float32 [B, T], 0 where not predicted.
+
+        Over several ranks the mean of the ranks' losses is the mean over all of their predicted tokens.
+        """
         targets = masked_targets(batch["tokens"], batch["kinds"])
         logits, _ = self.backbone(batch["tokens"][:, :-1], return_state=False)
         losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none",
                                  ignore_index=IGNORED).view_as(targets)
-        return losses.sum() / (targets != IGNORED).sum().clamp(min=1), losses
+        count = (targets != IGNORED).sum()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(count)
+            count = count / dist.get_world_size()
+        return losses.sum() / count.clamp(min=1), losses
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         loss, losses = self.losses(batch)

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}: give the path of one, or train with "
                         f"python run.py fit --config configs/mult.yaml")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load would not notice a flipped bit
+            if broken := archive.testzip():
+                raise ValueError(f"checksum of {broken}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path} is not a whole checkpoint ({type(error).__name__} while reading): give another one, "

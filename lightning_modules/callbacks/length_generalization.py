@@ -103,8 +103,8 @@ class LengthGeneralization(Callback):
         for record in records:
             variant = record["variant"].replace(" ", "")
             name = "/".join(filter(None, ("exact_match", self._task(trainer, record), variant, str(record["length"]))))
-            pl_module.log(name, record["exact_match"], rank_zero_only=True)
-        pl_module.log("reach", float(common_reach(records)), prog_bar=True, rank_zero_only=True)
+            pl_module.log(name, record["exact_match"], sync_dist=True)
+        pl_module.log("reach", float(common_reach(records)), prog_bar=True, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if any(isinstance(c, LastCheckpoint) and c.interrupted for c in trainer.callbacks):
