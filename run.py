@@ -20,7 +20,7 @@ import lightning_modules.backbones  # noqa: F401
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.horizon import verdict
 from lightning_modules.analysis import analysis_table, analyze, clash_text
-from lightning_modules.callbacks import LastCheckpoint, LengthGeneralization, RunProgress
+from lightning_modules.callbacks import REQUEUE, LastCheckpoint, LengthGeneralization, RunProgress
 from lightning_modules.callbacks.last_checkpoint import run_folder
 from lightning_modules.evaluation import check_lengths
 from lightning_modules.metrics import write_metrics
@@ -221,7 +221,9 @@ def main(arguments: list[str]) -> None:
             auto_cli({"report": report, "sweep": sweep}, args=arguments, parser_class=Parser)
             return
         sys.argv[1:] = complete(arguments)
-        command_line()
+        callbacks = command_line().trainer.callbacks
+        if any(isinstance(callback, LastCheckpoint) and callback.terminated for callback in callbacks):
+            raise SystemExit(REQUEUE)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

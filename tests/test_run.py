@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_modules.callbacks import REQUEUE
+from lightning_modules.runs import load_checkpoint
 from run import command_line
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +118,35 @@ def test_an_interrupt_leaves_a_checkpoint_that_resumes(tmp_path):
     assert resumed["global_step"] == whole["global_step"] == done + 3
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(tensor, resumed["state_dict"][name]), name
+
+
+def test_sigterm_saves_and_asks_to_be_run_again(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), "fit", *TINY, "--checkpoint.every_n_steps", "2",
+                                "--trainer.val_check_interval", "1000", "--trainer.max_steps", "100000"], cwd=tmp_path,
+                               env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    checkpoint = tmp_path / "runs/add/version_0/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 200
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == REQUEUE and "go on with" in output and "Traceback" not in output
+    load_checkpoint(checkpoint)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(trained, tmp_path):
+    shutil.copytree(trained[0] / "runs", tmp_path / "runs")
+    checkpoint = tmp_path / "runs/add/version_0/checkpoints/last.ckpt"
+    before = checkpoint.read_bytes()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    small = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", sys.executable, str(ROOT / "run.py")]
+    result = subprocess.run([*small, "fit", *TINY, "--trainer.max_steps", "8", "--trainer.logger.version", "version_0",
+                             "--ckpt_path", str(checkpoint)], cwd=tmp_path, env=environment, text=True,
+                            capture_output=True, timeout=300)
+    assert result.returncode == 2 and "is still the one before: make room" in result.stderr, result.stderr[-3000:]
+    assert "Traceback" not in result.stderr and checkpoint.read_bytes() == before
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["last.ckpt"]
 
 
 BAD = {
