@@ -1,0 +1,124 @@
+"""Rollouts of models that write nonsense: nothing may crash, hang, grow, or touch a neighbouring row.
+
+    python benchmarks/hostile.py --tokens 10000000
+
+Every task and setting is rolled out with every kind of nonsense (see `KINDS`), many rows side by side, and some rows
+are rolled out again alone: they must be the same. Prints a table and writes results/benchmarks/hostile.json.
+"""
+
+import argparse
+import random
+import resource
+import time
+from collections import Counter
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Multiplication, ToolTask, Turing
+from datamodules.tokens import END
+from lightning_modules.backbones import Backbone
+from lightning_modules.metrics import write_metrics
+from lightning_modules.rollout import rollout
+from lightning_modules.runs import origin
+from tools.base import PHASE_MARK
+
+KINDS = ("uniform", "commands", "thoughts", "left", "right", "searches", "end")
+"""Any token; only commands; only what is no command; runs to either end; searches for the most frequent; the end."""
+
+SEARCHES = ("find", "[OBSERVATION]", "=", "\n", "[CALL]", "[RETURN]")
+
+TASKS = (Addition(5), Multiplication(5, "paper"), Copy(5, setting="no_tool"), Copy(5, setting="single_turn"),
+         LogicalGraph(6), HanoiIterative(3), Turing("add", 5))
+
+
+class Nonsense(Backbone):
+    """Writes pseudo-random tokens out of a list: each is a hash of the row's own tokens so far."""
+
+    def __init__(self, vocab_size: int, allowed: list[int], seed: int = 0) -> None:
+        super().__init__(vocab_size)
+        self.seed = nn.Parameter(torch.tensor(float(seed)), requires_grad=False)
+        self.register_buffer("allowed", torch.tensor(allowed))
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        return torch.full((batch_size,), int(self.seed) + 12345, dtype=torch.long)
+
+    def forward(self, tokens: Tensor, state: Tensor | None = None, return_state: bool = True) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("only for rollouts")
+
+    def step(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = (state * 6364136223846793005 + tokens * 1442695040888963407 + 1013904223) % (2**61 - 1)
+        choice = self.allowed[(state >> 20) % len(self.allowed)]
+        return nn.functional.one_hot(choice, self.vocab_size).float(), state
+
+
+def nonsense(task: ToolTask, kind: str, seed: int = 0) -> Nonsense:
+    """A model of one of `KINDS` for a task."""
+    names = task.vocabulary().tokens
+    commands = task.tool().commands
+    bare = [name.partition(PHASE_MARK)[0] for name in names]
+    chosen = {
+        "uniform": list(range(len(names))),
+        "commands": [i for i, name in enumerate(bare) if name in commands],
+        "thoughts": [i for i, name in enumerate(bare) if name not in commands and name != END],
+        "left": [i for i, name in enumerate(bare) if name.endswith(("left", "init"))],
+        "right": [i for i, name in enumerate(bare) if name.endswith(("right", "init"))],
+        "searches": [i for i, name in enumerate(bare) if name in SEARCHES],
+        "end": [names.index(END)],
+    }[kind]
+    return Nonsense(len(names), chosen or list(range(len(names))), seed)
+
+
+def storm(task: ToolTask, kind: str, rows: int, budget: int, seed: int = 0, again: int = 2) -> tuple[int, Counter]:
+    """Roll `rows` problems out, some of them again alone; returns tokens written and the reasons for ending.
+
+    Raises AssertionError if a row is not what it is alone, or has more tokens than its budget.
+    """
+    model, rng = nonsense(task, kind, seed), random.Random(seed)
+    problems = [(task.problem("validation", seed, rng.randint(task.shortest, 8 if task.longest else 12), i,
+                              task.variants[0]), rng.randint(budget // 2, budget)) for i in range(rows)]
+    together = rollout(model, task.vocabulary(), task, problems, batch_size=max(2, rows // 2))
+    for row, (problem, most) in zip(together, problems, strict=True):
+        assert len(row.tokens) <= max(most, len(problem.prompt)), (task.name, kind, len(row.tokens), most)
+        assert row.reason in ("end", "budget", "invalid_command"), (task.name, kind, row.reason, row.detail)
+    for index in rng.sample(range(rows), min(again, rows)):
+        alone, = rollout(model, task.vocabulary(), task, [problems[index]])
+        same = alone.tokens == together[index].tokens and alone.reason == together[index].reason
+        assert same, (task.name, kind, index)
+    return sum(len(row.tokens) for row in together), Counter(row.reason for row in together)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=10_000_000, help="to write in all")
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--budget", type=int, default=4000, help="tokens of a row")
+    parser.add_argument("--out", default="results/benchmarks/hostile.json")
+    options = parser.parse_args()
+    totals: dict[tuple[str, str], Counter] = {}
+    done, seed, begun = 0, 0, time.time()
+    memory = []
+    while done < options.tokens:
+        for task in TASKS:
+            for kind in KINDS:
+                tokens, reasons = storm(task, kind, options.rows, options.budget, seed)
+                done += tokens
+                name = f"{task.name}, {task.setting}", kind
+                totals.setdefault(name, Counter()).update({"tokens": tokens, **reasons})
+        seed += 1
+        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(f"{done:,} tokens, {time.time() - begun:.0f} s, {memory[-1]:,} MiB at most", flush=True)
+    table, rows = Table("task", "nonsense", "tokens", "reasons"), []
+    for (task_name, kind), counts in totals.items():
+        reasons = {k: v for k, v in counts.items() if k != "tokens"}
+        table.add_row(task_name, kind, f"{counts['tokens']:,}", ", ".join(f"{k} {v}" for k, v in reasons.items()))
+        rows.append({"what": f"{task_name}, {kind}", "tokens": counts["tokens"], **reasons})
+    Console(width=120).print(table)
+    write_metrics(options.out, rows, **origin(torch.device("cpu")), tokens=done, seconds=time.time() - begun,
+                  peak_mib_by_round=memory)
+
+
+if __name__ == "__main__":
+    main()
