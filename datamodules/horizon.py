@@ -117,7 +117,11 @@ def kind_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def verdict(lengths: Sequence[int], horizons: Sequence[int]) -> str:
-    """`bounded` if the horizon is the same at the last three lengths, else how it grows over them."""
+    """`bounded` if the horizon is the same at the last three lengths, else how it grows over them.
+
+    `nearly bounded`: slower than any power of n that three lengths could tell. So grows a decision whose cue is random,
+    with a longest gap like log n; and so looks a bound that only rare problems reach.
+    """
     far = list(zip(lengths, horizons, strict=True))[-3:]
     if len(far) < 3:
         return "not known: give at least three lengths"
@@ -125,6 +129,8 @@ def verdict(lengths: Sequence[int], horizons: Sequence[int]) -> str:
     if all(value == last for _, value in far):
         return f"bounded: {last} tokens"
     slope, exponent = (last - h) / (end - n), math.log(last / max(h, 1)) / math.log(end / n)
+    if exponent < 0.2:  # like a logarithm, or still filling up a bound
+        return f"nearly bounded: {last} tokens at {end}, {h} at {n}"
     # Linear but for a constant, which short lengths still show; else a power of n.
     if all(abs(h + slope * (m - n) - value) <= 0.1 * last for m, value in far) and exponent > 0.5:
         return f"growing like n: {last} tokens at {end}, {slope:.1f} more for each unit of length"

@@ -64,3 +64,4 @@ def test_local_addition_is_bounded_and_paper_addition_grows():
     assert verdict((5, 10, 20, 40), horizons["paper"]) == (
         "growing like n: 126 tokens at 40, 3.0 more for each unit of length")
     assert verdict((10, 20, 40), (10, 40, 160)) == "growing like n^2.0: 160 tokens at 40"
+    assert verdict((50, 100, 200), (143, 143, 152)) == "nearly bounded: 152 tokens at 200, 143 at 50"
