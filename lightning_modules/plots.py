@@ -97,27 +97,39 @@ def seeds_figure(curves: Mapping[str, Mapping[int, Sequence[float]]], train_leng
     return figure
 
 
-def reach_figure(points: Sequence[tuple[str, float, float]]) -> Figure:
-    """Reach of trained models against the growth of their trajectories' horizon.
+def reach_figure(rows: Sequence[tuple[str, str, float, Sequence[float]]]) -> Figure:
+    """How far trained models get, a line for each kind of trajectory; each point is one training run.
 
-    points: (label, growth of the horizon as a factor, reach as a share of the largest length tried)
+    rows: (label, kind, largest length tried, reach of each run), the lengths as multiples of the training length. Lines
+          are sorted by kind, in the order in which the kinds come up, and a kind has one colour and marker.
     """
-    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    kinds = list(dict.fromkeys(kind for _, kind, _, _ in rows))
+    rows = sorted(rows, key=lambda row: -kinds.index(row[1]))
+    figure = Figure(figsize=(6.4, 1.0 + 0.24 * len(rows)), dpi=200, layout="constrained")
     axes = figure.add_subplot()
-    for i, label in enumerate(sorted({label for label, _, _ in points})):
-        mine = [(growth, 100 * share) for name, growth, share in points if name == label]
-        axes.plot(*zip(*mine, strict=True), MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=label,
-                  markersize=7, markeredgecolor="white", markeredgewidth=0.6, alpha=0.8, clip_on=False)  # fmt: skip
-    axes.set_xlabel("growth of the horizon over the last three lengths (factor)")
-    axes.set_ylabel("reach (share of the largest length)")
-    axes.set_ylim(-3, 103)
-    axes.set_yticks(range(0, 101, 20), [f"{p}%" for p in range(0, 101, 20)])
-    axes.tick_params(labelsize=9)
-    axes.grid(axis="y", color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
+    for y, (_, kind, most, reaches) in enumerate(rows):
+        i = kinds.index(kind)
+        axes.plot([1, most], [y, y], color="0.85", linewidth=4, solid_capstyle="butt", zorder=1)
+        shown = axes.get_legend_handles_labels()[1]
+        for value in sorted(set(reaches)):
+            # Equal reaches are spread a little, so that each run can be seen.
+            count = list(reaches).count(value)
+            places = [y + min(0.12, 0.7 / count) * (k - (count - 1) / 2) for k in range(count)]
+            axes.plot([max(value, 0.7)] * count, places, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)],
+                      markersize=5.5, markeredgecolor="white", markeredgewidth=0.5, zorder=3, clip_on=False,
+                      label=None if kind in shown else kind)  # fmt: skip
+            shown.append(kind)
+    axes.set_yticks(range(len(rows)), [label for label, _, _, _ in rows])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}\N{MULTIPLICATION SIGN}")
+    axes.set_xlabel("reach, as a multiple of the training length (grey: up to the largest tried)", fontsize=9)
+    axes.tick_params(labelsize=8.5)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    handles, labels = axes.get_legend_handles_labels()
+    order = [labels.index(kind) for kind in kinds]
+    figure.legend([handles[k] for k in order], kinds, loc="outside upper left", ncols=len(kinds), frameon=False,
+                  fontsize=9)  # fmt: skip
     return figure
 
 

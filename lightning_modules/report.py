@@ -179,32 +179,44 @@ def paper_section(everything: Sequence[Curve], path: Path) -> list[str]:
 
 def horizon_section(everything: Sequence[Curve], folder: Path, figures: Path) -> list[str]:
     """Horizons that need no training, and how far trained models get."""
-    rows, points = [], []
+    rows, lines = [], []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        records = content["records"]
-        rows.append([content["task"], content["setting"], content["style"], content["verdict"],
-                     ", ".join(f"{r['horizon']} at {r['length']}" for r in records),
+        records, what = content["records"], (content["task"], content["setting"], content["style"])
+        rows.append([*what, content["verdict"], ", ".join(f"{r['horizon']} at {r['length']}" for r in records),
                      ", ".join(list(records[-1]["phases"])[:2])])
+        kind = f"horizon {content['verdict'].partition(' like')[0].partition(':')[0]}"
+        reaches: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         for curve in everything:
-            if (curve.task, curve.setting, curve.style) == (content["task"], content["setting"], content["style"]) \
-                    and curve.evaluator == "verify" and curve.backbone.startswith("mamba 2x"):
-                growth = records[-1]["horizon"] / records[-3]["horizon"] if len(records) > 2 else 1.0
-                most = max(curve.exact)
-                for one in curve.reaches:
-                    points.append((f"{curve.task}, {curve.style}", growth, (one.perfect or 0) / most))
+            length = trained(curve.experiment)
+            if (curve.task, curve.setting, curve.style) == what and curve.evaluator == "verify" and length \
+                    and curve.backbone.startswith("mamba "):
+                name = ", ".join(filter(None, (curve.task, curve.variant, curve.style)))
+                reaches[name] += [(steady(curve, i) / length, max(curve.exact) / length)
+                                  for i in range(len(curve.runs))]
+        lines += [(name, kind, max(most for _, most in values), [value for value, _ in values])
+                  for name, values in reaches.items()]
     if not rows:
         return []
     page = ["## Horizon", "",
             "How many tokens back one must look to know every token that a model has to predict "
             "(`python run.py analyze`), on validation problems up to each length; no training.", ""]
-    if points:
-        save_figure(reach_figure(points), figures / "horizon_reach.png")
+    if lines:
+        save_figure(reach_figure(sorted(lines, key=lambda line: (line[1], line[0]))), figures / "horizon_reach.png")
         page += ["![horizon and reach](figures/horizon_reach.png)", "",
-                 "Each point is a trained model (Mamba, 2 layers, every seed): how much the horizon grows over the "
-                 "last three lengths analysed, and the largest length with exact match on all problems as a share of "
-                 "the largest tried.", ""]
+                 "Each point is a trained Mamba, every recipe and every seed: the largest length up to which at least "
+                 "90% of the problems of every length are exact (`verify`).", ""]
     return [*page, *table(["task", "setting", "style", "verdict", "horizon (tokens)", "worst decisions in"], rows)]
+
+
+def steady(curve: Curve, run: int, share: float = 0.9) -> int:
+    """The largest length up to which one run is exact on at least a share of the problems of every length; or 0."""
+    reached = 0
+    for length in sorted(curve.exact):
+        if curve.exact[length][run] < share:
+            break
+        reached = length
+    return reached
 
 
 def benchmark_section(folder: Path) -> list[str]:
