@@ -13,6 +13,7 @@ import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 import datamodules.tasks  # noqa: F401  short class names in configs
@@ -151,7 +152,10 @@ class CLI(LightningCLI):
         return parser
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(f"the trainer cannot be built: {' '.join(str(error).split())}") from error
         # Here, so that --trainer.enable_progress_bar false still means none.
         trainer.callbacks[:] = [RunProgress() if isinstance(c, ProgressBar) else c for c in trainer.callbacks]
         return trainer
@@ -225,8 +229,21 @@ def main(arguments: list[str]) -> None:
         if any(isinstance(callback, LastCheckpoint) and callback.terminated for callback in callbacks):
             raise SystemExit(REQUEUE)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        message = str(error)
+    except MisconfigurationException as error:
+        message = " ".join(str(error).split())
+    except torch.distributed.DistError as error:
+        message = (f"the processes cannot reach each other ({' '.join(str(error).split())[:300]}): give another port, "
+                   f"such as MASTER_PORT=29600")
+    except OSError as error:
+        if not error.filename:
+            raise
+        message = (f"{error.filename}: {error.strerror}; give a folder that can be written to with "
+                   f"--trainer.logger.save_dir")
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class TrajectoryDataModule(LightningDataModule):
         for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"{name} {value} is not allowed: expected at least 1")
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"num_workers {num_workers} is not allowed: expected 0 (none) or more, or null")
         for name, value in {"mistakes": mistakes, "corrupted": corrupted}.items():
             if not 0 <= value <= 1:
                 raise UserError(f"{name} {value} is not a share: expected a number from 0 to 1")

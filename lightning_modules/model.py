@@ -45,6 +45,12 @@ class TrajectoryModel(LightningModule):
         super().__init__()
         if schedule not in ("cosine", "constant"):
             raise UserError(f"unknown schedule {schedule!r}: expected cosine or constant")
+        for name, value in {"learning_rate": learning_rate, "final_learning_rate": final_learning_rate,
+                            "weight_decay": weight_decay, "warmup_steps": warmup_steps}.items():
+            if not 0 <= value < math.inf:
+                raise UserError(f"{name} {value} is not allowed: expected a number from 0 on")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise UserError(f"betas {list(betas)} are not allowed: expected two numbers from 0 to below 1")
         self.backbone = backbone(len(vocabulary))
         self.vocabulary, self.task_name = vocabulary, task_name
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
