@@ -30,7 +30,7 @@ def _verify_batch(backbone: Backbone, vocabulary: Vocabulary, references: Sequen
                   chunk_size: int) -> list[Outcome]:
     device = next(backbone.parameters()).device
     width = max(len(reference.tokens) for reference in references)
-    tokens = np.zeros((len(references), width), dtype=np.int64)
+    tokens = np.zeros((len(references), width), dtype=np.int32)
     predicted = np.zeros((len(references), width), dtype=bool)
     for i, reference in enumerate(references):
         tokens[i, : len(reference.tokens)] = vocabulary.encode(reference.tokens)
@@ -39,7 +39,7 @@ def _verify_batch(backbone: Backbone, vocabulary: Vocabulary, references: Sequen
     state = backbone.initial_state(len(references))
     for start in range(0, width - 1, chunk_size):
         stop = min(start + chunk_size, width - 1)
-        logits, state = backbone(torch.from_numpy(tokens[:, start:stop]).to(device), state)
+        logits, state = backbone(torch.from_numpy(tokens[:, start:stop]).to(device).long(), state)
         wrong[:, start + 1 : stop + 1] = logits.argmax(-1).cpu().numpy() != tokens[:, start + 1 : stop + 1]
     wrong &= predicted
     return [_outcome(r, w, int(p.sum())) for r, w, p in zip(references, wrong, predicted, strict=True)]
