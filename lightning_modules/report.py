@@ -116,7 +116,8 @@ def report(results: str = "results", out: str = "docs/results.md") -> None:
     page += horizon_section(everything, Path(results) / "horizon", figures)
     for experiment in dict.fromkeys(curve.experiment for curve in everything):
         page += experiment_section([c for c in everything if c.experiment == experiment], figures)
-    page += benchmark_section(Path(results) / "benchmarks")
+    page += benchmark_section("Theory", Path(results) / "theory")
+    page += benchmark_section("Benchmarks", Path(results) / "benchmarks")
     with atomic_path(out) as temporary:
         temporary.write_text("\n".join(page).rstrip() + "\n", encoding="utf-8")
     print(f"{out}: {len(everything)} curves of {len(list(Path(results).glob('*/*.json')))} files")
@@ -219,14 +220,17 @@ def steady(curve: Curve, run: int, share: float = 0.9) -> int:
     return reached
 
 
-def benchmark_section(folder: Path) -> list[str]:
+def benchmark_section(title: str, folder: Path) -> list[str]:
+    """The tables of all benchmarks in a folder, whatever their columns, and the command of each."""
     page = []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        rows = content["records"] if isinstance(content, dict) else content
+        rows = content["records"]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        page += [f"### {path.stem}", "", *table(names, [[cell(row.get(name)) for name in names] for row in rows])]
-    return ["## Speed", "", *page] if page else []
+        page += [f"### {path.stem.replace('_', ' ')}", "",
+                 f"`{content.get('command')}` (commit {content.get('commit')}, {content.get('device')})", "",
+                 *table(names, [[cell(row.get(name)) for name in names] for row in rows])]
+    return [f"## {title}", "", *page] if page else []
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -280,6 +284,10 @@ def facts(run: Run) -> str:
 
 
 def cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {cell(sum(v) / len(v) if isinstance(v, list) else v)}" for key, v in value.items())
     if isinstance(value, float):
         return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
     return NOTHING if value is None else f"{value:,}" if isinstance(value, int) else str(value)
