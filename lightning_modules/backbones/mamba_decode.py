@@ -213,7 +213,8 @@ class MambaDecoder(Decoder):
         """Logits, float32 [B, V], after one more token a row, [B]; the same tensor every time."""
         embed[(self.rows,)](tokens, self.embedding, self.hidden, self.d_model, triton.next_power_of_2(self.d_model))
         for i, layer in enumerate(self.layers):
-            self._block(*layer, self.recent[i], self.state[i])
+            for kernel in ("inwards", "convolve", "update", "outwards"):
+                self.run(kernel, layer, self.recent[i], self.state[i])
         self._normed(self.head, self.logits, Tiles(16, 16, 128))
         return self.logits
 
@@ -227,20 +228,26 @@ class MambaDecoder(Decoder):
         project_normed[grid](self.hidden, weight, out, self.rows, self.eps, depth, count, tiles.rows, tiles.columns,
                              tiles.depth, self.precision, num_warps=tiles.warps, num_stages=tiles.stages)
 
-    def _block(self, inwards, taps, bias, selection, dt_weight, dt_bias, rates, skip, outwards, recent, state) -> None:
+    def run(self, kernel: str, layer: Sequence[Tensor], recent: Tensor, state: Tensor) -> None:
+        """One of the four kernels of a layer, named as in `Plan`."""
+        inwards, taps, bias, selection, dt_weight, dt_bias, rates, skip, outwards = layer
         rows, D, N, R = self.rows, self.d_inner, self.d_state, self.dt_rank
-        self._normed(inwards, self.xz, self.plan.inwards)
-        tiles, width = self.plan.convolve, R + 2 * N
-        grid = len(self.partial), triton.cdiv(rows, tiles.rows)
-        convolve_and_select[grid](self.xz, recent, taps, bias, selection, self.u, self.partial, rows, D, width,
-                                  max(16, triton.next_power_of_2(width)), self.share, tiles.rows, tiles.depth,
-                                  self.precision, num_warps=tiles.warps, num_stages=tiles.stages)
-        tiles = self.plan.update
-        grid = triton.cdiv(D, tiles.columns), triton.cdiv(rows, tiles.rows)
-        update_state[grid](self.partial, self.u, self.xz, state, dt_weight, dt_bias, rates, skip, self.y, rows, D, N, R,
-                           max(16, triton.next_power_of_2(R)), len(self.partial), tiles.rows, tiles.columns,
-                           self.precision, num_warps=tiles.warps, num_stages=tiles.stages)
-        tiles = self.plan.outwards
-        grid = triton.cdiv(self.d_model, tiles.columns), triton.cdiv(rows, tiles.rows)
-        project_onto[grid](self.y, outwards, self.hidden, rows, D, self.d_model, tiles.rows, tiles.columns, tiles.depth,
-                           self.precision, num_warps=tiles.warps, num_stages=tiles.stages)
+        tiles = getattr(self.plan, kernel)
+        options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
+        down = triton.cdiv(rows, tiles.rows)
+        if kernel == "inwards":
+            self._normed(inwards, self.xz, tiles)
+        elif kernel == "convolve":
+            width = R + 2 * N
+            convolve_and_select[len(self.partial), down](
+                self.xz, recent, taps, bias, selection, self.u, self.partial, rows, D, width,
+                max(16, triton.next_power_of_2(width)), self.share, tiles.rows, tiles.depth, self.precision, **options)
+        elif kernel == "update":
+            update_state[triton.cdiv(D, tiles.columns), down](
+                self.partial, self.u, self.xz, state, dt_weight, dt_bias, rates, skip, self.y, rows, D, N, R,
+                max(16, triton.next_power_of_2(R)), len(self.partial), tiles.rows, tiles.columns, self.precision,
+                **options)
+        else:
+            project_onto[triton.cdiv(self.d_model, tiles.columns), down](
+                self.y, outwards, self.hidden, rows, D, self.d_model, tiles.rows, tiles.columns, tiles.depth,
+                self.precision, **options)

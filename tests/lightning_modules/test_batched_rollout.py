@@ -83,3 +83,44 @@ def test_what_cannot_be_decoded_is_told():
                            ({"temperature": -1.0}, "temperature -1.0"), ({"lanes": 0}, "lanes 0")):
         with pytest.raises(UserError, match=message):
             Decoding(**wrong)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@needs_cuda
+@pytest.mark.parametrize("backbone", [Mamba, LSTM, Pythia])
+def test_a_gpu_says_what_the_cpu_says(backbone):
+    task = Addition(4)
+    model, problems = _setting(task, backbone)
+    _train(model, task, problems)
+    expected = rollout(model, task.vocabulary(), task, problems, 4, Decoding("host"))
+    found = rollout(model.cuda(), task.vocabulary(), task, problems, 4, Decoding("device", lanes=2))
+    assert [(row.tokens, row.kinds, row.reason) for row in expected] == [
+        (row.tokens, row.kinds, row.reason) for row in found]
+
+
+@needs_cuda
+@pytest.mark.parametrize(("weights", "states", "tolerance"), [
+    (torch.float32, torch.float32, 1e-4), (torch.bfloat16, torch.float32, 3e-2), (torch.bfloat16, torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("rows", [1, 20, 130, 300])
+def test_fused_steps_are_the_model(rows, weights, states, tolerance):
+    torch.manual_seed(0)
+    model = Mamba(40, n_layer=3, d_model=192).cuda().eval()
+    tokens = torch.randint(0, 40, (rows, 50), device="cuda")
+    decoder = model.decoder(rows, 50, weights, states)
+    with torch.inference_mode():
+        expected, _ = model.double()(tokens) if weights == torch.float32 else model(tokens)
+        again = torch.arange(0, rows, 3, device="cuda")
+        decoder.step(tokens[:, 7])
+        decoder.reset(torch.arange(rows, device="cuda"))
+        logits = []
+        for t in range(50):
+            if t == 20:  # these start over
+                decoder.reset(again)
+                fresh, _ = model(tokens[again, 20:])
+            logits.append(decoder.step(tokens[:, t]).clone())
+        found = torch.stack(logits, 1)
+        expected[again, 20:] = fresh
+    error = (found - expected).norm() / expected.norm()
+    assert error < tolerance
