@@ -18,14 +18,14 @@ from lightning_modules.backbones import Mamba
 from lightning_modules.backbones.mamba_decode import MambaDecoder, Tiles, plan
 
 CHOICES = {
-    "inwards": [Tiles(16, 64, 128), Tiles(64, 32, 128), Tiles(64, 64, 64), Tiles(64, 64, 128), Tiles(64, 128, 64),
-                Tiles(128, 64, 64), Tiles(128, 128, 64, 8), Tiles(128, 128, 64), Tiles(128, 256, 64, 8)],
-    "convolve": [Tiles(16, 128, 64), Tiles(16, 256, 64), Tiles(16, 256, 128), Tiles(16, 512, 64), Tiles(32, 256, 64),
-                 Tiles(32, 256, 64, 8), Tiles(64, 256, 64, 8)],
-    "update": [Tiles(16, 16, 0), Tiles(16, 32, 0), Tiles(16, 32, 0, 8), Tiles(16, 64, 0, 8), Tiles(32, 16, 0),
-               Tiles(32, 32, 0, 8), Tiles(64, 16, 0, 8)],
-    "outwards": [Tiles(16, 32, 128), Tiles(16, 32, 256), Tiles(32, 32, 128), Tiles(64, 32, 128), Tiles(64, 64, 64),
-                 Tiles(64, 64, 128), Tiles(128, 64, 64), Tiles(128, 128, 64, 8)],
+    "enter": [Tiles(16, 64, 128), Tiles(64, 32, 128), Tiles(64, 32, 128, 4, 4), Tiles(64, 64, 128),
+              Tiles(64, 64, 64, 4, 4), Tiles(64, 128, 64, 4, 4), Tiles(128, 128, 64, 8, 4), Tiles(128, 256, 64, 8)],
+    "select": [Tiles(16, 16, 256), Tiles(32, 16, 256), Tiles(64, 16, 128, 4, 4), Tiles(64, 32, 128, 4, 4),
+               Tiles(64, 64, 64, 4, 5), Tiles(64, 64, 128, 4, 4), Tiles(128, 64, 64, 4, 4), Tiles(128, 128, 64, 8, 4)],
+    "update": [Tiles(1, 64), Tiles(2, 32), Tiles(2, 64), Tiles(4, 32), Tiles(4, 32, 0, 2), Tiles(4, 64), Tiles(8, 32),
+               Tiles(8, 64, 0, 8)],
+    "leave": [Tiles(16, 16, 256), Tiles(16, 32, 256), Tiles(32, 32, 128, 4, 4), Tiles(64, 32, 128, 4, 4),
+              Tiles(64, 64, 64, 4, 5), Tiles(64, 64, 128, 4, 4), Tiles(128, 64, 64, 4, 4)],
 }
 
 
@@ -48,13 +48,14 @@ def main() -> None:
                 table.add_row(name, "  ".join(f"{times[t]:.1f}: {t.rows}x{t.columns}x{t.depth},{t.warps}"
                                               for t in order if times[t] < float("inf")))
             console.print(table)
-        table = Table("rows", "weights", "states", "microseconds a step", "tokens/s")
-        for weights, states in ((torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32),
-                                (torch.float32, torch.float32)):
+        table = Table("rows", "weights", "states", "early", "microseconds a step", "tokens/s")
+        for weights, states, early in ((torch.bfloat16, torch.bfloat16, False), (torch.bfloat16, torch.bfloat16, True),
+                                       (torch.bfloat16, torch.float32, True), (torch.float32, torch.float32, True)):
             tokens = torch.zeros(rows, dtype=torch.long, device="cuda")
-            decoder = MambaDecoder(model, rows, weights, states, best)
+            decoder = MambaDecoder(model, rows, weights, states, replace(best, early=early))
             spent = time_graph(lambda decoder=decoder, tokens=tokens: decoder.step(tokens))
-            table.add_row(f"{rows}", str(weights)[6:], str(states)[6:], f"{spent:.0f}", f"{rows / spent * 1e6:,.0f}")
+            table.add_row(f"{rows}", str(weights)[6:], str(states)[6:], str(early), f"{spent:.0f}",
+                          f"{rows / spent * 1e6:,.0f}")
         console.print(table)
 
 
@@ -62,12 +63,13 @@ def main() -> None:
 def time_kernel(model: Mamba, rows: int, tiles, name: str) -> float:
     """Microseconds a layer of one kernel; infinite if it cannot run with these tiles."""
     decoder = MambaDecoder(model, rows, torch.bfloat16, torch.bfloat16, tiles)
-    for buffer in (decoder.hidden, decoder.xz, decoder.u, decoder.y, decoder.partial):
+    for buffer in (decoder.hidden, decoder.stream, decoder.u, decoder.y, decoder.gate, decoder.delta, decoder.ends):
         buffer.normal_()
+    decoder.squares.fill_(1)
 
     def layers() -> None:
-        for i, layer in enumerate(decoder.layers):
-            decoder.run(name, layer, decoder.recent[i], decoder.state[i])
+        for i in range(len(decoder.layers)):
+            decoder.run(name, i)
 
     try:
         return time_graph(layers) / len(decoder.layers)

@@ -1,17 +1,21 @@
 """One decoding step of Mamba on CUDA in four Triton kernels a layer; imported where it is used, since Triton is.
 
-A step is bound by memory: the weights are read once, the states are read and written. What these kernels save over the
-library's step (seven kernels a layer) is launches and small passes: the norm rides on the input projection, the
-convolution on the projection to step sizes, B and C, and the step sizes on the update of the state.
+A step reads the weights once and reads and writes the states: it is bound by memory where the batch is large, and by
+the latency of many small kernels where it is small. So the norm and the convolution ride on the input projection; the
+two projections to the step size are one matrix (nothing stands between them); and on Hopper each kernel is launched
+while the one before it runs (programmatic dependent launch), and fetches its weights into the cache meanwhile.
+
+Kernels take `rows` of a batch. Weights are [out, in], as torch has them. What they call `squares` [rows, tiles] are
+the sums of squares of each tile of the residual stream, which the next norm adds up.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import cuda
 
 from lightning_modules.backbones.decoder import Decoder
 
@@ -20,122 +24,166 @@ TAPS = 4
 
 
 @triton.jit
-def project_normed(hidden, weight, out, rows, eps, K: tl.constexpr, N: tl.constexpr, BM: tl.constexpr,
-                   BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """out [rows, N] = hidden / rms(hidden) @ weight.T; hidden [rows, K] float32; weight [N, K], the norm's included."""
-    m = tl.program_id(1) * BM + tl.arange(0, BM)
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    inside = (m < rows)[:, None]
-    total = tl.zeros((BM, BN), tl.float32)
-    squares = tl.zeros((BM,), tl.float32)
-    for start in range(0, K, BK):
-        k = start + tl.arange(0, BK)
-        a = tl.load(hidden + m[:, None] * K + k, mask=inside & (k < K), other=0.0)
-        w = tl.load(weight + n * K + k[:, None], mask=(n < N) & (k < K)[:, None], other=0.0)
-        squares += tl.sum(a * a, 1)
-        total = tl.dot(a.to(w.dtype), w, total, input_precision=PRECISION)
-    total *= tl.rsqrt(squares / K + eps)[:, None]
-    tl.store(out + m[:, None] * N + n, total.to(out.dtype.element_ty), mask=inside & (n < N))
+def _fetch(weight, n, K: tl.constexpr):
+    """Ask for rows `n` of a matrix [N, K] of 2-byte numbers to be brought into the L2 cache: a line has 128 bytes."""
+    k = tl.arange(0, triton.next_power_of_2(K) // 64) * 64
+    lines = weight + n[:, None] * K + tl.where(k < K, k, 0)
+    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; // $0", "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
-def project_onto(x, weight, hidden, rows, K: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                 BK: tl.constexpr, PRECISION: tl.constexpr):
-    """hidden [rows, N] float32 += x [rows, K] @ weight.T, weight [N, K]."""
-    m = tl.program_id(1) * BM + tl.arange(0, BM)
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    inside = (m < rows)[:, None]
+def _begin(weight, n, N: tl.constexpr, K: tl.constexpr, EARLY: tl.constexpr):
+    """Let the next kernel start, and wait for the one before; nothing that it writes may be read before this."""
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        if weight.dtype.element_ty == tl.bfloat16 and K >= 64:
+            _fetch(weight, tl.minimum(n, N - 1), K)
+        cuda.gdc_wait()
+
+
+@triton.jit
+def _product(x, weight, m, n, rows, N: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+             BK: tl.constexpr, PRECISION: tl.constexpr):
+    """Tile [BM, BN], float32, of x [rows, K] @ weight [N, K].T."""
     total = tl.zeros((BM, BN), tl.float32)
     for start in range(0, K, BK):
         k = start + tl.arange(0, BK)
-        a = tl.load(x + m[:, None] * K + k, mask=inside & (k < K), other=0.0)
+        a = tl.load(x + m[:, None] * K + k, mask=(m < rows)[:, None] & (k < K), other=0.0)
         w = tl.load(weight + n * K + k[:, None], mask=(n < N) & (k < K)[:, None], other=0.0)
         total = tl.dot(a, w, total, input_precision=PRECISION)
-    place, mask = hidden + m[:, None] * N + n, inside & (n < N)
-    tl.store(place, tl.load(place, mask=mask, other=0.0) + total, mask=mask)
+    return total
 
 
 @triton.jit
-def convolve_and_select(xz, recent, taps, bias, weight, u, partial, rows, D: tl.constexpr, P: tl.constexpr,
-                        PP: tl.constexpr, SHARE: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
-                        PRECISION: tl.constexpr):
-    """u [rows, D] = silu(convolution), and this program's share of u @ weight.T (step size, B and C), weight [P, D].
+def _scale(squares, m, rows, eps, WIDTH: tl.constexpr, TILES: tl.constexpr, TP: tl.constexpr):
+    """1 / rms of each row of the residual stream, which is WIDTH wide."""
+    t = tl.arange(0, TP)
+    parts = tl.load(squares + m[:, None] * TILES + t, mask=(m < rows)[:, None] & (t < TILES), other=0.0)
+    return tl.rsqrt(tl.sum(parts, 1) / WIDTH + eps)
 
-    xz [rows, 2 D]: inputs, then gates; recent [rows, 3, D]: the inputs before, shifted by one; taps [4, D];
-    partial [D / SHARE, rows, P] float32: sums over SHARE channels each, which the next kernel adds up.
+
+@triton.jit
+def embed(tokens, table, hidden, stream, squares, W: tl.constexpr, WP: tl.constexpr, TILES: tl.constexpr,
+          TP: tl.constexpr):
+    """hidden [rows, W] float32 and stream [rows, W], the same in the weights' type, from table [V, W]."""
+    row, w, t = tl.program_id(0), tl.arange(0, WP), tl.arange(0, TP)
+    token = tl.load(tokens + row).to(tl.int64)
+    value = tl.load(table + token * W + w, mask=w < W, other=0.0).to(tl.float32)
+    tl.store(hidden + row * W + w, value, mask=w < W)
+    tl.store(stream + row * W + w, value.to(stream.dtype.element_ty), mask=w < W)
+    tl.store(squares + row * TILES + t, tl.where(t == 0, tl.sum(value * value, 0), 0.0), mask=t < TILES)
+
+
+@triton.jit
+def enter(stream, squares, weight, recent, taps, bias, u, gate, rows, eps, W: tl.constexpr, D: tl.constexpr,
+          TILES: tl.constexpr, TP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+          PRECISION: tl.constexpr, EARLY: tl.constexpr):
+    """u [rows, D] = silu(convolution of x), gate [rows, D] = silu(z), with (x, z) = norm(stream) @ weight.T.
+
+    weight [2 D, W], the norm's included; recent [rows, 3, D]: the inputs x before, shifted by one; taps [4, D]. D is a
+    multiple of BN, so that a tile is of x or of z.
     """
     m = tl.program_id(1) * BM + tl.arange(0, BM)
-    inside = (m < rows)[:, None]
-    p = tl.arange(0, PP)
-    total = tl.zeros((BM, PP), tl.float32)
-    first = tl.program_id(0) * SHARE
-    for start in range(0, SHARE, BK):
-        k = first + start + tl.arange(0, BK)
-        mask = inside & (k < D)
-        before = recent + m[:, None] * (3 * D) + k
-        x0 = tl.load(before, mask=mask, other=0.0).to(tl.float32)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    _begin(weight, n, 2 * D, W, EARLY)
+    x = _product(stream, weight, m, n, rows, 2 * D, W, BM, BN, BK, PRECISION)
+    x *= _scale(squares, m, rows, eps, W, TILES, TP)[:, None]
+    mask = (m < rows)[:, None] & (n < 2 * D)
+    if tl.program_id(0) * BN >= D:
+        tl.store(gate + m[:, None] * D + n - D, (x * tl.sigmoid(x)).to(gate.dtype.element_ty), mask=mask)
+    else:
+        before = recent + m[:, None] * (3 * D) + n
+        x0 = tl.load(before, mask=mask, other=0.0)
         x1 = tl.load(before + D, mask=mask, other=0.0)
         x2 = tl.load(before + 2 * D, mask=mask, other=0.0)
-        x3 = tl.load(xz + m[:, None] * (2 * D) + k, mask=mask, other=0.0)
         tl.store(before, x1, mask=mask)
         tl.store(before + D, x2, mask=mask)
-        tl.store(before + 2 * D, x3.to(x2.dtype), mask=mask)
-        known = k < D
-        value = tl.load(bias + k, mask=known, other=0.0) + tl.load(taps + k, mask=known, other=0.0) * x0
-        value += tl.load(taps + D + k, mask=known, other=0.0) * x1.to(tl.float32)
-        value += tl.load(taps + 2 * D + k, mask=known, other=0.0) * x2.to(tl.float32)
-        value += tl.load(taps + 3 * D + k, mask=known, other=0.0) * x3.to(tl.float32)
-        value = value * tl.sigmoid(value)
-        w = tl.load(weight + p * D + k[:, None], mask=(p < P) & known[:, None], other=0.0)
-        value = value.to(w.dtype)
-        tl.store(u + m[:, None] * D + k, value, mask=mask)
-        total = tl.dot(value, w, total, input_precision=PRECISION)
-    place = partial + (tl.program_id(0) * rows + m)[:, None] * P + p
-    tl.store(place, total, mask=inside & (p < P))
+        tl.store(before + 2 * D, x.to(x2.dtype), mask=mask)
+        value = tl.load(bias + n) + tl.load(taps + n) * x0.to(tl.float32) + tl.load(taps + D + n) * x1.to(tl.float32)
+        value += tl.load(taps + 2 * D + n) * x2.to(tl.float32) + tl.load(taps + 3 * D + n) * x
+        tl.store(u + m[:, None] * D + n, (value * tl.sigmoid(value)).to(u.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def update_state(partial, u, xz, state, dt_weight, dt_bias, rates, skip, y, rows, D: tl.constexpr, N: tl.constexpr,
-                 R: tl.constexpr, RP: tl.constexpr, SHARES: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
-                 PRECISION: tl.constexpr):
-    """y [rows, D] = (C h + D u) silu(z) after h = exp(delta A) h + delta u B, with delta = softplus(dt_proj(dt)).
+def select(u, weight, bias, delta, ends, rows, D: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+           BK: tl.constexpr, PRECISION: tl.constexpr, EARLY: tl.constexpr):
+    """delta [rows, D] = softplus(first D columns of u @ weight.T + bias), ends [rows, 2 N] = the others, B and C.
 
-    state [rows, D, N] is updated in place; rates [D, N]: A, negative; partial: see `convolve_and_select`.
+    weight [D + 2 N, D]; delta and ends are float32. D is a multiple of BN.
+    """
+    m = tl.program_id(1) * BM + tl.arange(0, BM)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    _begin(weight, n, D + 2 * N, D, EARLY)
+    value = _product(u, weight, m, n, rows, D + 2 * N, D, BM, BN, BK, PRECISION)
+    if tl.program_id(0) * BN < D:
+        value += tl.load(bias + n)
+        grown = tl.exp(tl.minimum(value, 20.0))
+        # log(1 + e) of a small e would lose its digits.
+        soft = tl.where(grown < 1e-3, grown * (1 - 0.5 * grown), tl.log(1 + grown))
+        tl.store(delta + m[:, None] * D + n, tl.where(value > 20.0, value, soft), mask=(m < rows)[:, None])
+    else:
+        place = n - D
+        tl.store(ends + m[:, None] * (2 * N) + place, value, mask=(m < rows)[:, None] & (place < 2 * N))
+
+
+@triton.jit
+def update(delta, ends, u, gate, state, rates, skip, y, rows, D: tl.constexpr, N: tl.constexpr, BM: tl.constexpr,
+           BD: tl.constexpr, EARLY: tl.constexpr):
+    """y [rows, D] = (C h + D u) gate, after h = exp(delta A) h + delta u B: state [rows, D, N], in place.
+
+    rates [D, N]: A / log(2), negative; D is a multiple of BD.
     """
     d = tl.program_id(0) * BD + tl.arange(0, BD)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
-    r, n = tl.arange(0, RP), tl.arange(0, N)
-    alive, known = m < rows, d < D
-    P: tl.constexpr = R + 2 * N
-    step, into, out = tl.zeros((BM, RP), tl.float32), tl.zeros((BM, N), tl.float32), tl.zeros((BM, N), tl.float32)
-    for share in tl.static_range(SHARES):
-        line = partial + (share * rows + m)[:, None] * P
-        step += tl.load(line + r, mask=alive[:, None] & (r < R), other=0.0)
-        into += tl.load(line + R + n, mask=alive[:, None], other=0.0)
-        out += tl.load(line + R + N + n, mask=alive[:, None], other=0.0)
-    w = tl.load(dt_weight + d * R + r[:, None], mask=known & (r < R)[:, None], other=0.0)
-    step = tl.dot(step.to(w.dtype), w, input_precision=PRECISION) + tl.load(dt_bias + d, mask=known, other=0.0)
-    grown = tl.exp(tl.minimum(step, 20.0))
-    # log(1 + e) of a small e would lose its digits.
-    delta = tl.where(step > 20.0, step, tl.where(grown < 1e-3, grown * (1 - 0.5 * grown), tl.log(1 + grown)))
-    mask = alive[:, None] & known
-    x = tl.load(u + m[:, None] * D + d, mask=mask, other=0.0).to(tl.float32)
-    rate = tl.load(rates + d[:, None] * N + n, mask=known[:, None], other=0.0)
-    cells = state + (m[:, None] * D + d)[:, :, None] * N + n
+    n = tl.arange(0, N)
+    rate = tl.load(rates + d[:, None] * N + n)
+    weight = tl.load(skip + d)
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
+    alive = m < rows
+    mask = alive[:, None] & (d < D)
+    place = m[:, None] * D + d
+    cells = state + place[:, :, None] * N + n
     h = tl.load(cells, mask=mask[:, :, None], other=0.0).to(tl.float32)
-    h = tl.exp(delta[:, :, None] * rate[None]) * h + (delta * x)[:, :, None] * into[:, None, :]
+    step = tl.load(delta + place, mask=mask, other=0.0)
+    x = tl.load(u + place, mask=mask, other=0.0).to(tl.float32)
+    into = tl.load(ends + m[:, None] * (2 * N) + n, mask=alive[:, None], other=0.0)
+    out = tl.load(ends + m[:, None] * (2 * N) + N + n, mask=alive[:, None], other=0.0)
+    h = tl.exp2(step[:, :, None] * rate[None]) * h + (step * x)[:, :, None] * into[:, None, :]
     tl.store(cells, h.to(state.dtype.element_ty), mask=mask[:, :, None])
-    result = tl.sum(h * out[:, None, :], 2) + tl.load(skip + d, mask=known, other=0.0) * x
-    z = tl.load(xz + m[:, None] * (2 * D) + D + d, mask=mask, other=0.0).to(tl.float32)
-    tl.store(y + m[:, None] * D + d, (result * z * tl.sigmoid(z)).to(y.dtype.element_ty), mask=mask)
+    result = tl.sum(h * out[:, None, :], 2) + weight * x
+    result *= tl.load(gate + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y + place, result.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def embed(tokens, table, hidden, K: tl.constexpr, KP: tl.constexpr):
-    """hidden [rows, K] float32 = table[tokens]."""
-    row, k = tl.program_id(0), tl.arange(0, KP)
-    token = tl.load(tokens + row).to(tl.int64)
-    tl.store(hidden + row * K + k, tl.load(table + token * K + k, mask=k < K, other=0.0).to(tl.float32), mask=k < K)
+def leave(y, weight, hidden, stream, squares, rows, W: tl.constexpr, D: tl.constexpr, TILES: tl.constexpr,
+          BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, EARLY: tl.constexpr):
+    """hidden [rows, W] float32 += y [rows, D] @ weight.T, also into `stream`, and the sums of squares of its tiles."""
+    m = tl.program_id(1) * BM + tl.arange(0, BM)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    _begin(weight, n, W, D, EARLY)
+    value = _product(y, weight, m, n, rows, W, D, BM, BN, BK, PRECISION)
+    place, mask = m[:, None] * W + n, (m < rows)[:, None] & (n < W)
+    value += tl.load(hidden + place, mask=mask, other=0.0)
+    tl.store(hidden + place, value, mask=mask)
+    tl.store(stream + place, value.to(stream.dtype.element_ty), mask=mask)
+    total = tl.sum(tl.where(mask, value * value, 0.0), 1)
+    tl.store(squares + m * TILES + tl.program_id(0), total, mask=m < rows)
+
+
+@triton.jit
+def score(stream, squares, weight, logits, rows, eps, W: tl.constexpr, V: tl.constexpr, TILES: tl.constexpr,
+          TP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+          EARLY: tl.constexpr):
+    """logits [rows, V] float32 = norm(stream) @ weight.T; weight [V, W], the norm's included."""
+    m = tl.program_id(1) * BM + tl.arange(0, BM)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    _begin(weight, n, V, W, EARLY)
+    value = _product(stream, weight, m, n, rows, V, W, BM, BN, BK, PRECISION)
+    value *= _scale(squares, m, rows, eps, W, TILES, TP)[:, None]
+    tl.store(logits + m[:, None] * V + n, value, mask=(m < rows)[:, None] & (n < V))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +192,7 @@ class Tiles:
 
     rows: int
     columns: int
-    depth: int
+    depth: int = 0
     warps: int = 4
     stages: int = 3
 
@@ -153,19 +201,26 @@ class Tiles:
 class Plan:
     """Tiles of the kernels for a number of rows, as measured on an H100 by benchmarks/decode.py."""
 
-    inwards: Tiles
-    convolve: Tiles
+    enter: Tiles
+    select: Tiles
     update: Tiles
-    outwards: Tiles
+    leave: Tiles
+    early: bool = True
 
 
 def plan(rows: int) -> Plan:
     """The plan for so many rows."""
     if rows <= 64:
-        return Plan(Tiles(64, 32, 128), Tiles(16, 256, 64), Tiles(16, 32, 0), Tiles(16, 32, 128))
+        return Plan(Tiles(64, 32, 128), Tiles(64, 16, 128), Tiles(2, 32), Tiles(16, 32, 128))
     if rows <= 256:
-        return Plan(Tiles(64, 64, 64), Tiles(16, 256, 64), Tiles(16, 32, 0), Tiles(32, 32, 128))
-    return Plan(Tiles(128, 128, 64, 8), Tiles(32, 384, 64), Tiles(16, 32, 0), Tiles(64, 64, 64))
+        return Plan(Tiles(64, 128, 64), Tiles(64, 64, 64), Tiles(4, 32), Tiles(64, 32, 128))
+    return Plan(Tiles(128, 256, 64, 8), Tiles(128, 128, 64, 8), Tiles(4, 32), Tiles(64, 64, 128))
+
+
+def can_decode(backbone) -> bool:
+    """Whether the kernels are written for a Mamba of this shape."""
+    mixer = backbone.backbone["layers"][0]["mixer"]
+    return mixer.d_conv == TAPS and mixer.d_inner % 16 == 0 and mixer.d_state in (8, 16, 32, 64, 128)
 
 
 class MambaDecoder(Decoder):
@@ -176,78 +231,96 @@ class MambaDecoder(Decoder):
 
     def __init__(self, backbone, rows: int, weights: torch.dtype, states: torch.dtype,
                  tiles: Plan | None = None) -> None:
-        layers = backbone.backbone["layers"]
+        layers, body = backbone.backbone["layers"], backbone.backbone
         mixer = layers[0]["mixer"]
-        self.rows, self.plan = rows, tiles or plan(rows)
-        self.d_inner, self.d_state, self.dt_rank = mixer.d_inner, mixer.d_state, mixer.dt_rank
-        self.d_model, self.vocab_size = backbone.lm_head.in_features, backbone.vocab_size
-        self.eps = backbone.backbone["norm_f"].eps
-        self.precision = "ieee" if weights == torch.float32 else "tf32"  # of float32 operands only
-        self.embedding = backbone.backbone["embedding"].weight.detach()
-        self.head = self._weight(backbone.lm_head.weight * backbone.backbone["norm_f"].weight, weights)
-        self.layers = [self._layer(layer["norm"], layer["mixer"], weights) for layer in layers]
-        device, D = self.embedding.device, self.d_inner
-        self.recent = torch.zeros(len(layers), rows, TAPS - 1, D, dtype=weights, device=device)
-        self.state = torch.zeros(len(layers), rows, D, self.d_state, dtype=states, device=device)
-        self.share = min(self.plan.convolve.columns, triton.next_power_of_2(D))
-        new = lambda *shape, dtype=weights: torch.empty(*shape, dtype=dtype, device=device)  # noqa: E731
-        self.hidden, self.logits = (new(rows, n, dtype=torch.float32) for n in (self.d_model, self.vocab_size))
-        self.xz, self.u, self.y = new(rows, 2 * D), new(rows, D), new(rows, D)
-        self.partial = new(-(-D // self.share), rows, self.dt_rank + 2 * self.d_state, dtype=torch.float32)
+        self.rows, self.plan, self.eps = rows, tiles or plan(rows), body["norm_f"].eps
+        self.W, self.D, self.N, self.V = (backbone.lm_head.in_features, mixer.d_inner, mixer.d_state,
+                                          backbone.vocab_size)
+        self.precision = "tf32x3" if weights == torch.float32 else "tf32"  # of float32 operands only
+        self.embedding = body["embedding"].weight.detach()
+        device = self.embedding.device
+        self.early = self.plan.early and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
+        self.head = _weight(backbone.lm_head.weight * body["norm_f"].weight, weights)
+        self.layers = [_layer(layer["norm"], layer["mixer"], weights) for layer in layers]
+        self.recent = torch.zeros(len(layers), rows, TAPS - 1, self.D, dtype=weights, device=device)
+        self.state = torch.zeros(len(layers), rows, self.D, self.N, dtype=states, device=device)
 
-    @staticmethod
-    def _weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-        return weight.detach().to(dtype).contiguous()
+        def new(width: int, dtype: torch.dtype) -> Tensor:
+            return torch.empty(rows, width, dtype=dtype, device=device)
 
-    def _layer(self, norm, mixer, weights: torch.dtype) -> Sequence[Tensor]:
-        """Weights in the order that `step` takes them."""
-        def exact(x: Tensor) -> Tensor:
-            return self._weight(x, torch.float32)
-
-        return (self._weight(mixer.in_proj.weight * norm.weight, weights), exact(mixer.conv1d.weight[:, 0].t()),
-                exact(mixer.conv1d.bias), self._weight(mixer.x_proj.weight, weights),
-                self._weight(mixer.dt_proj.weight, weights), exact(mixer.dt_proj.bias), exact(-torch.exp(mixer.A_log)),
-                exact(mixer.D), self._weight(mixer.out_proj.weight, weights))
+        self.tiles = triton.cdiv(self.W, self.plan.leave.columns)
+        self.stream, self.u, self.gate, self.y = (new(n, weights) for n in (self.W, self.D, self.D, self.D))
+        self.hidden, self.squares, self.delta, self.ends, self.logits = (
+            new(n, torch.float32) for n in (self.W, self.tiles, self.D, 2 * self.N, self.V))
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits, float32 [B, V], after one more token a row, [B]; the same tensor every time."""
-        embed[(self.rows,)](tokens, self.embedding, self.hidden, self.d_model, triton.next_power_of_2(self.d_model))
-        for i, layer in enumerate(self.layers):
-            for kernel in ("inwards", "convolve", "update", "outwards"):
-                self.run(kernel, layer, self.recent[i], self.state[i])
-        self._normed(self.head, self.logits, Tiles(16, 16, 128))
+        power = triton.next_power_of_2
+        embed[(self.rows,)](tokens.contiguous(), self.embedding, self.hidden, self.stream, self.squares, self.W,
+                            power(self.W), self.tiles, power(self.tiles))
+        for i in range(len(self.layers)):
+            for kernel in ("enter", "select", "update", "leave"):
+                self.run(kernel, i)
+        grid = triton.cdiv(self.V, 16), triton.cdiv(self.rows, 16)
+        score[grid](self.stream, self.squares, self.head, self.logits, self.rows, self.eps, self.W, self.V, self.tiles,
+                    power(self.tiles), 16, 16, self._depth(128, self.W), self.precision, self.early,
+                    launch_pdl=self.early)
         return self.logits
 
     def reset(self, rows: Tensor) -> None:
         self.recent.index_fill_(1, rows, 0)
         self.state.index_fill_(1, rows, 0)
 
-    def _normed(self, weight: Tensor, out: Tensor, tiles: Tiles) -> None:
-        count, depth = weight.shape
-        grid = triton.cdiv(count, tiles.columns), triton.cdiv(self.rows, tiles.rows)
-        project_normed[grid](self.hidden, weight, out, self.rows, self.eps, depth, count, tiles.rows, tiles.columns,
-                             tiles.depth, self.precision, num_warps=tiles.warps, num_stages=tiles.stages)
+    @staticmethod
+    def _depth(depth: int, width: int) -> int:
+        return max(16, min(depth, triton.next_power_of_2(width)))
 
-    def run(self, kernel: str, layer: Sequence[Tensor], recent: Tensor, state: Tensor) -> None:
-        """One of the four kernels of a layer, named as in `Plan`."""
-        inwards, taps, bias, selection, dt_weight, dt_bias, rates, skip, outwards = layer
-        rows, D, N, R = self.rows, self.d_inner, self.d_state, self.dt_rank
-        tiles = getattr(self.plan, kernel)
-        options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
-        down = triton.cdiv(rows, tiles.rows)
-        if kernel == "inwards":
-            self._normed(inwards, self.xz, tiles)
-        elif kernel == "convolve":
-            width = R + 2 * N
-            convolve_and_select[len(self.partial), down](
-                self.xz, recent, taps, bias, selection, self.u, self.partial, rows, D, width,
-                max(16, triton.next_power_of_2(width)), self.share, tiles.rows, tiles.depth, self.precision, **options)
+    def _columns(self, tiles: Tiles) -> int:
+        """Columns of a tile: a divisor of the inner width."""
+        columns = tiles.columns
+        while self.D % columns:
+            columns //= 2
+        return columns
+
+    def run(self, kernel: str, i: int) -> None:
+        """One of the kernels of layer `i`, named as in `Plan`."""
+        inwards, taps, conv_bias, selection, dt_bias, rates, skip, outwards = self.layers[i]
+        tiles, power = getattr(self.plan, kernel), triton.next_power_of_2
+        columns = tiles.columns if kernel == "leave" else self._columns(tiles)
+        down = triton.cdiv(self.rows, tiles.rows)
+        options = {"num_warps": tiles.warps, "num_stages": tiles.stages, "launch_pdl": self.early}
+        W, D, N, rows = self.W, self.D, self.N, self.rows
+        if kernel == "enter":
+            enter[triton.cdiv(2 * D, columns), down](
+                self.stream, self.squares, inwards, self.recent[i], taps, conv_bias, self.u, self.gate, rows, self.eps,
+                W, D, self.tiles, power(self.tiles), tiles.rows, columns, self._depth(tiles.depth, W), self.precision,
+                self.early, **options)
+        elif kernel == "select":
+            select[triton.cdiv(D + 2 * N, columns), down](
+                self.u, selection, dt_bias, self.delta, self.ends, rows, D, N, tiles.rows, columns,
+                self._depth(tiles.depth, D), self.precision, self.early, **options)
         elif kernel == "update":
-            update_state[triton.cdiv(D, tiles.columns), down](
-                self.partial, self.u, self.xz, state, dt_weight, dt_bias, rates, skip, self.y, rows, D, N, R,
-                max(16, triton.next_power_of_2(R)), len(self.partial), tiles.rows, tiles.columns, self.precision,
-                **options)
+            update[D // columns, down](
+                self.delta, self.ends, self.u, self.gate, self.state[i], rates, skip, self.y, rows, D, N, tiles.rows,
+                columns, self.early, **options)
         else:
-            project_onto[triton.cdiv(self.d_model, tiles.columns), down](
-                self.y, outwards, self.hidden, rows, D, self.d_model, tiles.rows, tiles.columns, tiles.depth,
-                self.precision, **options)
+            leave[triton.cdiv(W, columns), down](
+                self.y, outwards, self.hidden, self.stream, self.squares, rows, W, D, self.tiles, tiles.rows, columns,
+                self._depth(tiles.depth, D), self.precision, self.early, **options)
+
+
+def _weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.detach().to(dtype).contiguous()
+
+
+def _layer(norm, mixer, weights: torch.dtype) -> tuple[Tensor, ...]:
+    """Weights in the order in which `MambaDecoder.run` takes them."""
+    def exact(x: Tensor) -> Tensor:
+        return _weight(x, torch.float32)
+
+    step, *ends = mixer.x_proj.weight.split([mixer.dt_rank, mixer.d_state, mixer.d_state])
+    step = (mixer.dt_proj.weight.double() @ step.double()).to(step.dtype)
+    return (_weight(mixer.in_proj.weight * norm.weight, weights), exact(mixer.conv1d.weight[:, 0].t()),
+            exact(mixer.conv1d.bias), _weight(torch.cat([step, *ends]), weights), exact(mixer.dt_proj.bias),
+            exact(-torch.exp(mixer.A_log.double()) / 0.6931471805599453), exact(mixer.D),
+            _weight(mixer.out_proj.weight, weights))
