@@ -1,16 +1,14 @@
-"""One decoding step of a Mamba of 24 x 768 on a GPU: how long each kernel takes, a step, and lanes of steps.
+"""One decoding step of a Mamba of 24 x 768 on a GPU: how long each kernel takes, and a step.
 
     python benchmarks/decode.py --rows 64 256 1024
 
 Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Prints only: it
-is for choosing tiles (`lightning_modules.backbones.mamba_decode.plan`); the numbers that count are those of
+is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are those of
 benchmarks/rollout.py.
 """
 
 import argparse
-import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -24,31 +22,23 @@ KERNELS = ("enter", "convolve", "select", "update", "leave", "add")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--lanes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--layers", type=int, default=24)
     options = parser.parse_args()
-    from lightning_modules.backbones.mamba_decode import MambaDecoder, plan
+    from lightning_modules.backbones.mamba_decode import MambaDecoder
 
     model = Mamba(40, n_layer=options.layers, d_model=768).cuda().eval()
-    console, half = Console(width=150), torch.bfloat16
+    half = torch.bfloat16
+    table = Table("rows", "weights", "states", *KERNELS, "step", "tokens/s", title="microseconds")
     for rows in options.rows:
-        table = Table("rows", "starts early", *KERNELS, "step", "tokens/s", title="microseconds, bf16 weights and states")
-        for early in (False, True):
-            decoder = MambaDecoder(model, rows, half, half, replace(plan(rows), early=early))
+        for weights, states in ((half, half), (half, torch.float32), (torch.float32, torch.float32)):
+            decoder = MambaDecoder(model, rows, weights, states)
             times = [time_graph(lambda kernel=kernel, d=decoder: each_layer(d, kernel)) / options.layers
                      for kernel in KERNELS]
             tokens = torch.zeros(rows, dtype=torch.long, device="cuda")
             step = time_graph(lambda d=decoder, tokens=tokens: d.step(tokens))
-            table.add_row(str(rows), str(early), *(f"{t:.1f}" for t in times), f"{step:.0f}", f"{rows / step * 1e6:,.0f}")
-        console.print(table)
-        table = Table("rows", "lanes", "weights", "states", "microseconds a step", "tokens/s")
-        for weights, states in ((half, half), (half, torch.float32), (torch.float32, torch.float32)):
-            for lanes in options.lanes:
-                decoders = [MambaDecoder(model, rows // lanes, weights, states) for _ in range(lanes)]
-                step = time_lanes(decoders)
-                table.add_row(str(rows), str(lanes), str(weights)[6:], str(states)[6:], f"{step:.0f}",
-                              f"{rows / step * 1e6:,.0f}")
-        console.print(table)
+            table.add_row(str(rows), str(weights)[6:], str(states)[6:], *(f"{t:.1f}" for t in times), f"{step:.0f}",
+                          f"{rows / step * 1e6:,.0f}")
+    Console(width=150).print(table)
 
 
 def each_layer(decoder, kernel: str) -> None:
@@ -68,23 +58,6 @@ def time_graph(work: Callable[[], object], repeats: int = 30) -> float:
         stop.record()
     stop.synchronize()
     return start.elapsed_time(stop) / repeats * 1000
-
-
-@torch.inference_mode()
-def time_lanes(decoders: list, repeats: int = 40) -> float:
-    """Microseconds of a step of all decoders, each on a stream of its own."""
-    graphs = []
-    for decoder in decoders:
-        tokens = torch.zeros(decoder.rows, dtype=torch.long, device="cuda")
-        graphs.append((*capture(lambda d=decoder, tokens=tokens: d.step(tokens)), tokens))
-    torch.cuda.synchronize()
-    begun = time.perf_counter()
-    for _ in range(repeats):
-        for stream, graph, _ in graphs:
-            with torch.cuda.stream(stream):
-                graph.replay()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - begun) / repeats * 1e6
 
 
 def capture(work: Callable[[], object]) -> tuple[torch.cuda.Stream, torch.cuda.CUDAGraph]:
