@@ -31,7 +31,7 @@ END_REASON, BUDGET, INVALID = 1, 2, 3
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decoding:
     """How rollouts are decoded.
 
