@@ -110,6 +110,8 @@ class TrajectoryModel(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         decayed, exempt = [], []
         for parameter in self.parameters():
+            if not parameter.requires_grad:  # frozen beneath low-rank updates
+                continue
             free = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
             (exempt if free else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": exempt, "weight_decay": 0.0}]

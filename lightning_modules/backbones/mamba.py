@@ -55,6 +55,11 @@ class Mamba(Backbone):
                 layer["mixer"].out_proj.weight /= math.sqrt(n_layer)
 
     @property
+    def parts(self) -> tuple[nn.Embedding, nn.ModuleList, nn.Module, nn.Linear]:
+        """Embedding, layers, last norm, head."""
+        return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
+
+    @property
     def description(self) -> str:
         return f"mamba {len(self.backbone['layers'])}x{self.lm_head.in_features}"
 
