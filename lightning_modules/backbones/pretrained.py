@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.base import Backbone, State
 from lightning_modules.backbones.checkpoints import find_folder, read_config, read_weights, write_folder
+from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.families import Config, Family, family_of, recognise
 from lightning_modules.backbones.low_rank import add_low_rank, merged_state_dict
 from tools import UserError
@@ -56,6 +57,10 @@ class Pretrained(Backbone):
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         return self.model.step(tokens, state)
+
+    def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
+                states: torch.dtype = torch.float32) -> Decoder:
+        return self.model.decoder(rows, length, weights, states)
 
     def state_size(self, length: int) -> int:
         return self.model.state_size(length)
