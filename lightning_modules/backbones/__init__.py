@@ -1,6 +1,7 @@
 """Backbones, one file each."""
 
 from lightning_modules.backbones.base import Backbone
+from lightning_modules.backbones.hugging_face import HuggingFace
 from lightning_modules.backbones.hybrid import Hybrid
 from lightning_modules.backbones.mamba import Mamba
 from lightning_modules.backbones.mamba2 import Mamba2
@@ -10,5 +11,5 @@ from lightning_modules.backbones.pythia import Pythia
 from lightning_modules.backbones.recurrent import GRU, LSTM
 from lightning_modules.backbones.suffix import Suffix
 
-__all__ = ["GRU", "LSTM", "Backbone", "Hybrid", "Mamba", "Mamba2", "Mistral", "Pretrained", "Pythia",
+__all__ = ["GRU", "LSTM", "Backbone", "HuggingFace", "Hybrid", "Mamba", "Mamba2", "Mistral", "Pretrained", "Pythia",
            "Suffix"]

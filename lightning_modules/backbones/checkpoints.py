@@ -73,20 +73,29 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def write_folder(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], tokens: list[str]) -> None:
-    """Write config.json, model.safetensors and tokens.json (a token's id is its place in the list).
-
-    Raises UserError if the folder holds another model.
-    """
+def check_new(folder: Path) -> None:
+    """Raises UserError if the folder holds a model."""
     if any((folder / file).exists() for file in ("config.json", *WEIGHTS)):
         raise UserError(f"{folder} holds a model, which stays as it is: give another folder")
+
+
+def write_folder(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Write config.json and model.safetensors; raises UserError if the folder holds a model already."""
+    check_new(folder)
     save = required("safetensors.torch").save_file
-    folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / WEIGHTS[0]) as path:
         save({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, path, {"format": "pt"})
-    for name, content in (("tokens.json", tokens), ("config.json", config)):
-        with atomic_path(folder / name) as path:
-            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_json(folder / "config.json", config)
+
+
+def write_tokens(folder: Path, tokens: list[str]) -> None:
+    """Write tokens.json, the vocabulary: a token's id is its place in the list."""
+    _write_json(folder / "tokens.json", tokens)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def required(module: str):

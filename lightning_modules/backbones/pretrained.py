@@ -8,9 +8,17 @@ import torch
 from torch import Tensor
 
 from lightning_modules.backbones.base import Backbone, State
-from lightning_modules.backbones.checkpoints import find_folder, read_config, read_weights, write_folder
+from lightning_modules.backbones.checkpoints import (
+    check_new,
+    find_folder,
+    read_config,
+    read_weights,
+    write_folder,
+    write_tokens,
+)
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.families import Config, Family, family_of, recognise
+from lightning_modules.backbones.hugging_face import HuggingFace
 from lightning_modules.backbones.low_rank import add_low_rank, merged_state_dict
 from tools import UserError
 
@@ -118,6 +126,12 @@ def export(backbone: Backbone, folder: str | Path, tokens: Sequence[str]) -> str
 
     Raises UserError if transformers has no such model, or the folder holds one already.
     """
+    folder = Path(folder)
+    if isinstance(backbone, HuggingFace):
+        check_new(folder)
+        backbone.model.save_pretrained(folder, state_dict=merged_state_dict(backbone.model))
+        write_tokens(folder, list(tokens))
+        return type(backbone.model).__name__
     net = backbone.model if isinstance(backbone, Pretrained) else backbone
     family = family_of(net)
     embedding, _, _, head = net.parts
@@ -129,5 +143,6 @@ def export(backbone: Backbone, folder: str | Path, tokens: Sequence[str]) -> str
     theirs, own = family.embedding
     weights = {theirs if name == own else name: tensor for name, tensor in merged_state_dict(net).items()
                if not (tied and name == family.head)}
-    write_folder(Path(folder), config, weights, list(tokens))
+    write_folder(folder, config, weights)
+    write_tokens(folder, list(tokens))
     return family.architecture
