@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from string import Formatter
 from typing import Any, TextIO
 
@@ -34,15 +35,13 @@ class Cell:
     """One training run: its name, the options of `run.py fit`, and the file that it leaves.
 
     folder:  where it trains, `runs/sweeps/<file>/<experiment>`
-    block:   of which block of which file it is
-    minutes: how long it is expected to take
+    minutes: how long it takes on one core of a CPU, about
     """
 
     name: str
     options: tuple[str, ...]
     result: Path
     folder: Path
-    block: tuple[str, int]
     minutes: float
 
 
@@ -52,16 +51,16 @@ def read_sweep(files: str | Path) -> list[Cell]:
     A file is a block or has a list of `blocks`, the most valuable first. The keys of a block: `results` (folder of its
     files; `{axis}` stands for the axis's label), `options` (command-line options of every cell), `grid` (axis -> label
     -> options; all combinations are run, and the labels of the axes that are not in `results` make the cell's name),
-    `seeds`, and `minutes` (what a cell may take; for `--minutes`). `options` beside `blocks` go before theirs. Raises
-    UserError that says what is wrong with a file.
+    `seeds`, and `minutes` (what a cell takes on one core, about). `options` beside `blocks` go before theirs, and
+    every `--config` before all that is no file. Raises UserError that says what is wrong with a file.
     """
     ranked: list[tuple[int, Cell]] = []
     for path in map(Path, str(files).split(",")):
         content = _content(path)
         blocks = content.get("blocks", [content])
         common = content.get("options") or "" if "blocks" in content else ""
-        for number, block in enumerate(blocks):
-            ranked += _cells(path, number, block, common)
+        for block in blocks:
+            ranked += _cells(path, block, common)
     results = Counter(cell.result for _, cell in ranked)
     if twice := [str(result) for result, count in results.items() if count > 1]:
         raise UserError(f"{files}: two cells have the same name, {twice[0]}; give every axis labels of its own")
@@ -85,7 +84,7 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _cells(path: Path, number: int, block: dict[str, Any], common: str) -> Iterable[tuple[int, Cell]]:
+def _cells(path: Path, block: dict[str, Any], common: str) -> Iterable[tuple[int, Cell]]:
     """The cells of one block, each with the place of its seed."""
     grid, seeds, minutes = block.get("grid") or {}, block.get("seeds") or [1], block.get("minutes", 0)
     if not all(isinstance(axis, dict) and axis for axis in grid.values()) or not all(isinstance(s, int) for s in seeds):
@@ -102,11 +101,18 @@ def _cells(path: Path, number: int, block: dict[str, Any], common: str) -> Itera
         options += [part for _, text in choice for part in shlex.split(text or "")]
         for place, seed in enumerate(seeds):
             name = "_".join([*(label for axis, label in labels.items() if axis not in shared), f"seed{seed}"])
-            yield place, Cell(name, (*options, "--seed_everything", str(seed)), folder / f"{name}.json",
-                              Path("runs/sweeps") / path.stem / folder.name, (path.stem, number), float(minutes))
+            yield place, Cell(name, (*_configs_first(options), "--seed_everything", str(seed)), folder / f"{name}.json",
+                              Path("runs/sweeps") / path.stem / folder.name, float(minutes))
 
 
-def sweep(file: str, parallel: int = 1, minutes: float | None = None, index: int | None = None,
+def _configs_first(options: Sequence[str]) -> list[str]:
+    """Configuration files before all other options, which they would overwrite."""
+    at = [i for i, option in enumerate(options[:-1]) if option == "--config"]
+    configs = [part for i in at for part in options[i : i + 2]]
+    return [*configs, *(option for i, option in enumerate(options) if i not in at and i - 1 not in at)]
+
+
+def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: str = "", index: int | None = None,
           dry_run: bool = False) -> None:
     """Run every cell of a sweep that has no result yet.
 
@@ -114,15 +120,16 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, index: int
     Ctrl-C and SIGTERM let the running cells save. The cells share the cores.
 
     Args:
-        file: the sweep file, such as configs/sweeps/add.yaml; or several, with commas between
+        file: the sweep file, such as configs/sweeps/addition.yaml; or several, with commas between
         parallel: cells side by side; with several GPUs each takes the next one
         minutes: end after so long: no cell is begun that would take longer, and those that still run save and stop
+        options: further options of every cell, such as '--trainer.accelerator cpu'
         index: run only this cell, for job arrays: sbatch --array=0-9 --wrap
             'python run.py sweep FILE --index $SLURM_ARRAY_TASK_ID'
         dry_run: only print the cells and whether they are done
     """
-    cells = read_sweep(file)
-    console = Console(soft_wrap=True, emoji=False, highlight=False)
+    cells = [replace(cell, options=(*cell.options, *shlex.split(options))) for cell in read_sweep(file)]
+    console = Console(soft_wrap=True, emoji=False, highlight=False, markup=False)
     if index is not None:
         if not 0 <= index < len(cells):
             raise UserError(f"index {index} is not a cell of {file}: it has {len(cells)}, from 0 on")
@@ -164,7 +171,7 @@ class Pool:
         self.console, self.parallel = console, parallel
         self.deadline = time.monotonic() + 60 * minutes - GRACE if minutes else float("inf")
         self.slots, self.jobs = list(range(parallel)), []
-        self.measured: defaultdict[tuple[str, int], float] = defaultdict(float)  # longest of a block, in seconds
+        self.paces: list[float] = []  # seconds that cells took, as a multiple of those that they were expected to
         self.stopping, self.patience = False, float("inf")
 
     def run(self, cells: Iterable[Cell]) -> dict[str, list[str]]:
@@ -196,8 +203,8 @@ class Pool:
         return ended
 
     def _fits(self, cell: Cell) -> bool:
-        expected = self.measured.get(cell.block, 60 * cell.minutes)
-        return time.monotonic() + expected <= self.deadline
+        """Whether a cell would end in time, by its minutes and by how the cells before it compare with theirs."""
+        return time.monotonic() + 60 * cell.minutes * (median(self.paces) if self.paces else 1) <= self.deadline
 
     def _stop(self, *_: Any) -> None:
         """Let the running cells save; one that takes longer than the grace is killed, and has its last checkpoint."""
@@ -213,8 +220,8 @@ class Pool:
         seconds, code = time.monotonic() - job.begun, job.process.returncode
         what = "done" if finish(job.cell, code) else \
             "interrupted" if code == REQUEUE or (self.stopping and code) else "failed"
-        if what == "done":
-            self.measured[job.cell.block] = max(self.measured[job.cell.block], seconds)
+        if what == "done" and job.cell.minutes:
+            self.paces.append(seconds / (60 * job.cell.minutes))
         ended[what].append(job.cell.name)
         where = f": see {job.cell.folder / job.cell.name}.log" * (what == "failed")
         self.console.print(f"{what:11} {job.cell.result.parent.name}/{job.cell.name}, {seconds:.0f} s{where}")
@@ -227,7 +234,7 @@ def start(cell: Cell, slot: int, parallel: int) -> Job:
         shutil.rmtree(run, ignore_errors=True)  # cut off before its first checkpoint
     cell.folder.mkdir(parents=True, exist_ok=True)
     log = open(cell.folder / f"{cell.name}.log", "a", encoding="utf-8")  # noqa: SIM115 (the job closes it)
-    # In a session of its own, so that it hears of a Ctrl-C through the sweep alone: a second signal would end it unsaved.
+    # In a session of its own: of a Ctrl-C it shall hear through the sweep alone, for a second signal ends it unsaved.
     process = subprocess.Popen(command(cell), stdout=log, stderr=subprocess.STDOUT, env=environment(slot, parallel),
                                start_new_session=True)
     return Job(cell, slot, process, log)

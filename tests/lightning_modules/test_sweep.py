@@ -42,6 +42,20 @@ def test_the_first_seed_of_every_combination_comes_first(tmp_path):
     assert cells[0].options == ("--a", "1", "--x", "1", "--y", "2 3", "--seed_everything", "4")
 
 
+def test_configuration_files_come_before_the_options_that_they_would_overwrite(tmp_path):
+    (tmp_path / "s.yaml").write_text("results: out\noptions: --a 1 --config x\ngrid: {m: {n: --config y --b 2}}")
+    cell, = read_sweep(tmp_path / "s.yaml")
+    assert cell.options == ("--config", "x", "--config", "y", "--a", "1", "--b", "2", "--seed_everything", "1")
+
+
+def test_a_dry_run_shows_the_commands_as_they_are(tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text("results: out\noptions: --evaluation.evaluators [verify]\nminutes: 8\nseeds: [1, 2]")
+    sweep(str(tmp_path / "s.yaml"), parallel=4, options="--trainer.accelerator cpu", dry_run=True)
+    output = capsys.readouterr().out
+    assert "python run.py fit --evaluation.evaluators '[verify]' --seed_everything 2 --trainer.accelerator cpu" in output
+    assert "about 4 minutes, 4 side by side" in output
+
+
 def test_blocks_and_files_are_interleaved_and_an_axis_may_name_the_folder(tmp_path):
     (tmp_path / "a.yaml").write_text(
         "options: --all\nblocks:\n- {results: 'out/{task}_5', grid: {task: {add: --t 1, mult: --t 2}}, seeds: [1, 2]}\n"
