@@ -259,9 +259,9 @@ def environment(slot: int, parallel: int) -> dict[str, str]:
 
 
 def finish(cell: Cell, code: int) -> bool:
-    """Copy the metrics.json of a run that ended well to the results; tells whether there is one."""
+    """Copy the metrics.json of a run that came to its end to the results; tells whether there is one."""
     metrics = cell.folder / cell.name / "metrics.json"
-    if code or not metrics.is_file():
+    if code not in (0, REQUEUE) or not metrics.is_file():
         return False
     cell.result.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(metrics, cell.result.with_suffix(".part"))

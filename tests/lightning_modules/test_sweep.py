@@ -49,10 +49,10 @@ def test_configuration_files_come_before_the_options_that_they_would_overwrite(t
 
 
 def test_a_dry_run_shows_the_commands_as_they_are(tmp_path, capsys):
-    (tmp_path / "s.yaml").write_text("results: out\noptions: --evaluation.evaluators [verify]\nminutes: 8\nseeds: [1, 2]")
+    (tmp_path / "s.yaml").write_text("results: out\noptions: --evaluators [verify]\nminutes: 8\nseeds: [1, 2]")
     sweep(str(tmp_path / "s.yaml"), parallel=4, options="--trainer.accelerator cpu", dry_run=True)
     output = capsys.readouterr().out
-    assert "python run.py fit --evaluation.evaluators '[verify]' --seed_everything 2 --trainer.accelerator cpu" in output
+    assert "python run.py fit --evaluators '[verify]' --seed_everything 2 --trainer.accelerator cpu" in output
     assert "about 4 minutes, 4 side by side" in output
 
 
