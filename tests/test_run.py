@@ -14,7 +14,7 @@ import torch
 
 from lightning_modules.callbacks import REQUEUE
 from lightning_modules.runs import load_checkpoint
-from run import command_line
+from run import command_line, main
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--config", str(ROOT / "configs/add.yaml"), "--trainer.max_steps", "6", "--trainer.accelerator", "cpu",
@@ -169,6 +169,30 @@ def test_a_mistake_gets_one_line(case, tmp_path):
     assert result.returncode != 0
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+MIXTURE = ["fit", "--config", str(ROOT / "configs/mixture.yaml")]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["test", "--ckpt_path", "none.ckpt"], "there is no checkpoint none.ckpt"),
+    (["test", "--config", str(ROOT / "configs/add.yaml")], "test needs a trained model: give --ckpt_path"),
+    (["fit", "--config", "none.yaml"], "there is no configuration file none.yaml"),
+    (["fit", *TINY, "--config", str(ROOT / "README.md")], "README.md is not YAML"),
+    (["fit", *TINY, "--data.task", "Sums"], "data.task: there is no class Sums; expected Addition, Hanoi"),
+    (["fit", *TINY, "--model.backbone", "Mambo"], "model.backbone: there is no class Mambo; expected Hybrid, Mamba"),
+    ([*MIXTURE, "--data.task.tasks", "[{class_path: Sums}]"], "there is no class Sums; expected Addition, Hanoi"),
+    ([*MIXTURE, "--data.task.weights", "[0,0]"], "give numbers from 0 on, not all 0"),
+    ([*MIXTURE, "--data.task.weights", "[-1,2]"], "give numbers from 0 on, not all 0"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_more_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and error.startswith("error: ") and message in error
     assert not list(tmp_path.iterdir())
 
 
