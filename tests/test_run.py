@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -221,6 +222,13 @@ EXPERIMENTS = [[path.name] if path.name != "million.yaml" else ["add.yaml", path
                for path in sorted((ROOT / "configs").glob("*.yaml"))]
 OVERLAYS = [["add.yaml", f"{folder}/{path.name}"] for folder in ("model", "trainer")
             for path in sorted((ROOT / "configs" / folder).glob("*.yaml"))]
+
+
+def test_every_key_of_a_config_says_what_it_is():
+    for path in sorted((ROOT / "configs").glob("**/*.yaml")):
+        if path.parent.name != "sweeps":
+            bare = re.findall(r"^ *\w+: [^#\n]+$", path.read_text(encoding="utf-8"), flags=re.M)
+            assert not bare, f"{path.name}: {bare}"
 
 
 @pytest.mark.parametrize("configs", EXPERIMENTS + OVERLAYS, ids=" ".join)
