@@ -54,8 +54,8 @@ def report(results: str = "results", out: str = "docs/results.md") -> None:
     page += growth_section(everything, figures)
     if everything:
         page += ["## Experiments", "",
-                 "In the figures the median over the seeds; bars go from the lowest to the highest seed, or, where there "
-                 "is one seed, over its 95% Wilson interval.", ""]
+                 "In the figures the median over the seeds; bars go from the lowest to the highest seed, or, where "
+                 "there is one seed, over its 95% Wilson interval.", ""]
     for experiment in dict.fromkeys(curve.experiment for curve in everything):
         page += experiment_section([c for c in everything if c.experiment == experiment], figures)
     page += benchmark_section("Theory", Path(results) / "theory")
