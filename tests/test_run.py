@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -172,6 +173,30 @@ def test_a_mistake_gets_one_line(case, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+MIXTURE = ["fit", "--config", str(ROOT / "configs/mixture.yaml")]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["test", "--ckpt_path", "none.ckpt"], "there is no checkpoint none.ckpt"),
+    (["test", "--config", str(ROOT / "configs/add.yaml")], "test needs a trained model: give --ckpt_path"),
+    (["fit", "--config", "none.yaml"], "there is no configuration file none.yaml"),
+    (["fit", *TINY, "--config", str(ROOT / "README.md")], "README.md is not YAML"),
+    (["fit", *TINY, "--data.task", "Sums"], "data.task: there is no class Sums; expected Addition, Hanoi"),
+    (["fit", *TINY, "--model.backbone", "Mambo"], "model.backbone: there is no class Mambo; expected Hybrid, Mamba"),
+    ([*MIXTURE, "--data.task.tasks", "[{class_path: Sums}]"], "there is no class Sums; expected Addition, Hanoi"),
+    ([*MIXTURE, "--data.task.weights", "[0,0]"], "give numbers from 0 on, not all 0"),
+    ([*MIXTURE, "--data.task.weights", "[-1,2]"], "give numbers from 0 on, not all 0"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_more_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and error.startswith("error: ") and message in error
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoints_that_do_not_fit(trained, tmp_path):
     folder, _ = trained
     checkpoint = folder / "runs/add/version_0/checkpoints/last.ckpt"
@@ -197,6 +222,13 @@ EXPERIMENTS = [[path.name] if path.name != "million.yaml" else ["add.yaml", path
                for path in sorted((ROOT / "configs").glob("*.yaml"))]
 OVERLAYS = [["add.yaml", f"{folder}/{path.name}"] for folder in ("model", "trainer")
             for path in sorted((ROOT / "configs" / folder).glob("*.yaml"))]
+
+
+def test_every_key_of_a_config_says_what_it_is():
+    for path in sorted((ROOT / "configs").glob("**/*.yaml")):
+        if path.parent.name != "sweeps":
+            bare = re.findall(r"^ *\w+: [^#\n]+$", path.read_text(encoding="utf-8"), flags=re.M)
+            assert not bare, f"{path.name}: {bare}"
 
 
 @pytest.mark.parametrize("configs", EXPERIMENTS + OVERLAYS, ids=" ".join)
