@@ -13,6 +13,8 @@ import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
@@ -22,14 +24,13 @@ from datamodules.datamodule import TrajectoryDataModule
 from datamodules.horizon import verdict
 from lightning_modules.analysis import analysis_table, analyze, clash_text
 from lightning_modules.callbacks import REQUEUE, LastCheckpoint, LengthGeneralization, RunProgress
-from lightning_modules.callbacks.last_checkpoint import run_folder
 from lightning_modules.evaluation import check_lengths
 from lightning_modules.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.plots import horizon_figure, save_figure
 from lightning_modules.report import report
 from lightning_modules.rollout import budget, rollout
-from lightning_modules.runs import CHECKPOINT, load_checkpoint, newest_run, origin
+from lightning_modules.runs import claim_folder, load_checkpoint, newest_checkpoint, newest_run, origin
 from lightning_modules.sweep import sweep
 from lightning_modules.traces import trace_legend, trace_text
 from tools import UserError
@@ -126,14 +127,8 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        checkpoint = self.config.get("ckpt_path")  # the trainer does not know it yet
-        resumed = checkpoint and Path(checkpoint).resolve().parent.parent == run_folder(trainer).resolve()
-        self.overwrite = bool(resumed)
-        try:
-            super().setup(trainer, pl_module, stage)
-        except RuntimeError as error:
-            raise UserError(f"{run_folder(trainer)} holds another run, which stays as it is: give another "
-                            f"--trainer.logger.version, or go on with --ckpt_path last") from error
+        self.overwrite = isinstance(trainer.logger, TensorBoardLogger)  # whose folder `claim_folder` has made ours
+        super().setup(trainer, pl_module, stage)
 
 
 class CLI(LightningCLI):
@@ -167,6 +162,10 @@ class CLI(LightningCLI):
         parser.link_arguments("data.vocabulary", "model.vocabulary", apply_on="instantiate")
         parser.link_arguments("data.task_name", "model.task_name", apply_on="instantiate")
 
+    def before_fit(self) -> None:
+        if rank_zero_only.rank == 0 and isinstance(logger := self.trainer.logger, TensorBoardLogger):
+            self._claim = claim_folder(logger, self.config[self.subcommand].get("ckpt_path"))
+
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         for callback in self.trainer.callbacks:
@@ -179,9 +178,9 @@ def complete(arguments: list[str]) -> list[str]:
     arguments = list(arguments)
     for i, argument in enumerate(arguments):
         if argument == "--ckpt_path" and arguments[i + 1 : i + 2] == ["last"]:
-            arguments[i + 1] = str(newest_run() / CHECKPOINT)
+            arguments[i + 1] = str(newest_checkpoint(newest_run()))
         elif argument == "--ckpt_path=last":
-            arguments[i] = f"--ckpt_path={newest_run() / CHECKPOINT}"
+            arguments[i] = f"--ckpt_path={newest_checkpoint(newest_run())}"
     given = {argument.split("=")[0] for argument in arguments}
     command = arguments[0] if arguments else ""
     if command in ("test", "validate", "rollout", "analyze") and not given & {"-h", "--help", "--print_config"}:
@@ -200,7 +199,7 @@ def _trained(checkpoint: str | None) -> list[str]:
     if not (run / "config.yaml").is_file():
         raise UserError(f"{checkpoint} has no run folder with a config.yaml around it: give its --config too")
     print(f"run: {run}", file=sys.stderr)
-    return ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint or str(run / CHECKPOINT)]
+    return ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint or str(newest_checkpoint(run))]
 
 
 def _value(arguments: list[str], name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Long soak: training on the stream, rollouts and verification in one process, for hours; memory and speed must be flat.
+"""Long soak: training on the stream, rollouts and verification in one process; memory and speed must be flat.
 
     python benchmarks/soak.py --minutes 120
 

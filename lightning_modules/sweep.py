@@ -15,7 +15,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from lightning_modules.runs import CHECKPOINT
+from lightning_modules.runs import newest_checkpoint
 from tools import UserError
 
 KEYS = {"results", "options", "grid", "seeds"}
@@ -114,9 +114,9 @@ def run_cell(cell: Cell, folder: Path, device: int = 0) -> bool:
     command = [sys.executable, str(Path(__file__).parent.parent / "run.py"), "fit", *cell.options,
                "--trainer.logger.save_dir", str(folder.parent), "--trainer.logger.name", folder.name,
                "--trainer.logger.version", cell.name, "--trainer.enable_progress_bar", "false"]
-    if (run / CHECKPOINT).is_file():
-        command += ["--ckpt_path", str(run / CHECKPOINT)]
-    else:
+    try:
+        command += ["--ckpt_path", str(newest_checkpoint(run))]
+    except UserError:
         shutil.rmtree(run, ignore_errors=True)  # cut off before its first checkpoint
     environment = dict(os.environ)
     if torch.cuda.device_count() > 1:
