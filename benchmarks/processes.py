@@ -4,22 +4,24 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 
 class Command:
-    """`python run.py ARGUMENTS` in a folder; what it prints goes to `log` there. It leads a process group of its own.
+    """`python run.py ARGUMENTS` in a folder, as the leader of a process group of its own.
 
+    logs:      folder of what it prints; a new one if there is none
     variables: of the environment, beside those of this process
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, log: str = "log.txt", **variables: str) -> None:
+    def __init__(self, arguments: Sequence[str], cwd: Path, logs: Path | None = None, **variables: str) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["run"])
-        folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / log
-        self._process = context.Process(target=_main, args=(list(arguments), folder, self.log, variables))
+        logs = logs or Path(tempfile.mkdtemp(prefix="logs"))
+        self._files = logs / "stdout.txt", logs / "stderr.txt"
+        self._process = context.Process(target=_main, args=(list(arguments), cwd, self._files, variables))
         self._process.start()
 
     def wait(self, seconds: float | None = None) -> int | None:
@@ -39,16 +41,24 @@ class Command:
         self._process.join()
 
     @property
-    def output(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+    def stdout(self) -> str:
+        return _read(self._files[0])
+
+    @property
+    def stderr(self) -> str:
+        return _read(self._files[1])
 
 
-def _main(arguments: list[str], folder: Path, log: Path, variables: dict[str, str]) -> None:
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _main(arguments: list[str], cwd: Path, files: tuple[Path, Path], variables: dict[str, str]) -> None:
     os.setsid()
-    os.chdir(folder)
+    os.chdir(cwd)
     os.environ.update(variables)
-    with open(log, "ab", buffering=0) as file:
-        for stream in (1, 2):
+    for stream, path in enumerate(files, start=1):
+        with open(path, "ab", buffering=0) as file:
             os.dup2(file.fileno(), stream)
     sys.argv = ["run.py", *arguments]
     from run import main

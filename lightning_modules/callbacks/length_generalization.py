@@ -63,9 +63,10 @@ class LengthGeneralization(Callback):
         self.evaluators, self.batch_size, self.split = list(evaluators), batch_size, split
         self._train_tokens, self._train_seconds = 0, 0.0
         self._begun: float | None = None  # since when training has been running
+        self._trained = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begun = time.perf_counter()
+        self._begun, self._trained = time.perf_counter(), True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause()
@@ -114,6 +115,11 @@ class LengthGeneralization(Callback):
             if isinstance(callback, LastCheckpoint):  # a failure below must not cost the training
                 callback.on_train_end(trainer, pl_module)
         self._final(trainer, pl_module, run_folder(trainer))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was cut off in its evaluation has no step left, and Lightning calls no hook of the training."""
+        if not self._trained:
+            self.on_train_end(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._final(trainer, pl_module, run_folder(trainer) / "test")
