@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
+
 
 class Command:
     """`python run.py ARGUMENTS` in a folder, as the leader of a process group of its own.
@@ -17,11 +19,12 @@ class Command:
     """
 
     def __init__(self, arguments: Sequence[str], cwd: Path, logs: Path | None = None, **variables: str) -> None:
-        context = multiprocessing.get_context("forkserver")
+        method, context = multiprocessing.get_start_method(), multiprocessing.get_context("forkserver")
+        os.environ["PYTHONPATH"] = str(ROOT)  # before the first fork: the server imports this checkout
         context.set_forkserver_preload(["run"])
         logs = logs or Path(tempfile.mkdtemp(prefix="logs"))
         self._files = logs / "stdout.txt", logs / "stderr.txt"
-        self._process = context.Process(target=_main, args=(list(arguments), cwd, self._files, variables))
+        self._process = context.Process(target=_main, args=(method, list(arguments), cwd, self._files, variables))
         self._process.start()
 
     def wait(self, seconds: float | None = None) -> int | None:
@@ -53,8 +56,9 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _main(arguments: list[str], cwd: Path, files: tuple[Path, Path], variables: dict[str, str]) -> None:
-    os.setsid()
+def _main(method: str, arguments: list[str], cwd: Path, files: tuple[Path, Path], variables: dict[str, str]) -> None:
+    multiprocessing.set_start_method(method, force=True)  # of a DataLoader's workers
+    os.setpgrp()
     os.chdir(cwd)
     os.environ.update(variables)
     for stream, path in enumerate(files, start=1):

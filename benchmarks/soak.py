@@ -132,13 +132,13 @@ def soak_figure(rows: list[dict]) -> Figure:
     memory, speed = figure.subplots(2, 1, sharex=True)
     minutes = [row["minutes"] for row in rows]
     memory.plot(minutes, [row["resident MiB"] for row in rows], color=COLOURS[0], marker="o", markersize=3)
-    memory.set_ylim(0, None)
+    memory.set_ylim(0, 1.25 * max(row["resident MiB"] for row in rows))
     memory.set_ylabel("resident memory (MiB)")
     for colour, part in zip(COLOURS, PARTS, strict=False):
         values = [row[f"{part}, tokens/s"] for row in rows]
         speed.plot(minutes, [value / median(values) for value in values], color=colour, marker="o", markersize=3,
                    label=f"{part} ({median(values):,.0f} tokens/s)")  # fmt: skip
-    speed.set_ylim(0, None)
+    speed.set_ylim(0, 1.5)
     speed.set_ylabel("speed / median")
     speed.set_xlabel("minutes")
     speed.legend(frameon=False, fontsize=8, loc="lower left")
