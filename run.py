@@ -231,6 +231,8 @@ def main(arguments: list[str]) -> None:
         message = str(error)
     except MisconfigurationException as error:
         message = " ".join(str(error).split())
+    except torch.distributed.DistBackendError as error:
+        message = f"another process of this run has ended, see its message ({' '.join(str(error).split())[:200]})"
     except torch.distributed.DistError as error:
         message = (f"the processes cannot reach each other ({' '.join(str(error).split())[:300]}): give another port, "
                    f"such as MASTER_PORT=29600")
@@ -239,6 +241,10 @@ def main(arguments: list[str]) -> None:
             raise
         message = (f"{error.filename}: {error.strerror}; give a folder that can be written to with "
                    f"--trainer.logger.save_dir")
+    except RuntimeError as error:
+        if "gloo" not in str(error):
+            raise
+        message = f"another process of this run has ended, see its message ({' '.join(str(error).split())[:200]})"
     else:
         return
     print(f"error: {message}", file=sys.stderr)

@@ -84,6 +84,9 @@ class TrajectoryDataModule(LightningDataModule):
 
     def _held_out(self, split: str) -> DataLoader:
         rank, world = self._ranks()
+        if self.validation_rows < world:
+            raise UserError(f"validation_rows {self.validation_rows} cannot be shared by {world} devices: give at "
+                            f"least {world}")
         stream = RowStream(self.task, self.evaluation_seed, self.row_length, self.packed, split, self.validation_rows)
         return self._loader(stream, range(rank, self.validation_rows, world), workers=0)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,10 @@ class LengthGeneralization(Callback):
         return self.problems
 
     def _final(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
+        with getattr(trainer.strategy, "whole", nullcontext)():  # ranks have unequal numbers of problems
+            self._final_of_whole(trainer, model, folder)
+
+    def _final_of_whole(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
         console = Console(quiet=not trainer.is_global_zero)
         records: list[Record] = []
         for evaluator in self.evaluators:
