@@ -23,7 +23,7 @@ import lightning_modules.backbones  # noqa: F401
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.horizon import verdict
 from lightning_modules.analysis import analysis_table, analyze, clash_text
-from lightning_modules.callbacks import REQUEUE, LastCheckpoint, LengthGeneralization, RunProgress
+from lightning_modules.callbacks import REQUEUE, DataWait, LastCheckpoint, LengthGeneralization, RunProgress
 from lightning_modules.evaluation import check_lengths
 from lightning_modules.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
@@ -153,6 +153,7 @@ class CLI(LightningCLI):
             raise UserError(f"the trainer cannot be built: {' '.join(str(error).split())}") from error
         # Here, so that --trainer.enable_progress_bar false still means none.
         trainer.callbacks[:] = [RunProgress() if isinstance(c, ProgressBar) else c for c in trainer.callbacks]
+        trainer.callbacks.insert(0, DataWait())
         return trainer
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
