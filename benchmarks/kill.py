@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from lightning import Callback
 from rich.console import Console
 from rich.table import Table
 
+sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks.processes import Command
 from lightning_modules.metrics import write_metrics
 from lightning_modules.runs import CHECKPOINT, PREVIOUS, load_checkpoint, origin
