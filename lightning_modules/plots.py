@@ -70,6 +70,30 @@ def horizon_figure(lengths: Sequence[int], horizons: Sequence[int], train_length
     return figure
 
 
+def collection_figure(rows: Sequence[Record], title: str) -> Figure:
+    """Pass rate in percent with its 95% interval, and mean length in characters, against the number of functions.
+
+    rows: `n`, `pass_rate`, `pass_rate_low`, `pass_rate_high` and `characters`
+    """
+    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    n, rate = [row["n"] for row in rows], [100 * row["pass_rate"] for row in rows]
+    bars = [[100 * (row["pass_rate"] - row["pass_rate_low"]) for row in rows],
+            [100 * (row["pass_rate_high"] - row["pass_rate"]) for row in rows]]
+    axes.errorbar(n, rate, bars, color=COLOURS[0], marker=MARKERS[0], linewidth=2, label="fixed (left)")
+    axes.set_ylim(-2, 102)
+    axes.set_xlabel("functions")
+    axes.set_ylabel("fixed (%)")
+    length = axes.twinx()
+    length.plot(n, [row["characters"] for row in rows], color=COLOURS[1], marker=MARKERS[1], linestyle=DASHES[1],
+                label="length (right)")
+    length.set_ylim(bottom=0)
+    length.set_ylabel("mean length (characters)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    axes.set_title(title)
+    return figure
+
+
 def seeds_figure(curves: Mapping[str, Mapping[int, Sequence[float]]], train_length: int | None, title: str) -> Figure:
     """Exact match against problem length: the median over seeds of each curve, and a band from lowest to highest.
 

@@ -4,6 +4,8 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from datamodules.noise import Noise, NoisyScribe
 from datamodules.tokens import ANSWER, END, Kind
@@ -21,11 +23,15 @@ with the question, then the answer; `direct`: the answer at once; `direct_revers
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question. `length` is its complexity in the task's own unit (digits of the operands, say)."""
+    """A question. `length` is its complexity in the task's own unit (digits of the operands, say).
+
+    source: what the question is about where the prompt does not say it (files, say)
+    """
 
     prompt: tuple[str, ...]
     length: int
     variant: str = ""
+    source: Any = None
 
 
 class Task(ABC):
@@ -34,6 +40,7 @@ class Task(ABC):
     name:       of the task, in results and checkpoints
     max_length: complexity up to which training problems go
     variants:   kinds of problems that are evaluated apart
+    truncated:  whether a trajectory that is longer than a training row is cut, instead of refused
     """
 
     name: str
@@ -42,6 +49,7 @@ class Task(ABC):
     setting: str
     phases: Sequence[str]
     variants: Sequence[str] = ("",)
+    truncated = False
 
     @abstractmethod
     def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
@@ -76,8 +84,23 @@ class Task(ABC):
         """Raises UserError if no problem has that length."""
 
     @abstractmethod
-    def part(self, variant: str) -> tuple["ToolTask", str]:
+    def part(self, variant: str) -> tuple["Task", str]:
         """The task of one tool that problems of a variant belong to, and what they are called there."""
+
+    @abstractmethod
+    def tool(self) -> Tool:
+        """A new tool for a rollout."""
+
+    def tool_for(self, problem: Problem) -> Tool:
+        """A new tool for a rollout of that problem."""
+        return self.part(problem.variant)[0].tool()
+
+    def solved(self, problem: Problem, outputs: tuple[str, ...], reason: str, tool: Tool) -> bool:
+        """Whether a rollout with these outputs, that ended for `reason`, solved the problem; `tool` is as it was left."""
+        return reason == "end" and outputs == self.outputs(problem)
+
+    def save(self, folder: str | Path) -> None:
+        """Keep in a run's folder what its configuration does not say."""
 
     def problem(self, split: str, seed: int, length: int, index: int, variant: str = "") -> Problem:
         """Evaluation problem number `index` of a length: a pure function of the arguments, apart from training.
