@@ -68,7 +68,7 @@ class CodeBase:
         return "\n".join(lines) + "\n"
 
     def to_fix(self) -> set[str]:
-        """Names of the functions that must get v10 as a parameter: those on a path from `main` to `foo`, without main."""
+        """Names of the functions that must get v10 as a parameter: all on a path from `main` to `foo`, but `main`."""
         needed = {"foo"}
         for name in reversed(self.functions):  # callees come after their callers
             if needed & set(self.functions[name].steps):

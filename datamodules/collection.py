@@ -31,8 +31,8 @@ class Collection:
     seed:        of the code bases
     lengths:     fewest and most functions of a code base; uniform between them
     shard_size:  trajectories in one file
-    system, instance: templates of the first two messages; empty: short ones for scripted agents, mini-swe-agent's own for
-                 an LLM
+    system, instance: templates of the first two messages; empty: short ones for scripted agents, mini-swe-agent's own
+                 for an LLM
     step_limit:  most messages of an agent
     model:       mini-swe-agent's configuration of a model: `model_name`, `model_class`, `model_kwargs`, ...
     unsandboxed: run commands as they are on this machine
@@ -197,8 +197,8 @@ def read_trajectory(path: Path, index: int = 0) -> Record:
         if not any(message["role"] == "assistant" for message in messages):
             raise ValueError("no message of an agent")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a trajectory of mini-swe-agent ({type(error).__name__}: {error}): expected JSON "
-                        f"with messages") from error
+        raise UserError(f"{path} is not a trajectory of mini-swe-agent ({type(error).__name__}: {error}): expected "
+                        f"JSON with messages") from error
     status = info.get("exit_status", "")
     return {"index": index, "n": int(info.get("n", 0)), "messages": messages, "status": status,
             "fixed": status == "Submitted", "needless": []}

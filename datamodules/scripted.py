@@ -38,8 +38,9 @@ def interactive(messages: Sequence[Message]) -> str:
     """Run the code, fix up to three files, run it again, until it runs clean (paper, section 3)."""
     observation = messages[-1]["content"]
     if len(messages) <= 2 or "Traceback" not in observation:
-        done = "<returncode>0</returncode>" in observation and messages[-2]["content"] == message("Run it.", RUN_QUIETLY)
-        return message("It runs clean.", SUBMIT) if done else message("Run it.", RUN_QUIETLY)
+        run = message("Run it.", RUN_QUIETLY)
+        clean = "<returncode>0</returncode>" in observation and messages[-2]["content"] == run
+        return message("It runs clean.", SUBMIT) if clean else run
     needed = dict(list(traced(observation).items())[:3])
     return message(f"Pass {MISSING} on in {listed(list(needed))}.", edits(needed))
 

@@ -77,5 +77,5 @@ class TextCodec:
         try:
             return cls(Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name))
         except Exception as error:  # the library raises plain Exceptions
-            raise UserError(f"tokenizer {name!r} cannot be loaded ({' '.join(str(error).split())[:200]}): give a folder "
-                            f"with a tokenizer.json, its path, or a name on the Hugging Face hub") from error
+            raise UserError(f"tokenizer {name!r} cannot be loaded ({' '.join(str(error).split())[:200]}): give a "
+                            f"folder with a tokenizer.json, its path, or a name on the Hugging Face hub") from error

@@ -89,7 +89,7 @@ def _collect(folder: str, collection: Collection, count: int, workers: int) -> l
 
 
 def summaries(records: Sequence[Record]) -> list[Record]:
-    """By n: trajectories, pass rate with its 95% Wilson interval, needlessly changed files, mean turns and characters."""
+    """By n: trajectories, pass rate with its 95% Wilson interval, needless files, mean turns and characters."""
     groups: dict[int, list[Record]] = {}
     for record in records:
         groups.setdefault(record["n"], []).append(record)

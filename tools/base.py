@@ -32,7 +32,7 @@ class Tool(ABC):
     def reset(self, prompt: Sequence[str]) -> None:
         """Start a new problem, whose question is `prompt`."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Let go of what the tool holds (processes, files); called when a rollout's row has ended."""
 
     def slips(self, rng: random.Random) -> list[Slip]:

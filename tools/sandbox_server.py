@@ -1,7 +1,7 @@
 """Runs inside the sandbox: writes files, runs bash commands under limits, reads files back; answers on stdout.
 
-Its source is passed to `python3 -I -S -c`, and it imports only what starts in a few milliseconds. A message is a list of
-byte strings: a line with their lengths, then the strings.
+Its source is passed to `python3 -I -S -c`, and it imports only what starts in a few milliseconds. A message is a list
+of byte strings: a line with their lengths, then the strings.
 
 Arguments: `namespaced` or `plain`, then the limits in the order of `tools.sandbox.Limits.arguments`.
 """
@@ -44,7 +44,7 @@ def send(fd, parts):
 
 
 def write_files(parts):
-    for name, content in zip(parts[::2], parts[1::2]):
+    for name, content in zip(parts[::2], parts[1::2], strict=False):
         folder = os.path.dirname(name)
         if folder:
             os.makedirs(folder, exist_ok=True)
@@ -65,7 +65,7 @@ def remove(folder):
 
 
 def read_files(limit, most):
-    """Name, content, name, content, ... of the regular files, links not followed; cut at `limit` bytes, `most` files."""
+    """Name, content, name, content, ... of the regular files, no links; at most `limit` bytes and `most` files."""
     parts, total = [], 0
     for folder, folders, names in os.walk(b"."):
         folders.sort()
@@ -156,7 +156,7 @@ class Runner:
         if self.namespaced:
             kill_everything()
         else:
-            try:
+            try:  # noqa: SIM105 (contextlib takes long to import)
                 os.killpg(pid, 9)
             except ProcessLookupError:
                 pass
@@ -194,7 +194,7 @@ def kill_everything():
     """SIGKILL to every process of the namespace but this one and the first: also those that left the session."""
     if os.getpid() > 9:
         raise SystemExit("not in a namespace of its own")
-    try:
+    try:  # noqa: SIM105
         os.kill(-1, 9)
     except ProcessLookupError:
         pass

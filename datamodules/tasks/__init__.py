@@ -10,5 +10,5 @@ from datamodules.tasks.multiplication import Multiplication
 from datamodules.tasks.sequence import Copy, Reverse, Sort
 from datamodules.tasks.turing import Turing
 
-__all__ = ["Addition", "CodeFixing", "Copy", "HanoiIterative", "HanoiRecursive", "LogicalGraph", "Mixture", "Multiplication",
-           "Problem", "Reverse", "Sort", "Task", "ToolTask", "Turing"]
+__all__ = ["Addition", "CodeFixing", "Copy", "HanoiIterative", "HanoiRecursive", "LogicalGraph", "Mixture",
+           "Multiplication", "Problem", "Reverse", "Sort", "Task", "ToolTask", "Turing"]

@@ -96,10 +96,10 @@ class Task(ABC):
         return self.part(problem.variant)[0].tool()
 
     def solved(self, problem: Problem, outputs: tuple[str, ...], reason: str, tool: Tool) -> bool:
-        """Whether a rollout with these outputs, that ended for `reason`, solved the problem; `tool` is as it was left."""
+        """Whether a rollout with these outputs, which ended for `reason` and left `tool`, solved the problem."""
         return reason == "end" and outputs == self.outputs(problem)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path) -> None:  # noqa: B027 (most need nothing)
         """Keep in a run's folder what its configuration does not say."""
 
     def problem(self, split: str, seed: int, length: int, index: int, variant: str = "") -> Problem:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.codebases import LONGEST, RUN, SHORTEST, CodeBase, check, code_base
-from datamodules.collection import TASK, Collection, Record, average_characters, judge, read_collection, summary
+from datamodules.collection import TASK, Record, average_characters, judge, read_collection, summary
 from datamodules.noise import Noise
 from datamodules.scripted import AGENTS, PRINT_ALL, SUBMIT
 from datamodules.tasks.base import Problem, Task

@@ -1,12 +1,14 @@
 """Mamba-1 (Gu and Dao 2023, arXiv 2312.00752), with the parameter names and the initialisation of mamba-ssm."""
 
 import math
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.backbones.base import Backbone, State
+from lightning_modules.backbones.decoder import Decoder, StepDecoder
 from lightning_modules.backbones.selective_scan import convolution_step, cuda_kernels, selective_scan, selective_step
 from tools import UserError
 
@@ -82,6 +84,16 @@ class Mamba(Backbone):
         for layer, layer_state in zip(self.backbone["layers"], state, strict=True):
             hidden = hidden + layer["mixer"].step(layer["norm"](hidden), layer_state)
         return self.lm_head(self.backbone["norm_f"](hidden)), state
+
+    def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
+                states: torch.dtype = torch.float32) -> Decoder:
+        mixer = self.backbone["layers"][0]["mixer"]
+        if self.lm_head.weight.is_cuda and mixer.d_conv == 4 and mixer.d_state & (mixer.d_state - 1) == 0 \
+                and find_spec("triton"):
+            from lightning_modules.backbones.mamba_decode import MambaDecoder
+
+            return MambaDecoder(self, rows, weights, states)
+        return StepDecoder(self, rows, length)  # the parameters of the recurrence need float32
 
 
 class Mixer(nn.Module):
