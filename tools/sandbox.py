@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from tools import seccomp
 from tools.errors import UserError
 from tools.sandbox_server import receive, send  # noqa: F401  (the two ends share the format)
 
@@ -147,16 +149,13 @@ class Sandbox:
     def _start(self) -> None:
         mode = "plain" if self.unsandboxed else "namespaced"
         server = [python(), "-I", "-S", "-c", _server_source(), mode, *self.limits.arguments()]
-        options: dict = {}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "bufsize": 0}
         if self.unsandboxed:
             self._folder = os.path.realpath(tempfile.mkdtemp(prefix="repo-"))
-            options = {"cwd": self._folder, "env": _environment()}
+            self._process = subprocess.Popen(server, cwd=self._folder, env=_environment(), start_new_session=True,
+                                             **pipes)
         else:
-            server = [*bubblewrap(self.limits.disk), *server]
-            if _drops_root():
-                options = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-        self._process = subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True, **options)
+            self._process = _confined(server, self.limits.disk, **pipes)
 
     def _ask(self, message: list[bytes], seconds: float = 60.0) -> list[bytes]:
         if self._process is None:
@@ -229,17 +228,29 @@ def bubblewrap(disk: int) -> tuple[str, ...]:
     if not python().startswith("/usr/"):
         arguments += ["--ro-bind", sys.base_prefix, sys.base_prefix]
     return (*arguments, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--size", str(disk), "--tmpfs",
-            FOLDER, "--chdir", FOLDER, "--remount-ro", "/", "--")
+            FOLDER, "--chdir", FOLDER, "--remount-ro", "/")
 
 
-def _drops_root() -> bool:
-    """Whether root becomes nobody for the sandbox: the system limits the number of processes of everyone else only."""
-    return os.geteuid() == 0 and _reachable(python())
+@cache
+def _identity() -> dict:
+    """Options of Popen that make root nobody, if nobody can run Python: the system does not limit root's processes."""
+    path = os.path.realpath(python())
+    reachable = all(os.stat(part).st_mode & 0o001 for part in (path, *Path(path).parents))
+    return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 and reachable else {}
 
 
-def _reachable(path: str) -> bool:
-    """Whether every user can execute `path`."""
-    return all(os.stat(p).st_mode & 0o001 for p in (path, *map(str, Path(os.path.realpath(path)).parents)))
+def _confined(command: list[str], disk: int, **options: Any) -> subprocess.Popen:
+    """Start a command in a sandbox of its own."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, seccomp.program() or b"")
+        os.close(writer)
+        filtered = ["--seccomp", str(reader)] if seccomp.program() else []
+        # bwrap's own environment is what commands get: they can read it, too.
+        return subprocess.Popen([*bubblewrap(disk), *filtered, "--", *command], env=_environment(), pass_fds=[reader],
+                                start_new_session=True, **_identity(), **options)
+    finally:
+        os.close(reader)
 
 
 @cache
@@ -249,7 +260,7 @@ def check_bubblewrap() -> None:
               "as they are on this machine, which may damage it, with --data.task.unsandboxed true")
     if shutil.which("bwrap") is None:
         raise UserError(f"there is no bubblewrap (bwrap) for the sandbox: {advice}")
-    options = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if _drops_root() else {}
-    done = subprocess.run([*bubblewrap(1 << 20), "true"], capture_output=True, text=True, check=False, **options)
-    if done.returncode:
-        raise UserError(f"bubblewrap cannot make a sandbox here ({' '.join(done.stderr.split())[:200]}): {advice}")
+    process = _confined(["true"], 1 << 20, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _, said = process.communicate()
+    if process.returncode:
+        raise UserError(f"bubblewrap cannot make a sandbox here ({' '.join(said.split())[:200]}): {advice}")

@@ -152,21 +152,13 @@ class Runner:
             os._exit(127)
 
     def end(self, pid):
-        """Kill all that the command left, and its own process; the command's return code."""
-        if self.namespaced:
-            kill_everything()
-        else:
-            try:  # noqa: SIM105 (contextlib takes long to import)
-                os.killpg(pid, 9)
-            except ProcessLookupError:
-                pass
+        """Kill the command's process and all that it left, until nothing is there; returns its return code."""
+        kill_everything() if self.namespaced else kill_group(pid)
         status = os.waitpid(pid, 0)[1]
-        while True:  # orphans come to the namespace's first process; children of ours to us
-            try:
-                if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                    break
-            except ChildProcessError:
-                break
+        deadline = time.monotonic() + 2
+        while self.namespaced and others() and time.monotonic() < deadline:  # the first process reaps the orphans
+            kill_everything()
+            time.sleep(0.001)
         return os.waitstatus_to_exitcode(status)
 
     def excess(self):
@@ -175,19 +167,29 @@ class Runner:
             return b""
         if os.statvfs(".").f_files - os.statvfs(".").f_ffree > self.files:
             return b"more than %d files" % self.files
-        pages = count = 0
-        own = {"1", str(os.getpid())}
-        for name in os.listdir("/proc"):
-            if name.isdigit() and name not in own:
-                count += 1
-                try:
-                    with open(f"/proc/{name}/statm", "rb") as file:
-                        pages += int(file.read().split()[1])
-                except (OSError, IndexError):
-                    pass
+        pages, processes = 0, others()
+        for name in processes:
+            try:
+                with open(f"/proc/{name}/statm", "rb") as file:
+                    pages += int(file.read().split()[1])
+            except (OSError, IndexError):  # it has ended
+                pass
         if pages * os.sysconf("SC_PAGE_SIZE") > self.memory:
             return b"more than %d MB of memory" % (self.memory >> 20)
-        return b"more than %d processes" % self.processes if count > self.processes else b""
+        return b"more than %d processes" % self.processes if len(processes) > self.processes else b""
+
+
+def others():
+    """Processes of the namespace but this one and the first."""
+    own = ("1", str(os.getpid()))
+    return [name for name in os.listdir("/proc") if name.isdigit() and name not in own]
+
+
+def kill_group(pid):
+    try:  # noqa: SIM105 (contextlib takes long to import)
+        os.killpg(pid, 9)
+    except ProcessLookupError:
+        pass
 
 
 def kill_everything():
