@@ -36,11 +36,12 @@ class Function:
 
 @dataclass(slots=True)
 class CodeBase:
-    """All functions by name, callers before callees: `main` first, `foo` last.
+    """All functions by name, callers before callees: `main` first, `foo` last; `seed` names the code base.
 
     `step` "print v3" prints, any other step is the name of a function that is called.
     """
 
+    seed: str
     functions: dict[str, Function]
 
     def __len__(self) -> int:
@@ -112,7 +113,7 @@ def code_base(seed: str, n: int) -> CodeBase:
             callees[caller].append(i)
     for function, called in zip(functions, callees, strict=True):
         _fill(rng, function, [functions[i] for i in called])
-    return CodeBase({function.name: function for function in functions})
+    return CodeBase(f"{seed}/{n}", {function.name: function for function in functions})
 
 
 def _fill(rng: random.Random, function: Function, callees: Sequence[Function]) -> None:

@@ -143,8 +143,9 @@ def read_shard(path: Path) -> list[Record]:
 def start_collection(folder: str, collection: Collection) -> None:
     """Note what is collected; raises UserError if the folder holds something else."""
     path = Path(folder) / META
-    content = json.loads(json.dumps(asdict(collection) | {"model": {
-        key: value for key, value in collection.model.items() if key != "model_kwargs"}}))  # it may hold a key
+    content = json.loads(json.dumps(asdict(collection)))
+    del content["unsandboxed"]  # makes no difference
+    content["model"].pop("model_kwargs", None)  # may hold a key
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
         if different := [key for key in content if there.get(key) != content[key]]:

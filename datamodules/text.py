@@ -1,5 +1,6 @@
 """Text as tokens: a byte-level BPE trained on the trajectories themselves, or any Hugging Face tokenizer."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -48,9 +49,11 @@ class TextCodec:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer as a tokenizer.json, which `load` reads."""
+        """Write the tokenizer as a tokenizer.json, which `load` reads; at once or not at all."""
+        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(str(path))
+        self.tokenizer.save(str(temporary))
+        temporary.replace(path)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "TextCodec":

@@ -75,6 +75,10 @@ class Task(ABC):
     def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
         """The reference trajectory of a problem; with `noise` one with mistakes in it, for training."""
 
+    def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
+        """The reference trajectories of several problems."""
+        return [self.record(problem) for problem in problems]
+
     @abstractmethod
     def vocabulary(self) -> Vocabulary:
         """All tokens of its problems and trajectories."""

@@ -1,9 +1,11 @@
 """Code fixing: a model repairs a code base through bash, in mini-swe-agent's loop (paper, section 3)."""
 
 import hashlib
+import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +78,7 @@ class CodeFixing(Task):
         self.codec = self._codec(tokenizer, vocab_size)
         self._vocabulary = self.codec.vocabulary
         self._tokens = self._encoded()
+        self._references: dict[str, Trajectory] = {}
         self._prompt = tuple(self._message_tokens(self._first_messages()))
 
     # What is trained on
@@ -115,7 +118,7 @@ class CodeFixing(Task):
             ids = [self._vocabulary.encode(t.tokens).astype(np.uint32) for t in trajectories]
             starts = np.cumsum([0, *map(len, ids)])
             kinds = np.frombuffer(b"".join(t.kinds for t in trajectories), dtype=np.uint8)
-            temporary = path.with_suffix(".tmp.npz")
+            temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
             np.savez(temporary, ids=np.concatenate(ids), kinds=kinds, starts=starts)
             temporary.replace(path)
             self._records = None
@@ -177,6 +180,16 @@ class CodeFixing(Task):
             tokens = self._tokens
             part = slice(*tokens.starts[problem.source : problem.source + 2])
             return Trajectory(self._vocabulary.decode(tokens.ids[part].tolist()), bytearray(tokens.kinds[part]), [])
+        return self.references([problem])[0]
+
+    def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
+        """What the scripted agent really does about each code base; several at a time, and each only once."""
+        missing = {problem.source.seed: problem for problem in problems if problem.source.seed not in self._references}
+        with ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as pool:
+            self._references.update(zip(missing, pool.map(self._reference, missing.values()), strict=True))
+        return [self._references[problem.source.seed] for problem in problems]
+
+    def _reference(self, problem: Problem) -> Trajectory:
         from tools.agent import PolicyModel, run_agent
 
         with Sandbox(self.limits, self.unsandboxed) as sandbox:
