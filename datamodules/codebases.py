@@ -145,7 +145,7 @@ class Verdict:
 
 
 def check(code: CodeBase, files: Mapping[str, bytes], sandbox: Sandbox) -> Verdict:
-    """Run the files that were left, in a sandbox of their own, and compare what they print.
+    """Run the files that were left, in a sandbox that is emptied first, and compare what they print.
 
     v10 is declared with another value than the one that was visible, so that only code that passes it along is right,
     however it does so. Needless are files that were added, removed, or changed although no path from main to foo needs
@@ -160,6 +160,7 @@ def check(code: CodeBase, files: Mapping[str, bytes], sandbox: Sandbox) -> Verdi
         return Verdict(False, f"main.py does not declare {MISSING} once, as it did", needless)
     value = code.functions["main"].declared[MISSING] + 100
     main = _DECLARATION.sub(lambda match: f"{match[1]}{value}", main)
+    sandbox.clear()
     sandbox.write({**files, "main.py": main.encode()})
     result = sandbox.run(RUN)
     if result.exceeded or result.returncode:

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -97,9 +98,13 @@ class Collection:
         return [summary(record) for record in read_shard(path)]
 
 
-@cache
 def judge(unsandboxed: bool) -> Sandbox:
-    """This process's sandbox for checking what agents left; apart from theirs."""
+    """This thread's sandbox for checking what agents left; apart from theirs."""
+    return _judge(unsandboxed, os.getpid(), threading.get_ident())
+
+
+@cache
+def _judge(unsandboxed: bool, process: int, thread: int) -> Sandbox:
     return Sandbox(check_limits(Limits()), unsandboxed)
 
 

@@ -8,21 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents import needs_bubblewrap
 from tools import UserError, sandbox, seccomp
 from tools.sandbox import Limits, Sandbox, check_bubblewrap
 
 SMALL = Limits(seconds=2, memory=128 << 20, processes=24, disk=4 << 20, output=100_000, files=200)
-
-
-def missing() -> str:
-    try:
-        check_bubblewrap()
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-needs_bubblewrap = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
 @pytest.fixture(scope="module")
