@@ -87,12 +87,11 @@ class Mamba(Backbone):
 
     def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
                 states: torch.dtype = torch.float32) -> Decoder:
-        mixer = self.backbone["layers"][0]["mixer"]
-        if self.lm_head.weight.is_cuda and mixer.d_conv == 4 and mixer.d_state & (mixer.d_state - 1) == 0 \
-                and find_spec("triton"):
-            from lightning_modules.backbones.mamba_decode import MambaDecoder
+        if self.lm_head.weight.is_cuda and find_spec("triton"):
+            from lightning_modules.backbones.mamba_decode import MambaDecoder, can_decode
 
-            return MambaDecoder(self, rows, weights, states)
+            if can_decode(self):
+                return MambaDecoder(self, rows, weights, states)
         return StepDecoder(self, rows, length)  # the parameters of the recurrence need float32
 
 
