@@ -90,12 +90,14 @@ class Collection:
                 "fixed": verdict.fixed, "needless": list(verdict.needless)}
 
     def shard(self, folder: str, number: int, count: int) -> list[Record]:
-        """Collect file number `number`, unless it is there; its records without their messages."""
+        """Collect what is missing of file number `number`, of `count` trajectories in all; summaries of its records."""
         path = Path(folder) / f"{number:05}.jsonl.gz"
-        if not path.is_file():
-            start = number * self.shard_size
-            write_shard(path, [self.record(i) for i in range(start, min(start + self.shard_size, count))])
-        return [summary(record) for record in read_shard(path)]
+        start = number * self.shard_size
+        records = read_shard(path) if path.is_file() else []
+        if missing := range(start + len(records), min(start + self.shard_size, count)):
+            records += [self.record(index) for index in missing]
+            write_shard(path, records)
+        return [summary(record) for record in records]
 
 
 def judge(unsandboxed: bool) -> Sandbox:
