@@ -163,10 +163,10 @@ def start_collection(folder: str, collection: Collection) -> None:
 
 
 def read_collection(folder: str) -> tuple[Collection, Iterator[Record]]:
-    """What a folder's trajectories are, and the trajectories, in order. Raises UserError if there are none."""
+    """What a folder's trajectories are, and the trajectories, in order. Raises UserError if it is no such folder."""
     path = Path(folder) / META
     shards = sorted(Path(folder).glob("*.jsonl.gz"))
-    if not path.is_file() or not shards:
+    if not path.is_file():
         raise UserError(f"there are no trajectories in {folder}: collect some with python run.py collect {folder}")
     content = json.loads(path.read_text(encoding="utf-8"))
     content["lengths"] = tuple(content["lengths"])

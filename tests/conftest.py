@@ -15,8 +15,8 @@ def trajectories(tmp_path_factory):
     """A folder with a few trajectories of each scripted agent, in folders of its name."""
     folder = tmp_path_factory.mktemp("trajectories")
     for agent in ("interactive", "single_turn"):
-        collection = Collection(agent=agent, lengths=(4, 8), shard_size=6, unsandboxed=UNSANDBOXED)
+        collection = Collection(agent=agent, lengths=(4, 8), shard_size=4, unsandboxed=UNSANDBOXED)
         start_collection(str(folder / agent), collection)
         for number in range(2):
-            collection.shard(str(folder / agent), number, 12)
+            collection.shard(str(folder / agent), number, 8)
     return folder

@@ -54,6 +54,9 @@ def test_fit_test_and_rollout(trajectories, tmp_path, monkeypatch, capsys):
     assert list(task.vocabulary().tokens) == load_checkpoint(folder / "checkpoints/last.ckpt")["vocabulary"]
     run(monkeypatch, tmp_path, "test")
     assert json.loads((folder / "test/metrics.json").read_text())["records"] == records
+    run(monkeypatch, tmp_path, "test", "--ckpt_path", folder / "checkpoints/last.ckpt", "--data.task.trajectories",
+        folder, "--data.task.tokenizer", folder / "tokenizer.json")  # as where the trajectories are not
+    assert json.loads((folder / "test/metrics.json").read_text())["records"] == records
     capsys.readouterr()
     run(monkeypatch, tmp_path, "rollout", "--prompt", "4/1")
     assert "wrong" in capsys.readouterr().out

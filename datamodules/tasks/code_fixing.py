@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.codebases import LONGEST, RUN, SHORTEST, CodeBase, check, code_base
-from datamodules.collection import TASK, Record, average_characters, judge, read_collection, summary
+from datamodules.collection import META, TASK, Record, average_characters, judge, read_collection, summary
 from datamodules.noise import Noise
 from datamodules.scripted import AGENTS, PRINT_ALL, SUBMIT
 from datamodules.tasks.base import Problem, Task
@@ -52,7 +52,9 @@ class CodeFixing(Task):
     A rollout is solved if the code that is left runs and prints what it should, however that came about.
 
     Args:
-        trajectories: folder of the training trajectories; what agent made them is the task's `setting`
+        trajectories: folder of the training trajectories; what agent made them is the task's `setting`. To evaluate
+            where they are not, a run's own folder will do, with its tokenizer.json as the tokenizer; rows of the loss
+            are then made on the spot, slowly
         max_length: most functions of a training trajectory's code base
         tokenizer: a folder, file or hub name of a tokenizer; null: a BPE trained on the trajectories, kept beside them
         vocab_size: of that BPE
@@ -90,6 +92,9 @@ class CodeFixing(Task):
         return self._records
 
     def _chosen(self, records: list[Record]) -> list[Record]:
+        if not records:
+            raise UserError(f"there are no trajectories in {self.folder}: collect some with python run.py collect "
+                            f"{self.folder}")
         records = [record for record in records if record["fixed"] and record["n"] <= self.max_length]
         if self._shorter:
             summaries = [summary(record) for record in records]
@@ -108,9 +113,11 @@ class CodeFixing(Task):
             TextCodec.train(texts, vocab_size).save(path)
         return TextCodec.load(str(path))
 
-    def _encoded(self) -> Tokens:
-        """All trajectories as tokens, kept beside them in a file."""
+    def _encoded(self) -> Tokens | None:
+        """All trajectories as tokens, kept beside them in a file; None if there is none."""
         shards = [(path.name, path.stat().st_size) for path in sorted(self.folder.glob("*.jsonl.gz"))]
+        if not shards:
+            return None
         facts = f"{shards} {self.max_length} {self._shorter} {self.codec.tokenizer.to_str()}"
         path = self.folder / f"tokens_{hashlib.sha256(facts.encode()).hexdigest()[:16]}.npz"
         if not path.is_file():
@@ -153,6 +160,8 @@ class CodeFixing(Task):
         return self._problem(f"problem/{rng.getrandbits(128)}", length)
 
     def sample_training(self, rng: random.Random) -> Problem:
+        if self._tokens is None:  # the scripted agent at work, a few a second
+            return self.sample(rng, rng.randint(*self.collection.lengths))
         return Problem((), 0, source=rng.randrange(len(self._tokens.starts) - 1))
 
     def parse(self, text: str) -> Problem:
@@ -224,8 +233,9 @@ class CodeFixing(Task):
             raise UserError(f"length {length} is not allowed: a code base has {SHORTEST} to {LONGEST:,} functions")
 
     def save(self, folder: str | Path) -> None:
-        """The tokenizer, as the run's tokenizer.json."""
+        """The tokenizer, as tokenizer.json, and what the trajectories were."""
         self.codec.save(Path(folder) / "tokenizer.json")
+        (Path(folder) / META).write_text((self.folder / META).read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def phase_of(message: str) -> str:
