@@ -41,6 +41,7 @@ class Task(ABC):
     max_length: complexity up to which training problems go
     variants:   kinds of problems that are evaluated apart
     truncated:  whether a trajectory that is longer than a training row is cut, instead of refused
+    passes:     whether what counts is that a problem is solved, however, and not that the trajectory is the reference's
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task(ABC):
     phases: Sequence[str]
     variants: Sequence[str] = ("",)
     truncated = False
+    passes = False
 
     @abstractmethod
     def sample(self, rng: random.Random, length: int, variant: str) -> Problem:

@@ -66,7 +66,7 @@ class CodeFixing(Task):
     name = "code_fixing"
     style = "paper"
     phases = PHASES
-    truncated = True
+    truncated = passes = True
 
     def __init__(self, trajectories: str, max_length: int = 16, tokenizer: str | None = None, vocab_size: int = 512,
                  shorter_than_average: bool = False, unsandboxed: bool = False, seconds: float = 10.0) -> None:
