@@ -103,25 +103,31 @@ class Runner:
         if pid == 0:
             self.become(command, writer, seconds)
         os.close(writer)
-        process = os.pidfd_open(pid)
         poll = select.poll()
         poll.register(reader, select.POLLIN)
-        poll.register(process, select.POLLIN)
-        deadline, output, exceeded, ended = time.monotonic() + seconds, bytearray(), b"", False
+        try:
+            process = os.pidfd_open(pid)
+            poll.register(process, select.POLLIN)
+        except (OSError, AttributeError):  # a system that does not have it: look every now and then
+            process = None
+        output, exceeded, ended = bytearray(), b"", False
+        deadline, look = time.monotonic() + seconds, time.monotonic() + GRACE
+        files = used_files()
         while not exceeded and not ended:
-            events = dict(poll.poll(GRACE * 1000))
+            events = dict(poll.poll(GRACE * 1000 if process is not None else 2))
             if reader in events:
                 chunk = os.read(reader, 65536)
                 output += chunk
                 if not chunk:
                     poll.unregister(reader)
-            ended = process in events
+            ended = process in events if process is not None else has_ended(pid)
+            if not ended and time.monotonic() > look:
+                look = time.monotonic() + GRACE
+                exceeded = self.excess(files)
             if not ended and time.monotonic() > deadline:
                 exceeded = b"timed out after %g seconds" % seconds
             if len(output) > self.output:
                 exceeded = b"more than %d bytes of output" % self.output
-            if not events:
-                exceeded = exceeded or self.excess()
         code = self.end(pid)
         if not exceeded:
             os.set_blocking(reader, False)
@@ -131,7 +137,8 @@ class Runner:
             except BlockingIOError:  # a process that is gone by now held the pipe
                 pass
         os.close(reader)
-        os.close(process)
+        if process is not None:
+            os.close(process)
         return b"%d" % (-1 if exceeded else code), exceeded, bytes(output[: self.output])
 
     def become(self, command, writer, seconds):
@@ -161,11 +168,14 @@ class Runner:
             time.sleep(0.001)
         return os.waitstatus_to_exitcode(status)
 
-    def excess(self):
-        """What the processes use together beyond the limits (each alone is limited by the system)."""
+    def excess(self, files):
+        """What the processes use together beyond the limits (each alone is limited by the system).
+
+        files: that were there before; a command is not to blame for them
+        """
         if not self.namespaced:
             return b""
-        if os.statvfs(".").f_files - os.statvfs(".").f_ffree > self.files:
+        if used_files() > max(self.files, files):
             return b"more than %d files" % self.files
         pages, processes = 0, others()
         for name in processes:
@@ -177,6 +187,15 @@ class Runner:
         if pages * os.sysconf("SC_PAGE_SIZE") > self.memory:
             return b"more than %d MB of memory" % (self.memory >> 20)
         return b"more than %d processes" % self.processes if len(processes) > self.processes else b""
+
+
+def used_files():
+    system = os.statvfs(".")
+    return system.f_files - system.f_ffree
+
+
+def has_ended(pid):
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def others():

@@ -131,7 +131,7 @@ def test_memory_is_limited_for_one_process_and_for_all_together(box):
     one = box.run("python3 -c 'x = bytearray(1 << 30)'")
     assert one.returncode and "MemoryError" in one.output
     hold = "import time; x = bytearray(90 << 20); time.sleep(60)"
-    many = box.run(f"for i in 1 2 3 4 5; do python3 -c '{hold}' & done; wait")
+    many = box.run(f"while true; do echo; sleep 0.01; done & for i in 1 2 3 4 5; do python3 -c '{hold}' & done; wait")
     assert many.exceeded == "more than 128 MB of memory" and many.returncode == -1
 
 
@@ -156,6 +156,7 @@ def test_disk_is_limited(box):
     box.write({"main.py": b"print('hello')\n"})
     flood = box.run("i=0; while true; do : > file$i; i=$((i + 1)); done")
     assert flood.exceeded == "more than 200 files" and len(box.read()) <= SMALL.files
+    assert box.run("sleep 0.2; ls | wc -l").returncode == 0
 
 
 @needs_bubblewrap
