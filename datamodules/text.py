@@ -57,14 +57,17 @@ class TextCodec:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "TextCodec":
-        """A byte-level BPE in which every digit is a token of its own, so that numbers are copied digit by digit."""
+        """A byte-level BPE whose tokens may be whole lines, but for digits: each is a token of its own.
+
+        What agents and tools say over and over becomes a few tokens, and names such as f123 are copied digit by digit.
+        """
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
         if vocab_size < 258:
             raise UserError(f"vocab_size {vocab_size} is not possible: 256 bytes and 2 special tokens need 258")
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+            pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=[END, END_OF_MESSAGE], show_progress=False,

@@ -68,7 +68,7 @@ class CodeFixing(Task):
     phases = PHASES
     truncated = passes = True
 
-    def __init__(self, trajectories: str, max_length: int = 16, tokenizer: str | None = None, vocab_size: int = 512,
+    def __init__(self, trajectories: str, max_length: int = 16, tokenizer: str | None = None, vocab_size: int = 1024,
                  shorter_than_average: bool = False, unsandboxed: bool = False, seconds: float = 10.0) -> None:
         self.check_length(max_length)
         self.max_length, self.unsandboxed, self.limits = max_length, unsandboxed, Limits(seconds)
