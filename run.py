@@ -1,8 +1,11 @@
-"""The command line: fit, validate, test, rollout (one problem, step by step), analyze (horizons, no training), sweep (a
-grid of runs) and report (docs/results.md)."""
+"""The command line: fit, validate, test, rollout (one problem, step by step), export (for transformers), analyze
+(horizons, no training), sweep (a grid of runs) and report (docs/results.md)."""
 
+import inspect
+import itertools
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -18,11 +22,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-import datamodules.tasks  # noqa: F401  short class names in configs
-import lightning_modules.backbones  # noqa: F401
+import datamodules.tasks
+import lightning_modules.backbones
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.horizon import verdict
+from datamodules.tasks import Task, ToolTask
 from lightning_modules.analysis import analysis_table, analyze, clash_text
+from lightning_modules.backbones import Backbone
+from lightning_modules.backbones.pretrained import export
 from lightning_modules.callbacks import REQUEUE, DataWait, LastCheckpoint, LengthGeneralization, RunProgress
 from lightning_modules.evaluation import check_lengths
 from lightning_modules.metrics import write_metrics
@@ -41,7 +48,7 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda reco
 
 
 class Trainer(lightning.Trainer):
-    """Lightning's Trainer, and the commands `rollout` and `analyze`."""
+    """Lightning's Trainer, and the commands `rollout`, `export` and `analyze`."""
 
     def analyze(self, model: TrajectoryModel, datamodule: TrajectoryDataModule,
                 lengths: list[int] = [5, 10, 20, 50, 100, 200], problems: int = 50,  # noqa: B006 (jsonargparse)
@@ -106,6 +113,23 @@ class Trainer(lightning.Trainer):
                       f"{'exact' if same else 'not the reference'}, {len(row.tokens):,} tokens, "
                       f"ended by {row.reason}{': ' + row.detail if row.detail else ''}", soft_wrap=True)
 
+    def export(self, model: TrajectoryModel, datamodule: TrajectoryDataModule, out: str,
+               ckpt_path: str | None = None, weights_only: bool | None = None) -> None:
+        """Write a trained backbone as config.json and model.safetensors, which transformers loads.
+
+        Args:
+            out: a new folder; tokens.json in it lists the vocabulary
+            ckpt_path: checkpoint of the model; without it and without a config the newest run's
+            weights_only: has no effect here (it stands in the configuration of every training run)
+        """
+        if ckpt_path is None:
+            raise UserError("export needs a trained model: give --ckpt_path, or no --config to take the newest run")
+        checkpoint = load_checkpoint(ckpt_path)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+        architecture = export(model.backbone, out, model.vocabulary.tokens)
+        print(f"{out}: load it with transformers.{architecture}.from_pretrained({out!r})")
+
 
 class Parser(LightningArgumentParser):
     """Tells a mistake in one line."""
@@ -116,9 +140,21 @@ class Parser(LightningArgumentParser):
             if isinstance(cause, UserError):
                 message = str(cause)
             cause = cause.__cause__ or cause.__context__
-        text = " ".join(str(message).split())
+        text = _unknown_class(" ".join(str(message).split()))
         print(f"error: {text[:600]}{' ...' if len(text) > 600 else ''}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _unknown_class(text: str) -> str:
+    """The parser's message; for a class that there is not, one that names those that there are."""
+    if not (found := re.search(r"Expected a dot import path string: ([\w.]+)", text)):
+        return text
+    key = text.partition('Parser key "')[2].partition('"')[0]
+    base = {"data.task": Task, "tasks": ToolTask, "model.backbone": Backbone}.get(key)
+    names = [cls.__name__ for module in (datamodules.tasks, lightning_modules.backbones)
+             for cls in vars(module).values() if base and isinstance(cls, type) and issubclass(cls, base)
+             and not inspect.isabstract(cls)]
+    return f"{key}: there is no class {found[1]}; expected {', '.join([*names, 'or the import path of your own'])}"
 
 
 class SaveConfig(SaveConfigCallback):
@@ -138,7 +174,7 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         commands = LightningCLI.subcommands()
         del commands["predict"]
-        return {**commands, "rollout": {"model", "datamodule"}, "analyze": {"model", "datamodule"}}
+        return {**commands, **{name: {"model", "datamodule"} for name in ("rollout", "export", "analyze")}}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("dump_header", [f"lightning=={lightning.__version__}"])
@@ -182,20 +218,37 @@ def complete(arguments: list[str]) -> list[str]:
             arguments[i + 1] = str(newest_checkpoint(newest_run()))
         elif argument == "--ckpt_path=last":
             arguments[i] = f"--ckpt_path={newest_checkpoint(newest_run())}"
+    for name in [*_values(arguments, "--config"), *_values(arguments, "-c")]:
+        _check_yaml(name)
     given = {argument.split("=")[0] for argument in arguments}
     command = arguments[0] if arguments else ""
-    if command in ("test", "validate", "rollout", "analyze") and not given & {"-h", "--help", "--print_config"}:
+    trained = command in ("test", "validate", "rollout", "export", "analyze")
+    if trained and not given & {"-h", "--help", "--print_config"}:
         if not given & {"-c", "--config"}:
-            run = _trained(_value(arguments, "--ckpt_path"))
+            run = _trained(*_values(arguments, "--ckpt_path")[-1:])
             arguments[1:1] = run[:2] if command == "analyze" else run
+        elif command in ("test", "validate") and not given & {"--ckpt_path"}:
+            raise UserError(f"{command} needs a trained model: give --ckpt_path, or no --config to take the newest run")
         arguments += ["--trainer.logger", "false"]  # results go to the run's folder, not to a new one
-    if checkpoint := _value(arguments, "--ckpt_path"):
+    for checkpoint in _values(arguments, "--ckpt_path")[-1:]:
         load_checkpoint(checkpoint)
     return arguments
 
 
-def _trained(checkpoint: str | None) -> list[str]:
+def _check_yaml(path: str) -> None:
+    """Raises UserError for a configuration file that is not there or not YAML; the parser would not name it."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no configuration file {path}: configs/ has some")
+    try:
+        yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _trained(checkpoint: str | None = None) -> list[str]:
     """Arguments that name the configuration and the checkpoint of a run: the newest, or that of `checkpoint`."""
+    if checkpoint:
+        load_checkpoint(checkpoint)
     run = Path(checkpoint).resolve().parent.parent if checkpoint else newest_run()
     if not (run / "config.yaml").is_file():
         raise UserError(f"{checkpoint} has no run folder with a config.yaml around it: give its --config too")
@@ -203,18 +256,19 @@ def _trained(checkpoint: str | None) -> list[str]:
     return ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint or str(newest_checkpoint(run))]
 
 
-def _value(arguments: list[str], name: str) -> str | None:
-    for i, argument in enumerate(arguments):
-        if argument == name and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(name + "="):
-            return argument[len(name) + 1 :]
-    return None
+def _values(arguments: list[str], name: str) -> list[str]:
+    """What was given for an option, each time that it was."""
+    following = itertools.pairwise(arguments)
+    return [value for option, value in following if option == name] + \
+        [argument[len(name) + 1 :] for argument in arguments if argument.startswith(name + "=")]
 
 
 def command_line(**options: Any) -> CLI:
     """The suite's LightningCLI, which reads sys.argv; `run=False` only builds model, data and trainer."""
+    about = ("Two more commands: sweep (a grid of runs) and report (docs/results.md from the files in results/); "
+             "each has its own --help.")
     return CLI(TrajectoryModel, TrajectoryDataModule, save_config_callback=SaveConfig, trainer_class=Trainer,
+               parser_kwargs={"epilog": about},
                trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
                seed_everything_default=42, **options)
 

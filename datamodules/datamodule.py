@@ -114,14 +114,18 @@ class TrajectoryDataModule(LightningDataModule):
             raise UserError(f"batch_size {self.batch_size} cannot be shared by {world} devices: give a multiple")
         workers = self._workers() if workers is None else workers
         return TimedLoader(stream, batch_size=self.batch_size // world, sampler=sampler, collate_fn=collate,
-                           num_workers=workers, pin_memory=torch.cuda.is_available(),
+                           num_workers=workers, pin_memory=self._on_gpu(),
                            prefetch_factor=8 if workers else None, persistent_workers=workers > 0)
 
     def _workers(self) -> int:
         if self.num_workers is not None:
             return self.num_workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(8, max(1, cores - 1)) if torch.cuda.is_available() else 0
+        return min(8, max(1, cores - 1)) if self._on_gpu() else 0
+
+    def _on_gpu(self) -> bool:
+        """Whether the rows go to a GPU; a run on the CPU of a machine with GPUs leaves those alone."""
+        return self.trainer.strategy.root_device.type == "cuda" if self.trainer else torch.cuda.is_available()
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

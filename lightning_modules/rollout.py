@@ -12,8 +12,9 @@ from datamodules.tokens import ANSWER, END, Kind, turns
 from datamodules.trajectory import Trajectory
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone, select_rows
+from lightning_modules.batched_rollout import Decoding, batched_rollout
 from lightning_modules.metrics import Outcome
-from tools import InvalidCommand, Tool
+from tools import InvalidCommand, Tool, UserError
 
 
 @dataclass(slots=True)
@@ -72,73 +73,73 @@ class Rollout:
 
 
 class _Stepper:
-    """Greedy steps of a batch of rows; on CUDA replayed from a graph, with the states in place."""
+    """Greedy steps of a batch of rows on the host's command."""
 
     def __init__(self, backbone: Backbone, rows: int) -> None:
         self.backbone, self.device = backbone, next(backbone.parameters()).device
         self.state = backbone.initial_state(rows)
-        self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
-        self._graph = None
-        if self.device.type == "cuda":
-            self._capture()
-
-    def _capture(self) -> None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.backbone.step(self.tokens, self.state)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            logits, state = self.backbone.step(self.tokens, self.state)
-            self._predicted = logits.argmax(-1)
-            tree_map_(lambda old, new: old.copy_(new), self.state, state)
 
     def __call__(self, tokens: Sequence[int]) -> list[int]:
-        given = torch.tensor(tokens)
-        if self._graph:
-            self.tokens.copy_(given)
-            self._graph.replay()
-            return self._predicted.tolist()
-        logits, self.state = self.backbone.step(given.to(self.device), self.state)
+        logits, self.state = self.backbone.step(torch.tensor(tokens, device=self.device), self.state)
         return logits.argmax(-1).tolist()
 
     def reset(self, row: int) -> None:
         """Give a row the initial state."""
         tree_map_(lambda state, initial: state[row].copy_(initial[0]), self.state, self.backbone.initial_state(1))
 
-    def keep(self, rows: Sequence[int]) -> bool:
-        """Drop all other rows, where shapes may change (not in a graph); tells whether it did."""
-        if self._graph:
-            return False
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all other rows."""
         self.state = select_rows(self.state, torch.tensor(rows, device=self.device))
-        return True
 
 
 @torch.inference_mode()
 def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: Iterable[tuple[Problem, int]],
-            batch_size: int = 64) -> list[Rollout]:
-    """Solve problems interactively, greedily; each comes with its budget, the most tokens that its row may have.
+            batch_size: int = 64, decoding: Decoding = Decoding()) -> list[Rollout]:  # noqa: B008 (frozen)
+    """Solve problems interactively; each comes with its budget, the most tokens that its row may have.
 
     Rows end on their own and are refilled from `problems`; the result is in the order of `problems`. Nothing that the
     model writes raises: a row that cannot go on ends with a reason.
     """
-    queue = deque(Rollout(problem, budget, task.part(problem.variant)[0].tool()) for problem, budget in problems)
-    everything = list(queue)
-    rows: list[Rollout | None] = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
+    rows = [Rollout(problem, budget, task.part(problem.variant)[0].tool()) for problem, budget in problems]
     if not rows:
         return []
+    if decoding.batched(backbone, [row.tool for row in rows]):
+        _on_device(backbone, vocabulary, rows, batch_size, decoding)
+    elif decoding.temperature:
+        raise UserError(f"temperature {decoding.temperature} needs tools of one token a call, and engine auto or "
+                        f"device")
+    else:
+        _on_host(backbone, vocabulary, rows, batch_size)
+    return rows
+
+
+def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int,
+               decoding: Decoding) -> None:
+    problems = [(vocabulary.encode(row.problem.prompt), row.budget) for row in everything]
+    for index, reason, ids, kinds in batched_rollout(backbone, vocabulary, everything[0].tool, problems, batch_size,
+                                                     decoding):
+        row = everything[index]
+        row.reason, row.kinds = reason, bytearray(kinds.tobytes())
+        row.tokens = vocabulary.decode(ids.tolist())
+        if reason == "invalid_command":  # the scalar tool can say why
+            again = Rollout(row.problem, row.budget + 1, row.tool)
+            for token in row.tokens:
+                again.advance(token)
+            row.detail = again.detail
+
+
+def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int) -> None:
+    queue = deque(everything)
+    rows: list[Rollout | None] = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
     stepper, names, ids = _Stepper(backbone, len(rows)), vocabulary.tokens, vocabulary.id
     inputs = [ids(row.advance("")) for row in rows]
     while True:
         predicted = stepper(inputs)
         ended = []
         for i, row in enumerate(rows):
-            if row is not None:
-                inputs[i] = ids(row.advance(names[predicted[i]]))
-                if row.reason:
-                    ended.append(i)
+            inputs[i] = ids(row.advance(names[predicted[i]]))
+            if row.reason:
+                ended.append(i)
         for i in ended:
             rows[i] = queue.popleft() if queue else None
             if rows[i] is not None:
@@ -147,9 +148,9 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
         if ended and None in rows:
             kept = [i for i, row in enumerate(rows) if row is not None]
             if not kept:
-                return everything
-            if stepper.keep(kept):
-                rows, inputs = [rows[i] for i in kept], [inputs[i] for i in kept]
+                return
+            stepper.keep(kept)
+            rows, inputs = [rows[i] for i in kept], [inputs[i] for i in kept]
 
 
 def budget(reference: Trajectory) -> int:

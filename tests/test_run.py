@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from benchmarks import kill
 from benchmarks.processes import Command
 from lightning_modules.callbacks import REQUEUE
 from lightning_modules.runs import load_checkpoint
-from run import command_line
+from run import command_line, main
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--config", str(ROOT / "configs/add.yaml"), "--trainer.max_steps", "6", "--trainer.accelerator", "cpu",
@@ -233,6 +234,30 @@ def test_a_mistake_gets_one_line(case, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+MIXTURE = ["fit", "--config", str(ROOT / "configs/mixture.yaml")]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["test", "--ckpt_path", "none.ckpt"], "there is no checkpoint none.ckpt"),
+    (["test", "--config", str(ROOT / "configs/add.yaml")], "test needs a trained model: give --ckpt_path"),
+    (["fit", "--config", "none.yaml"], "there is no configuration file none.yaml"),
+    (["fit", *TINY, "--config", str(ROOT / "README.md")], "README.md is not YAML"),
+    (["fit", *TINY, "--data.task", "Sums"], "data.task: there is no class Sums; expected Addition, Hanoi"),
+    (["fit", *TINY, "--model.backbone", "Mambo"], "model.backbone: there is no class Mambo; expected Hybrid, Mamba"),
+    ([*MIXTURE, "--data.task.tasks", "[{class_path: Sums}]"], "there is no class Sums; expected Addition, Hanoi"),
+    ([*MIXTURE, "--data.task.weights", "[0,0]"], "give numbers from 0 on, not all 0"),
+    ([*MIXTURE, "--data.task.weights", "[-1,2]"], "give numbers from 0 on, not all 0"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_more_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and error.startswith("error: ") and message in error
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoints_that_do_not_fit(trained, tmp_path):
     folder, _ = trained
     checkpoint = folder / "runs/add/version_0/checkpoints/last.ckpt"
@@ -260,6 +285,13 @@ OVERLAYS = [["add.yaml", f"{folder}/{path.name}"] for folder in ("model", "train
             for path in sorted((ROOT / "configs" / folder).glob("*.yaml"))]
 
 
+def test_every_key_of_a_config_says_what_it_is():
+    for path in sorted((ROOT / "configs").glob("**/*.yaml")):
+        if path.parent.name != "sweeps":
+            bare = re.findall(r"^ *\w+: [^#\n]+$", path.read_text(encoding="utf-8"), flags=re.M)
+            assert not bare, f"{path.name}: {bare}"
+
+
 @pytest.mark.parametrize("configs", EXPERIMENTS + OVERLAYS, ids=" ".join)
 def test_every_config_builds_its_parts(configs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -269,3 +301,30 @@ def test_every_config_builds_its_parts(configs, tmp_path, monkeypatch):
         cli = command_line(run=False)
     assert cli.model.backbone.num_parameters > 0 and cli.datamodule.task.max_length >= 1
     assert cli.trainer.max_steps > 0
+
+
+def test_a_pretrained_model_is_finetuned_by_low_rank_updates_and_exported(tmp_path, monkeypatch, capsys):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.Mamba2Config(vocab_size=70, hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads=4,
+                                       n_groups=1, state_size=8)
+    transformers.Mamba2ForCausalLM(config).save_pretrained(tmp_path / "start")
+    pretrained = ["--model.backbone", "Pretrained", "--model.backbone.init_args.name", "start"]
+    tiny = [*TINY[: TINY.index("--model.backbone.n_layer")], *pretrained, "--evaluation.evaluators", "[verify]",
+            "--trainer.enable_progress_bar", "false", "--trainer.max_steps", "2"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit):
+        main(["fit", *tiny])
+    assert "embedding has 70 rows: give --model.backbone.init_args.resize true" in capsys.readouterr().err
+    main(["fit", *tiny, "--model.backbone.init_args.resize", "true", "--model.backbone.init_args.lora_rank", "2"])
+    main(["export", "--out", "end"])
+    assert "transformers.Mamba2ForCausalLM" in capsys.readouterr().out
+    start, end = (transformers.Mamba2ForCausalLM.from_pretrained(tmp_path / name).eval() for name in ("start", "end"))
+    weights = load_checkpoint(tmp_path / "runs/add/version_0/checkpoints/last.ckpt")["state_dict"]
+    stem = "backbone.model.backbone.layers.0.mixer.in_proj.parametrizations.weight"
+    update = 32.0 / 2 * weights[f"{stem}.0.B"] @ weights[f"{stem}.0.A"]
+    before, after = (model.backbone.layers[0].mixer.in_proj.weight for model in (start, end))
+    assert update.abs().max() > 0 and torch.allclose(after, before + update, atol=1e-6)
+    tokens = json.loads((tmp_path / "end/tokens.json").read_text())
+    assert end.config.vocab_size == len(tokens) < 70 and end(torch.tensor([[1, 2]])).logits.shape[-1] == len(tokens)

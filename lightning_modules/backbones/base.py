@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
+from lightning_modules.backbones.decoder import Decoder, StepDecoder
 from tools import UserError
 
 State = Any
@@ -57,6 +58,15 @@ class Backbone(nn.Module, ABC):
 
         The new state may be the old one, updated in place: do not use `state` afterwards. No gradients.
         """
+
+    def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
+                states: torch.dtype = torch.float32) -> Decoder:
+        """Steps of `rows` rows of up to `length` tokens each, with the states in place.
+
+        weights, states: types to compute with, float32 or bfloat16; where a backbone makes no difference between the
+        two, its states have the type of the weights
+        """
+        return StepDecoder(self, rows, length, weights)
 
     def learn(self, tokens: Tensor, targets: Tensor) -> None:
         """Called with each training batch: tokens [B, T] and next-token targets [B, T], negative where masked."""

@@ -1,11 +1,15 @@
 """What models of stacked layers have in common: embedding, layers that keep a state each, norm, head."""
 
+import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbones.base import Backbone, State
+from lightning_modules.backbones.fast import Fast, residual_blocks
 
 
 class Layer(nn.Module, ABC):
@@ -31,6 +35,8 @@ class Layer(nn.Module, ABC):
 class LayeredBackbone(Backbone):
     """Subclasses say where the parts are, since every family of checkpoints names them in its own way."""
 
+    fast = Fast()
+
     @property
     @abstractmethod
     def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
@@ -53,6 +59,9 @@ class LayeredBackbone(Backbone):
             self.check_state(state, len(tokens))
         elif return_state:
             state = self.initial_state(len(tokens))
+        elif tokens.is_cuda and isinstance(layers[0], Block):
+            blocks = ((layer.norm, functools.partial(_update, layer.mixer)) for layer in layers)
+            return head(residual_blocks(embedding(tokens), blocks, norm, self.fast)), None
         hidden, new = embedding(tokens), []
         for i, layer in enumerate(layers):
             hidden, layer_state = layer(hidden, state and state[i])
@@ -67,3 +76,48 @@ class LayeredBackbone(Backbone):
             hidden, layer_state = layer.step(hidden, layer_state)
             new.append(layer_state)
         return head(norm(hidden)), new
+
+
+def _update(mixer: Layer, hidden: Tensor) -> Tensor:
+    return mixer(hidden)[0]
+
+
+class Block(Layer):
+    """Residual connection around norm and mixer."""
+
+    def __init__(self, d_model: int, mixer: Layer, norm_eps: float) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(d_model, norm_eps)
+        self.mixer = mixer
+
+    def initial_state(self, batch_size: int):
+        return self.mixer.initial_state(batch_size)
+
+    def reserve(self, state, length: int):
+        return self.mixer.reserve(state, length)
+
+    def forward(self, hidden: Tensor, state=None):
+        update, state = self.mixer(self.norm(hidden), state)
+        return hidden + update, state
+
+    def step(self, hidden: Tensor, state):
+        update, state = self.mixer.step(self.norm(hidden), state)
+        return hidden + update, state
+
+
+def start_blocks(embedding: nn.Embedding, blocks: Sequence[Block], norm: nn.Module, head: nn.Linear, deviation: float,
+                 tied: bool) -> None:
+    """mamba-ssm's initialisation of what surrounds the mixers, for the parts of a LayeredBackbone of blocks.
+
+    deviation: of the embedding
+    tied:      whether the head shares the embedding's weights
+    """
+    nn.init.normal_(embedding.weight, std=deviation)
+    if tied:
+        head.weight = embedding.weight
+    for block in blocks:
+        # One residual branch a block: the sum over blocks keeps its variance.
+        output = getattr(block.mixer, "out_proj", None) or block.mixer.o_proj
+        nn.init.kaiming_uniform_(output.weight, a=math.sqrt(5))
+        with torch.no_grad():
+            output.weight /= math.sqrt(len(blocks))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.backbones.base import check_sizes
-from lightning_modules.backbones.layered import Layer, LayeredBackbone
+from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from lightning_modules.backbones.selective_scan import import_kernels
 from tools import UserError
 
@@ -58,41 +58,11 @@ class Mamba2(LayeredBackbone):
                       norm_eps) for _ in range(n_layer)),
             "norm_f": nn.RMSNorm(d_model, norm_eps)})
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
-        nn.init.normal_(self.backbone["embedding"].weight, std=initializer_range)
-        if tie_embeddings:
-            self.lm_head.weight = self.backbone["embedding"].weight
-        for layer in self.backbone["layers"]:
-            # One residual branch a block: the sum over blocks keeps its variance.
-            nn.init.kaiming_uniform_(layer.mixer.out_proj.weight, a=math.sqrt(5))
-            with torch.no_grad():
-                layer.mixer.out_proj.weight /= math.sqrt(n_layer)
+        start_blocks(*self.parts, initializer_range, tie_embeddings)
 
     @property
     def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
         return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
-
-
-class Block(Layer):
-    """Residual connection around norm and mixer."""
-
-    def __init__(self, d_model: int, mixer: Layer, norm_eps: float) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(d_model, norm_eps)
-        self.mixer = mixer
-
-    def initial_state(self, batch_size: int):
-        return self.mixer.initial_state(batch_size)
-
-    def reserve(self, state, length: int):
-        return self.mixer.reserve(state, length)
-
-    def forward(self, hidden: Tensor, state=None):
-        update, state = self.mixer(self.norm(hidden), state)
-        return hidden + update, state
-
-    def step(self, hidden: Tensor, state):
-        update, state = self.mixer.step(self.norm(hidden), state)
-        return hidden + update, state
 
 
 class GatedNorm(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
+from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mistral, Pythia
 from lightning_modules.backbones.base import reset_rows, select_rows
 from tools import UserError
 
@@ -48,7 +48,35 @@ def mamba2_logits(net, tokens):
         num_hidden_layers=2, state_size=24, head_dim=8, num_heads=8, n_groups=2)(tokens).logits
 
 
+def hybrid_logits(net, tokens):
+    """The mixers of transformers' Mamba and Llama, each with copied weights, between norms and residuals."""
+    pytest.importorskip("transformers")
+    from transformers import LlamaConfig, MambaConfig
+    from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
+    llama = LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, attn_implementation="eager")
+    positions = LlamaRotaryEmbedding(llama)(torch.zeros(1), torch.arange(tokens.shape[1])[None])
+    mask = torch.full([tokens.shape[1]] * 2, -torch.inf).triu(1)[None, None]
+    weights = {k: v for k, v in net.state_dict().items()}
+
+    def norm(name, x):
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[f"backbone.{name}.weight"]
+
+    hidden = weights["backbone.embedding.weight"][tokens]
+    for i in range(3):
+        mixer = (LlamaAttention(llama, i) if i == 1 else
+                 MambaMixer(MambaConfig(hidden_size=32, num_hidden_layers=3, state_size=16), i)).eval()
+        prefix = f"backbone.layers.{i}.mixer."
+        mixer.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+        normed = norm(f"layers.{i}.norm", hidden)
+        hidden = hidden + (mixer(normed, position_embeddings=positions, attention_mask=mask)[0] if i == 1 else
+                           mixer(normed))
+    return norm("norm_f", hidden) @ weights["lm_head.weight"].T
+
+
 REFERENCES = {
+    "Hybrid": (lambda: Hybrid(VOCABULARY, n_layer=3, d_model=32, n_kv_head=2, initializer_range=0.3), hybrid_logits),
     "Mamba2": (lambda: Mamba2(VOCABULARY, n_layer=2, d_model=32, d_state=24, head_dim=8, n_groups=2, dt_min=0.01,
                               dt_max=1.0, initializer_range=0.3), mamba2_logits),
     "Pythia": (lambda: Pythia(VOCABULARY, n_layer=2, d_model=32, initializer_range=0.3), neox_logits),
@@ -182,11 +210,12 @@ def leaf_bytes(state):
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state))
 
 
+@pytest.mark.parametrize("name", ["Pythia", "Hybrid"])
 @torch.no_grad()
-def test_a_cache_grows_as_it_says():
-    net = make("Pythia")
+def test_a_cache_grows_as_it_says(name):
+    net = make(name)
     _, state = net(some_tokens(1, 200))
-    assert leaf_bytes(state) == net.state_size(200) > 10 * net.state_size(10)
+    assert leaf_bytes(state) == net.state_size(200) > 3 * net.state_size(10)
 
 
 @torch.no_grad()
@@ -198,7 +227,7 @@ def test_the_cache_of_a_sliding_window_is_bounded_by_the_window():
         assert leaf_bytes(passed[1]) == net.state_size(200)
 
 
-@pytest.mark.parametrize("name", ["Pythia", "Mistral"])
+@pytest.mark.parametrize("name", ["Pythia", "Mistral", "Hybrid"])
 @torch.no_grad()
 def test_long_passes_make_no_quadratic_masks(name, monkeypatch):
     from lightning_modules.backbones import attention
@@ -219,7 +248,9 @@ def test_long_passes_make_no_quadratic_masks(name, monkeypatch):
     (lambda: Mistral(VOCABULARY, d_model=64, n_kv_head=3), "n_kv_head 3 does not divide n_head 4"),
     (lambda: Mamba2(VOCABULARY, d_model=64, head_dim=48), "head_dim 48 does not divide d_inner 128"),
     (lambda: Mamba2(VOCABULARY, n_groups=3), "n_groups 3 does not divide its 8 heads"),
-    (lambda: Mistral(VOCABULARY, window=0), "window 0 is not allowed")])
+    (lambda: Mistral(VOCABULARY, window=0), "window 0 is not allowed"),
+    (lambda: Hybrid(VOCABULARY, n_layer=2, attention=[2]), "attention layer 2 is none of its 2 layers"),
+    (lambda: Hybrid(VOCABULARY, d_model=64, n_head=3), "n_head 3 does not divide d_model 64")])
 def test_heads_that_do_not_divide(build, message):
     with pytest.raises(UserError, match=message):
         build()

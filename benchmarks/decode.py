@@ -1,0 +1,77 @@
+"""One decoding step of a Mamba of 24 x 768 on a GPU: how long each kernel takes, and a step.
+
+    python benchmarks/decode.py --rows 64 256 1024
+
+Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Prints only: it
+is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are those of
+benchmarks/rollout.py.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lightning_modules.backbones import Mamba
+
+KERNELS = ("enter", "convolve", "select", "update", "leave", "add")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--layers", type=int, default=24)
+    options = parser.parse_args()
+    from lightning_modules.backbones.mamba_decode import MambaDecoder
+
+    model = Mamba(40, n_layer=options.layers, d_model=768).cuda().eval()
+    half = torch.bfloat16
+    table = Table("rows", "weights", "states", *KERNELS, "step", "tokens/s", title="microseconds")
+    for rows in options.rows:
+        for weights, states in ((half, half), (half, torch.float32), (torch.float32, torch.float32)):
+            decoder = MambaDecoder(model, rows, weights, states)
+            times = [time_graph(lambda kernel=kernel, d=decoder: each_layer(d, kernel)) / options.layers
+                     for kernel in KERNELS]
+            tokens = torch.zeros(rows, dtype=torch.long, device="cuda")
+            step = time_graph(lambda d=decoder, tokens=tokens: d.step(tokens))
+            table.add_row(str(rows), str(weights)[6:], str(states)[6:], *(f"{t:.1f}" for t in times), f"{step:.0f}",
+                          f"{rows / step * 1e6:,.0f}")
+    Console(width=150).print(table)
+
+
+def each_layer(decoder, kernel: str) -> None:
+    for i in range(len(decoder.layers)):
+        decoder.run(kernel, i)
+
+
+@torch.inference_mode()
+def time_graph(work: Callable[[], object], repeats: int = 30) -> float:
+    """Microseconds of one replay of what `work` launches."""
+    stream, graph = capture(work)
+    with torch.cuda.stream(stream):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(repeats):
+            graph.replay()
+        stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / repeats * 1000
+
+
+def capture(work: Callable[[], object]) -> tuple[torch.cuda.Stream, torch.cuda.CUDAGraph]:
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        work()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            work()
+        graph.replay()
+        stream.synchronize()
+    return stream, graph
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Decoding: steps of a fixed number of rows whose states stay in place, so that a CUDA graph can hold a step."""
+
+import copy
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_
+
+
+class Decoder(ABC):
+    """Steps of a fixed number of rows; the states are its own, and are changed in place."""
+
+    @abstractmethod
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits [B, V] after one more token a row, int64 [B]. It never waits for the device."""
+
+    @abstractmethod
+    def reset(self, rows: Tensor) -> None:
+        """Give these rows, int64 [k], the initial state."""
+
+
+class StepDecoder(Decoder):
+    """Any backbone, by its own `step`.
+
+    length:  tokens that a row may have, for which a growing memory makes room
+    weights: type of the weights, and so of the states
+    """
+
+    def __init__(self, backbone, rows: int, length: int, weights: torch.dtype = torch.float32) -> None:
+        if next(backbone.parameters()).dtype != weights:
+            backbone = copy.deepcopy(backbone).to(weights)
+        self.backbone, self.initial = backbone, backbone.initial_state(1)
+        self.state = backbone.reserve(backbone.initial_state(rows), length)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        logits, state = self.backbone.step(tokens, self.state)
+        tree_map_(_keep, self.state, state)
+        return logits
+
+    def reset(self, rows: Tensor) -> None:
+        tree_map_(lambda state, initial: state.index_copy_(0, rows, initial.expand(len(rows), *state.shape[1:])
+                                                           .to(state.dtype)), self.state, self.initial)
+
+
+def _keep(old: Tensor, new: Tensor) -> None:
+    if old is not new:
+        old.copy_(new)

@@ -1,0 +1,87 @@
+"""Mamba-1 with attention at chosen layers, as mamba-ssm's `attn_layer_idx` and the paper's Hybrid-Mamba have it."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lightning_modules.backbones.attention import Cache, head_width
+from lightning_modules.backbones.base import check_sizes
+from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
+from lightning_modules.backbones.mamba import Mixer
+from lightning_modules.backbones.mistral import SelfAttention
+from lightning_modules.backbones.selective_scan import cuda_kernels
+from tools import UserError
+
+
+class Hybrid(LayeredBackbone):
+    """Blocks of norm and mixer on a residual stream; the mixer is Mamba's, at chosen layers attention.
+
+    With full attention (no `window`) its memory grows with every token, so it is none of the fixed memories of the
+    paper's Theorem 2.1.
+
+    Args:
+        vocab_size: number of tokens
+        n_layer: number of blocks
+        d_model: width of the residual stream
+        attention: layers whose mixer is attention, counted from 0
+        n_head: query heads; d_model is a multiple of it
+        n_kv_head: key and value heads; null: n_head, which is a multiple of it
+        window: tokens that attention sees, itself included; null: all
+        rope_theta: base of the rotary wavelengths
+        d_inner: width inside a Mamba block; null: 2 d_model
+        d_state: state of each inner channel
+        d_conv: width of the convolution
+        dt_rank: rank of the step size; null: d_model / 16, rounded up
+        tie_embeddings: whether the head shares the embedding's weights
+        dt_min, dt_max: range of the step sizes at the start
+        initializer_range: standard deviation of the embedding at the start
+        norm_eps: of the RMS norms
+    """
+
+    def __init__(self, vocab_size: int, n_layer: int = 4, d_model: int = 64, attention: Sequence[int] = (1,),
+                 n_head: int = 4, n_kv_head: int | None = None, window: int | None = None,
+                 rope_theta: float = 10_000.0, d_inner: int | None = None, d_state: int = 16, d_conv: int = 4,
+                 dt_rank: int | None = None, tie_embeddings: bool = True, dt_min: float = 0.001, dt_max: float = 0.1,
+                 initializer_range: float = 0.02, norm_eps: float = 1e-5) -> None:
+        super().__init__(vocab_size)
+        n_kv_head = n_head if n_kv_head is None else n_kv_head
+        check_sizes("Hybrid", n_layer=n_layer, d_model=d_model, n_head=n_head, n_kv_head=n_kv_head, d_state=d_state,
+                    d_conv=d_conv, window=1 if window is None else window)
+        if wrong := [i for i in attention if not 0 <= i < n_layer]:
+            raise UserError(f"Hybrid attention layer {wrong[0]} is none of its {n_layer} layers: give numbers from 0 "
+                            f"to {n_layer - 1}")
+        width = head_width("Hybrid", d_model, n_head, n_kv_head)
+        cache = Cache(n_kv_head, width, window, rope_theta, width)
+        mixers = (SelfAttention(d_model, cache) if i in attention else
+                  MambaMixer(d_model, d_inner or 2 * d_model, d_state, d_conv, dt_rank or math.ceil(d_model / 16),
+                             dt_min, dt_max) for i in range(n_layer))
+        self.backbone = nn.ModuleDict({
+            "embedding": nn.Embedding(vocab_size, d_model),
+            "layers": nn.ModuleList(Block(d_model, mixer, norm_eps) for mixer in mixers),
+            "norm_f": nn.RMSNorm(d_model, norm_eps)})
+        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
+        start_blocks(*self.parts, initializer_range, tie_embeddings)
+
+    @property
+    def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
+        return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
+
+    def state_size(self, length: int) -> int:
+        caches = [layer.mixer.cache for layer in self.parts[1] if isinstance(layer.mixer, SelfAttention)]
+        weight = self.lm_head.weight
+        return super().state_size(0) + sum(cache.size(length, weight) - cache.size(0, weight) for cache in caches)
+
+
+class MambaMixer(Mixer, Layer):
+    """Mamba's block as a layer."""
+
+    def forward(self, hidden: Tensor, state=None):
+        if state is not None:
+            return super().forward(hidden, state)
+        if hidden.is_cuda and cuda_kernels() is not None:
+            return self.fused(hidden), None
+        return super().forward(hidden, self.initial_state(len(hidden)))[0], None
+
+    def step(self, hidden: Tensor, state):
+        return super().step(hidden, state), state

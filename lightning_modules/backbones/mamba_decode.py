@@ -1,0 +1,234 @@
+"""One decoding step of Mamba on CUDA; imported where it is used, since Triton is.
+
+A step reads the weights once and reads and writes the states: it is bound by memory where the batch is large, and by
+the latency of many small kernels where it is small. Here a layer has six: three matrix products (cuBLAS), and between
+them the convolution (norm included), the recurrence (step size and gate included) and the residual. The two projections
+to the step size are one matrix, as nothing stands between them.
+
+Tried on an H100 and slower: products in Triton with the norm, the convolution or the residual inside, programmatic
+dependent launches, and halves of the batch on streams of their own.
+
+Weights are [out, in], as torch has them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lightning_modules.backbones.decoder import Decoder
+
+TAPS = 4
+"""Width of the convolution that the kernels are written for."""
+
+
+@triton.jit
+def embed(tokens, table, hidden, stream, squares, clock, W: tl.constexpr, WP: tl.constexpr):
+    """hidden [rows, W] float32 and stream [rows, W], the same in the weights' type, from table [V, W].
+
+    squares [rows]: sum of a row's squares; clock [1] counts the steps.
+    """
+    row, w = tl.program_id(0), tl.arange(0, WP)
+    if row == 0:
+        tl.store(clock, tl.load(clock) + 1)
+    token = tl.load(tokens + row).to(tl.int64)
+    value = tl.load(table + token * W + w, mask=w < W, other=0.0).to(tl.float32)
+    tl.store(hidden + row * W + w, value, mask=w < W)
+    tl.store(stream + row * W + w, value.to(stream.dtype.element_ty), mask=w < W)
+    tl.store(squares + row, tl.sum(value * value, 0))
+
+
+@triton.jit
+def add(change, hidden, stream, squares, W: tl.constexpr, WP: tl.constexpr):
+    """hidden [rows, W] += change [rows, W], and what `embed` derives from it."""
+    place, w = tl.program_id(0) * W + tl.arange(0, WP), tl.arange(0, WP)
+    value = tl.load(hidden + place, mask=w < W, other=0.0)
+    value += tl.load(change + place, mask=w < W, other=0.0).to(tl.float32)
+    tl.store(hidden + place, value, mask=w < W)
+    tl.store(stream + place, value.to(stream.dtype.element_ty), mask=w < W)
+    tl.store(squares + tl.program_id(0), tl.sum(value * value, 0))
+
+
+@triton.jit
+def convolve(xz, squares, recent, clock, taps, bias, u, rows, eps, W: tl.constexpr, D: tl.constexpr, BM: tl.constexpr,
+             BD: tl.constexpr):
+    """u [rows, D] = silu(convolution of x), where xz [rows, 2 D], of a stream W wide, still needs its norm's scale.
+
+    recent [rows, 3, D]: the inputs before, a ring; taps [4, D]. D is a multiple of BD.
+    """
+    d = tl.program_id(0) * BD + tl.arange(0, BD)
+    m = tl.program_id(1) * BM + tl.arange(0, BM)
+    first, second, third, last = (tl.load(taps + d), tl.load(taps + D + d), tl.load(taps + 2 * D + d),
+                                  tl.load(taps + 3 * D + d))
+    value = tl.load(bias + d)[None]
+    mask = (m < rows)[:, None] & (d < D)
+    oldest = tl.load(clock) % 3
+    line = recent + m[:, None] * (3 * D) + d
+    x0 = tl.load(line + oldest * D, mask=mask, other=0.0).to(tl.float32)
+    x1 = tl.load(line + (oldest + 1) % 3 * D, mask=mask, other=0.0).to(tl.float32)
+    x2 = tl.load(line + (oldest + 2) % 3 * D, mask=mask, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.load(squares + m, mask=m < rows, other=1.0) / W + eps)
+    x3 = tl.load(xz + m[:, None] * (2 * D) + d, mask=mask, other=0.0).to(tl.float32) * scale[:, None]
+    tl.store(line + oldest * D, x3.to(recent.dtype.element_ty), mask=mask)
+    value = value + first * x0 + second * x1 + third * x2 + last * x3
+    tl.store(u + m[:, None] * D + d, (value * tl.sigmoid(value)).to(u.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def update(selection, xz, squares, u, state, bias, rates, skip, y, rows, eps, W: tl.constexpr, D: tl.constexpr,
+           N: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    """y [rows, D] = (C h + D u) silu(z), after h = exp(delta A) h + delta u B: state [rows, D, N], in place.
+
+    selection [rows, D + 2 N]: delta before bias and softplus, B, C; rates [D, N]: A / log(2), negative; z: the second
+    half of xz, which still needs its norm's scale. D is a multiple of BD.
+    """
+    d = tl.program_id(0) * BD + tl.arange(0, BD)
+    m = tl.program_id(1) * BM + tl.arange(0, BM)
+    n = tl.arange(0, N)
+    rate, weight, offset = tl.load(rates + d[:, None] * N + n), tl.load(skip + d), tl.load(bias + d)
+    alive = m < rows
+    mask = alive[:, None] & (d < D)
+    place = m[:, None] * D + d
+    cells = state + place[:, :, None] * N + n
+    h = tl.load(cells, mask=mask[:, :, None], other=0.0).to(tl.float32)
+    line = selection + m[:, None] * (D + 2 * N)
+    step = tl.load(line + d, mask=mask, other=0.0).to(tl.float32) + offset
+    grown = tl.exp(tl.minimum(step, 20.0))
+    # log(1 + e) of a small e would lose its digits.
+    step = tl.where(step > 20.0, step, tl.where(grown < 1e-3, grown * (1 - 0.5 * grown), tl.log(1 + grown)))
+    x = tl.load(u + place, mask=mask, other=0.0).to(tl.float32)
+    into = tl.load(line + D + n, mask=alive[:, None], other=0.0).to(tl.float32)
+    out = tl.load(line + D + N + n, mask=alive[:, None], other=0.0).to(tl.float32)
+    h = tl.exp2(step[:, :, None] * rate[None]) * h + (step * x)[:, :, None] * into[:, None, :]
+    tl.store(cells, h.to(state.dtype.element_ty), mask=mask[:, :, None])
+    result = tl.sum(h * out[:, None, :], 2) + weight * x
+    scale = tl.rsqrt(tl.load(squares + m, mask=alive, other=1.0) / W + eps)
+    z = tl.load(xz + m[:, None] * (2 * D) + D + d, mask=mask, other=0.0).to(tl.float32) * scale[:, None]
+    tl.store(y + place, (result * z * tl.sigmoid(z)).to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def score(stream, squares, weight, logits, rows, eps, W: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+          BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
+    """logits [rows, V] float32 = norm(stream) @ weight.T; weight [V, W], the norm's included."""
+    m = tl.program_id(1) * BM + tl.arange(0, BM)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    total = tl.zeros((BM, BN), tl.float32)
+    for start in range(0, W, BK):
+        k = start + tl.arange(0, BK)
+        a = tl.load(stream + m[:, None] * W + k, mask=(m < rows)[:, None] & (k < W), other=0.0)
+        w = tl.load(weight + n * W + k[:, None], mask=(n < V) & (k < W)[:, None], other=0.0)
+        total = tl.dot(a, w, total, input_precision=PRECISION)
+    total *= tl.rsqrt(tl.load(squares + m, mask=m < rows, other=1.0) / W + eps)[:, None]
+    tl.store(logits + m[:, None] * V + n, total, mask=(m < rows)[:, None] & (n < V))
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Rows and columns of a program's tile, and its warps; the defaults below as measured by benchmarks/decode.py."""
+
+    rows: int
+    columns: int
+    warps: int = 4
+
+
+def can_decode(backbone) -> bool:
+    """Whether the kernels are written for a Mamba of this shape."""
+    mixer = backbone.backbone["layers"][0]["mixer"]
+    return mixer.d_conv == TAPS and mixer.d_inner % 16 == 0 and mixer.d_state in (8, 16, 32, 64, 128)
+
+
+class MambaDecoder(Decoder):
+    """Steps of a Mamba with weights and states in types of their own, for a fixed number of rows.
+
+    States: recent inputs [n_layer, B, 3, D] in the weights' type, and h [n_layer, B, D, N] in `states`' type.
+    """
+
+    def __init__(self, backbone, rows: int, weights: torch.dtype, states: torch.dtype,
+                 convolve_tiles: Tiles = Tiles(4, 128), update_tiles: Tiles = Tiles(1, 128)) -> None:
+        layers, body = backbone.backbone["layers"], backbone.backbone
+        mixer = layers[0]["mixer"]
+        self.rows, self.eps = rows, body["norm_f"].eps
+        self.convolve_tiles, self.update_tiles = convolve_tiles, update_tiles
+        self.W, self.D, self.N, self.V = (backbone.lm_head.in_features, mixer.d_inner, mixer.d_state,
+                                          backbone.vocab_size)
+        self.embedding = body["embedding"].weight.detach()
+        device = self.embedding.device
+        self.head = _weight(backbone.lm_head.weight * body["norm_f"].weight, weights)
+        self.layers = [_layer(layer["norm"], layer["mixer"], weights) for layer in layers]
+        self.recent = torch.zeros(len(layers), rows, TAPS - 1, self.D, dtype=weights, device=device)
+        self.state = torch.zeros(len(layers), rows, self.D, self.N, dtype=states, device=device)
+        self.clock = torch.zeros(1, dtype=torch.int32, device=device)
+
+        def new(width: int, dtype: torch.dtype = weights) -> Tensor:
+            return torch.empty(rows, width, dtype=dtype, device=device)
+
+        self.stream, self.change, self.u, self.y, self.xz, self.selection = (
+            new(n) for n in (self.W, self.W, self.D, self.D, 2 * self.D, self.D + 2 * self.N))
+        self.hidden, self.squares, self.logits = (new(n, torch.float32) for n in (self.W, 1, self.V))
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits, float32 [B, V], after one more token a row, [B]; the same tensor every time."""
+        wide = triton.next_power_of_2(self.W)
+        embed[(self.rows,)](tokens.contiguous(), self.embedding, self.hidden, self.stream, self.squares, self.clock,
+                            self.W, wide)
+        for i in range(len(self.layers)):
+            for kernel in ("enter", "convolve", "select", "update", "leave", "add"):
+                self.run(kernel, i)
+        grid = triton.cdiv(self.V, 16), triton.cdiv(self.rows, 16)
+        score[grid](self.stream, self.squares, self.head, self.logits, self.rows, self.eps, self.W, self.V, 16, 16,
+                    max(16, min(128, wide)), "ieee")
+        return self.logits
+
+    def reset(self, rows: Tensor) -> None:
+        self.recent.index_fill_(1, rows, 0)
+        self.state.index_fill_(1, rows, 0)
+
+    def run(self, kernel: str, i: int) -> None:
+        """One of the kernels of layer `i`."""
+        inwards, taps, conv_bias, selection, bias, rates, skip, outwards = self.layers[i]
+        W, D, N, rows = self.W, self.D, self.N, self.rows
+        if kernel == "enter":
+            torch.mm(self.stream, inwards.t(), out=self.xz)
+        elif kernel == "convolve":
+            tiles, columns = self.convolve_tiles, self._columns(self.convolve_tiles)
+            convolve[D // columns, triton.cdiv(rows, tiles.rows)](
+                self.xz, self.squares, self.recent[i], self.clock, taps, conv_bias, self.u, rows, self.eps, W, D,
+                tiles.rows, columns, num_warps=tiles.warps)
+        elif kernel == "select":
+            torch.mm(self.u, selection.t(), out=self.selection)
+        elif kernel == "update":
+            tiles, columns = self.update_tiles, self._columns(self.update_tiles)
+            update[D // columns, triton.cdiv(rows, tiles.rows)](
+                self.selection, self.xz, self.squares, self.u, self.state[i], bias, rates, skip, self.y, rows, self.eps,
+                W, D, N, tiles.rows, columns, num_warps=tiles.warps)
+        elif kernel == "leave":
+            torch.mm(self.y, outwards.t(), out=self.change)
+        else:
+            add[(rows,)](self.change, self.hidden, self.stream, self.squares, W, triton.next_power_of_2(W))
+
+    def _columns(self, tiles: Tiles) -> int:
+        """Columns of a tile: a divisor of the inner width."""
+        columns = tiles.columns
+        while self.D % columns:
+            columns //= 2
+        return columns
+
+
+def _weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.detach().to(dtype).contiguous()
+
+
+def _layer(norm, mixer, weights: torch.dtype) -> tuple[Tensor, ...]:
+    """Weights in the order in which `MambaDecoder.run` takes them."""
+    def exact(x: Tensor) -> Tensor:
+        return _weight(x, torch.float32)
+
+    step, *ends = mixer.x_proj.weight.split([mixer.dt_rank, mixer.d_state, mixer.d_state])
+    step = (mixer.dt_proj.weight.double() @ step.double()).to(step.dtype)
+    return (_weight(mixer.in_proj.weight * norm.weight, weights), exact(mixer.conv1d.weight[:, 0].t()),
+            exact(mixer.conv1d.bias), _weight(torch.cat([step, *ends]), weights), exact(mixer.dt_proj.bias),
+            exact(-torch.exp(mixer.A_log.double()) / 0.6931471805599453), exact(mixer.D),
+            _weight(mixer.out_proj.weight, weights))

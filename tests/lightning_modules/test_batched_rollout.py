@@ -1,0 +1,127 @@
+import pytest
+import torch
+
+from datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
+from lightning_modules.backbones import LSTM, Mamba, Pythia
+from lightning_modules.batched_rollout import Decoding
+from lightning_modules.rollout import budget, rollout
+from tools import UserError
+
+TASKS = [Addition(4), Addition(4, "paper"), Multiplication(3), Copy(4), Turing("increment", 4), Turing("palindrome", 4)]
+
+
+def _setting(task, backbone=Mamba, problems=9, **shape):
+    torch.manual_seed(1)
+    backbone = backbone(len(task.vocabulary()), n_layer=1, d_model=32, **shape).eval()
+    chosen = [task.problem("test", 0, 2 + i % 3, i, task.variants[-1]) for i in range(problems)]
+    return backbone, [(problem, budget(task.record(problem))) for problem in chosen]
+
+
+def _train(backbone, task, problems, steps=40):
+    """Until it writes some of the trajectories, so that rows go far and end in several ways."""
+    optimizer = torch.optim.Adam(backbone.parameters(), 1e-2)
+    rows = [torch.from_numpy(task.vocabulary().encode(task.record(problem).tokens)) for problem, _ in problems]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    for _ in range(steps):
+        logits, _ = backbone(padded[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), padded[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{task.name}-{task.style}")
+@pytest.mark.parametrize("trained", [False, True], ids=["random", "trained"])
+def test_the_device_engine_says_what_the_host_engine_says(task, trained):
+    backbone, problems = _setting(task)
+    if trained:
+        _train(backbone, task, problems)
+    host = rollout(backbone, task.vocabulary(), task, problems, 4, Decoding("host"))
+    device = rollout(backbone, task.vocabulary(), task, problems, 4, Decoding("device"))
+    for a, b in zip(host, device, strict=True):
+        assert (a.tokens, a.kinds, a.reason, a.detail) == (b.tokens, b.kinds, b.reason, b.detail)
+    if trained and task.name in ("copy", "turing_increment"):
+        assert any(row.reason == "end" for row in host)
+
+
+@pytest.mark.parametrize("backbone", [LSTM, Pythia])
+def test_other_backbones_too(backbone):
+    task = Addition(4)
+    model, problems = _setting(task, backbone, problems=5)
+    host, device = (rollout(model, task.vocabulary(), task, problems, 2, Decoding(engine))
+                    for engine in ("host", "device"))
+    assert [row.tokens for row in host] == [row.tokens for row in device]
+
+
+def test_draws_depend_on_the_seed_and_the_problem_alone():
+    task = Addition(4)
+    backbone, problems = _setting(task)
+    together, alone, other = (
+        [row.tokens for row in rollout(backbone, task.vocabulary(), task, problems, size,
+                                       Decoding(temperature=1.0, seed=s))]
+        for size, s in ((9, 0), (3, 0), (9, 1)))
+    assert together == alone != other
+    assert len(set(map(tuple, together))) == len(together)
+
+
+def test_draws_have_the_softmax_s_frequencies():
+    from lightning_modules.batched_rollout import gumbel
+
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    noise = torch.cat([gumbel(torch.full((1000,), seed), torch.arange(1000), 4) for seed in range(20)])
+    share = torch.bincount((logits + noise).argmax(-1), minlength=4) / len(noise)
+    assert torch.allclose(share, logits.softmax(-1), atol=0.015)
+
+
+def test_what_cannot_be_decoded_is_told():
+    task = LogicalGraph(4)
+    backbone, _ = _setting(Addition(4))
+    with pytest.raises(UserError, match="engine device has no SearchMemory"):
+        rollout(backbone, task.vocabulary(), task, [(task.problem("test", 0, 4, 0, task.variants[0]), 50)], 1,
+                Decoding("device"))
+    for wrong, message in (({"engine": "gpu"}, "unknown engine 'gpu'"), ({"weights": "int8"}, "unknown type 'int8'"),
+                           ({"temperature": -1.0}, "temperature -1.0")):
+        with pytest.raises(UserError, match=message):
+            Decoding(**wrong)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@needs_cuda
+@pytest.mark.parametrize("backbone", [Mamba, LSTM, Pythia])
+def test_a_gpu_says_what_the_cpu_says(backbone):
+    task = Addition(4)
+    model, problems = _setting(task, backbone)
+    _train(model, task, problems)
+    expected = rollout(model, task.vocabulary(), task, problems, 4, Decoding("host"))
+    found = rollout(model.cuda(), task.vocabulary(), task, problems, 4, Decoding("device"))
+    assert [(row.tokens, row.kinds, row.reason) for row in expected] == [
+        (row.tokens, row.kinds, row.reason) for row in found]
+
+
+@needs_cuda
+@pytest.mark.parametrize(("weights", "states", "tolerance"), [
+    (torch.float32, torch.float32, 1e-4), (torch.bfloat16, torch.float32, 3e-2),
+    (torch.bfloat16, torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("rows", [1, 20, 130, 300])
+def test_fused_steps_are_the_model(rows, weights, states, tolerance):
+    torch.manual_seed(0)
+    model = Mamba(40, n_layer=3, d_model=192).cuda().eval()
+    tokens = torch.randint(0, 40, (rows, 50), device="cuda")
+    decoder = model.decoder(rows, 50, weights, states)
+    with torch.inference_mode():
+        expected, _ = model(tokens)
+        again = torch.arange(0, rows, 3, device="cuda")
+        decoder.step(tokens[:, 7])
+        decoder.reset(torch.arange(rows, device="cuda"))
+        logits = []
+        for t in range(50):
+            if t == 20:  # these start over
+                decoder.reset(again)
+                fresh, _ = model(tokens[again, 20:])
+            logits.append(decoder.step(tokens[:, t]).clone())
+        found = torch.stack(logits, 1)
+        expected[again, 20:] = fresh
+    error = (found - expected).norm() / expected.norm()
+    assert error < tolerance
