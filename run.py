@@ -1,5 +1,5 @@
-"""The command line: fit, validate, test, rollout (one problem, step by step), analyze (horizons, no training), sweep (a
-grid of runs) and report (docs/results.md)."""
+"""The command line: fit, validate, test, rollout (one problem, step by step), export (for transformers), analyze
+(horizons, no training), sweep (a grid of runs) and report (docs/results.md)."""
 
 import inspect
 import itertools
@@ -27,6 +27,7 @@ from datamodules.horizon import verdict
 from datamodules.tasks import Task, ToolTask
 from lightning_modules.analysis import analysis_table, analyze, clash_text
 from lightning_modules.backbones import Backbone
+from lightning_modules.backbones.pretrained import export
 from lightning_modules.callbacks import REQUEUE, LastCheckpoint, LengthGeneralization, RunProgress
 from lightning_modules.callbacks.last_checkpoint import run_folder
 from lightning_modules.evaluation import check_lengths
@@ -46,7 +47,7 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda reco
 
 
 class Trainer(lightning.Trainer):
-    """Lightning's Trainer, and the commands `rollout` and `analyze`."""
+    """Lightning's Trainer, and the commands `rollout`, `export` and `analyze`."""
 
     def analyze(self, model: TrajectoryModel, datamodule: TrajectoryDataModule,
                 lengths: list[int] = [5, 10, 20, 50, 100, 200], problems: int = 50,  # noqa: B006 (jsonargparse)
@@ -111,6 +112,23 @@ class Trainer(lightning.Trainer):
                       f"{'exact' if same else 'not the reference'}, {len(row.tokens):,} tokens, "
                       f"ended by {row.reason}{': ' + row.detail if row.detail else ''}", soft_wrap=True)
 
+    def export(self, model: TrajectoryModel, datamodule: TrajectoryDataModule, out: str,
+               ckpt_path: str | None = None, weights_only: bool | None = None) -> None:
+        """Write a trained backbone as config.json and model.safetensors, which transformers loads.
+
+        Args:
+            out: a new folder; tokens.json in it lists the vocabulary
+            ckpt_path: checkpoint of the model; without it and without a config the newest run's
+            weights_only: has no effect here (it stands in the configuration of every training run)
+        """
+        if ckpt_path is None:
+            raise UserError("export needs a trained model: give --ckpt_path, or no --config to take the newest run")
+        checkpoint = load_checkpoint(ckpt_path)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+        architecture = export(model.backbone, out, model.vocabulary.tokens)
+        print(f"{out}: load it with transformers.{architecture}.from_pretrained({out!r})")
+
 
 class Parser(LightningArgumentParser):
     """Tells a mistake in one line."""
@@ -161,7 +179,7 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         commands = LightningCLI.subcommands()
         del commands["predict"]
-        return {**commands, "rollout": {"model", "datamodule"}, "analyze": {"model", "datamodule"}}
+        return {**commands, **{name: {"model", "datamodule"} for name in ("rollout", "export", "analyze")}}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("dump_header", [f"lightning=={lightning.__version__}"])
@@ -204,7 +222,8 @@ def complete(arguments: list[str]) -> list[str]:
         _check_yaml(name)
     given = {argument.split("=")[0] for argument in arguments}
     command = arguments[0] if arguments else ""
-    if command in ("test", "validate", "rollout", "analyze") and not given & {"-h", "--help", "--print_config"}:
+    trained = command in ("test", "validate", "rollout", "export", "analyze")
+    if trained and not given & {"-h", "--help", "--print_config"}:
         if not given & {"-c", "--config"}:
             run = _trained(*_values(arguments, "--ckpt_path")[-1:])
             arguments[1:1] = run[:2] if command == "analyze" else run

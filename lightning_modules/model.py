@@ -1,5 +1,6 @@
 """The LightningModule: masked next-token training of a backbone on tool-use trajectories."""
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from datamodules.tokens import PREDICTED, Kind
 from datamodules.vocabulary import Vocabulary
@@ -20,7 +22,8 @@ IGNORED = -100
 
 def masked_targets(tokens: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
     """Next-token targets int64 [B, T] of rows [B, T + 1]; -100 where the next token is not the model's to predict."""
-    predicted = torch.isin(kinds[:, 1:], torch.tensor(sorted(PREDICTED), dtype=kinds.dtype, device=kinds.device))
+    # Compared with numbers one by one: a tensor of them would be copied to the device, for which the host would wait.
+    predicted = functools.reduce(torch.logical_or, (kinds[:, 1:] == int(kind) for kind in sorted(PREDICTED)))
     return torch.where(predicted, tokens[:, 1:], IGNORED)
 
 
@@ -110,13 +113,31 @@ class TrajectoryModel(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         decayed, exempt = [], []
         for parameter in self.parameters():
+            if not parameter.requires_grad:  # frozen beneath low-rank updates
+                continue
             free = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
             (exempt if free else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-        # Not fused: Lightning cannot clip the gradients of a fused optimizer in mixed precision.
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=self._fused() or None)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _fused(self) -> bool:
+        """Whether one kernel can update all weights: on one or more whole CUDA devices, without a gradient scaler."""
+        trainer = self._trainer
+        plain = trainer is None or (isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+                                    and getattr(trainer.precision_plugin, "scaler", None) is None)
+        return plain and self.device.type == "cuda"
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
+                                    gradient_clip_algorithm: str | None = None) -> None:
+        """As Lightning, which refuses to where the optimizer is fused since it may unscale them: these need not."""
+        if not self._fused() or not gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def _learning_rate_factor(self, step: int) -> float:
         if step < self.warmup_steps:

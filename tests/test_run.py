@@ -240,3 +240,30 @@ def test_every_config_builds_its_parts(configs, tmp_path, monkeypatch):
         cli = command_line(run=False)
     assert cli.model.backbone.num_parameters > 0 and cli.datamodule.task.max_length >= 1
     assert cli.trainer.max_steps > 0
+
+
+def test_a_pretrained_model_is_finetuned_by_low_rank_updates_and_exported(tmp_path, monkeypatch, capsys):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.Mamba2Config(vocab_size=70, hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads=4,
+                                       n_groups=1, state_size=8)
+    transformers.Mamba2ForCausalLM(config).save_pretrained(tmp_path / "start")
+    pretrained = ["--model.backbone", "Pretrained", "--model.backbone.init_args.name", "start"]
+    tiny = [*TINY[: TINY.index("--model.backbone.n_layer")], *pretrained, "--evaluation.evaluators", "[verify]",
+            "--trainer.enable_progress_bar", "false", "--trainer.max_steps", "2"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit):
+        main(["fit", *tiny])
+    assert "embedding has 70 rows: give --model.backbone.init_args.resize true" in capsys.readouterr().err
+    main(["fit", *tiny, "--model.backbone.init_args.resize", "true", "--model.backbone.init_args.lora_rank", "2"])
+    main(["export", "--out", "end"])
+    assert "transformers.Mamba2ForCausalLM" in capsys.readouterr().out
+    start, end = (transformers.Mamba2ForCausalLM.from_pretrained(tmp_path / name).eval() for name in ("start", "end"))
+    weights = load_checkpoint(tmp_path / "runs/add/version_0/checkpoints/last.ckpt")["state_dict"]
+    stem = "backbone.model.backbone.layers.0.mixer.in_proj.parametrizations.weight"
+    update = 32.0 / 2 * weights[f"{stem}.0.B"] @ weights[f"{stem}.0.A"]
+    before, after = (model.backbone.layers[0].mixer.in_proj.weight for model in (start, end))
+    assert update.abs().max() > 0 and torch.allclose(after, before + update, atol=1e-6)
+    tokens = json.loads((tmp_path / "end/tokens.json").read_text())
+    assert end.config.vocab_size == len(tokens) < 70 and end(torch.tensor([[1, 2]])).logits.shape[-1] == len(tokens)

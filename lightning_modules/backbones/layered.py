@@ -1,5 +1,6 @@
 """What models of stacked layers have in common: embedding, layers that keep a state each, norm, head."""
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbones.base import Backbone, State
+from lightning_modules.backbones.fast import Fast, residual_blocks
 
 
 class Layer(nn.Module, ABC):
@@ -33,6 +35,8 @@ class Layer(nn.Module, ABC):
 class LayeredBackbone(Backbone):
     """Subclasses say where the parts are, since every family of checkpoints names them in its own way."""
 
+    fast = Fast()
+
     @property
     @abstractmethod
     def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
@@ -55,6 +59,9 @@ class LayeredBackbone(Backbone):
             self.check_state(state, len(tokens))
         elif return_state:
             state = self.initial_state(len(tokens))
+        elif tokens.is_cuda and isinstance(layers[0], Block):
+            blocks = ((layer.norm, functools.partial(_update, layer.mixer)) for layer in layers)
+            return head(residual_blocks(embedding(tokens), blocks, norm, self.fast)), None
         hidden, new = embedding(tokens), []
         for i, layer in enumerate(layers):
             hidden, layer_state = layer(hidden, state and state[i])
@@ -69,6 +76,10 @@ class LayeredBackbone(Backbone):
             hidden, layer_state = layer.step(hidden, layer_state)
             new.append(layer_state)
         return head(norm(hidden)), new
+
+
+def _update(mixer: Layer, hidden: Tensor) -> Tensor:
+    return mixer(hidden)[0]
 
 
 class Block(Layer):

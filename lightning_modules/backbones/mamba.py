@@ -1,5 +1,6 @@
 """Mamba-1 (Gu and Dao 2023, arXiv 2312.00752), with the parameter names and the initialisation of mamba-ssm."""
 
+import functools
 import math
 from importlib.util import find_spec
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones.base import Backbone, State
 from lightning_modules.backbones.decoder import Decoder, StepDecoder
+from lightning_modules.backbones.fast import Fast, residual_blocks
 from lightning_modules.backbones.selective_scan import convolution_step, cuda_kernels, selective_scan, selective_step
 from tools import UserError
 
@@ -35,6 +37,7 @@ class Mamba(Backbone):
                  dt_min: float = 0.001, dt_max: float = 0.1, initializer_range: float = 0.02,
                  norm_eps: float = 1e-5) -> None:
         super().__init__(vocab_size)
+        self.fast = Fast()
         sizes = {"n_layer": n_layer, "d_model": d_model, "d_state": d_state, "d_conv": d_conv}
         for name, value in sizes.items():
             if value < 1:
@@ -57,6 +60,11 @@ class Mamba(Backbone):
                 layer["mixer"].out_proj.weight /= math.sqrt(n_layer)
 
     @property
+    def parts(self) -> tuple[nn.Embedding, nn.ModuleList, nn.Module, nn.Linear]:
+        """Embedding, layers, last norm, head."""
+        return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
+
+    @property
     def description(self) -> str:
         return f"mamba {len(self.backbone['layers'])}x{self.lm_head.in_features}"
 
@@ -66,17 +74,18 @@ class Mamba(Backbone):
     def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
         if state is not None:
             self.check_state(state, len(tokens))
-        fused = state is None and not return_state and tokens.is_cuda and cuda_kernels() is not None
-        if state is None and not fused:
+        elif not return_state and tokens.is_cuda and cuda_kernels() is not None:
+            blocks = ((layer["norm"], functools.partial(layer["mixer"].fused, fast=self.fast))
+                      for layer in self.backbone["layers"])
+            hidden = residual_blocks(self.backbone["embedding"](tokens), blocks, self.backbone["norm_f"], self.fast)
+            return self.lm_head(hidden), None
+        else:
             state = self.initial_state(tokens.shape[0])
         hidden, new = self.backbone["embedding"](tokens).float(), []
-        for i, layer in enumerate(self.backbone["layers"]):
-            if fused:
-                hidden = hidden + layer["mixer"].fused(layer["norm"](hidden))
-            else:
-                update, layer_state = layer["mixer"](layer["norm"](hidden), state[i])
-                hidden = hidden + update
-                new.append(layer_state)
+        for layer, layer_state in zip(self.backbone["layers"], state, strict=True):
+            update, layer_state = layer["mixer"](layer["norm"](hidden), layer_state)
+            hidden = hidden + update
+            new.append(layer_state)
         return self.lm_head(self.backbone["norm_f"](hidden)), new if return_state else None
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
@@ -145,13 +154,16 @@ class Mixer(nn.Module):
         kind = self.A_log.dtype
         return F.softplus(self.dt_proj(dt).to(kind)), B.to(kind), C.to(kind)
 
-    def fused(self, hidden: Tensor) -> Tensor:
+    def fused(self, hidden: Tensor, fast: Fast = Fast()) -> Tensor:  # noqa: B008 (frozen)
         """The same as `forward` from the initial state by mamba-ssm's fused kernel, without the last state."""
-        xz = self.in_proj(hidden).transpose(1, 2)
+        if fast.layout:  # [2 D, B T] as [B, 2 D, T]
+            xz = (self.in_proj.weight @ hidden.flatten(0, 1).t()).unflatten(1, hidden.shape[:2]).transpose(0, 1)
+        else:
+            xz = self.in_proj(hidden).transpose(1, 2)
         return cuda_kernels().mamba_inner_fn(
             xz, self.conv1d.weight, self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight, self.out_proj.weight,
             None, -torch.exp(self.A_log.float()), None, None, self.D.float(), delta_bias=self.dt_proj.bias.float(),
-            delta_softplus=True)
+            delta_softplus=True, checkpoint_lvl=0 if fast.keep else 1)
 
     def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
         """hidden [B, d_model], one token; `state` is updated in place."""

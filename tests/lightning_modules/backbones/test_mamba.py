@@ -1,4 +1,6 @@
+import functools
 import importlib.util
+import types
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_modules.backbones import Mamba
 from lightning_modules.backbones.base import reset_rows, select_rows
+from lightning_modules.backbones.fast import Fast, residual_blocks
 from lightning_modules.backbones.selective_scan import (
     cuda_kernels,
     injected_scan,
@@ -161,3 +164,38 @@ def test_cuda_equals_cpu():
 @torch.no_grad()
 def test_cuda_whole_equals_chunks_equals_steps():
     check_chunks_and_steps(model().cuda(), torch.randint(50, (2, 700)).cuda(), 1e-4)
+
+
+def library_block(xz, conv_weight, conv_bias, x_proj, dt_proj, out_proj, out_bias, A, B, C, D, delta_bias,
+                  delta_softplus, checkpoint_lvl):
+    """mamba-ssm's `mamba_inner_fn` by the formulas, which is what its kernel does: xz [B, 2 D, T]."""
+    assert out_bias is None and B is None and C is None and delta_softplus
+    x, z = xz.chunk(2, 1)
+    x = F.silu(F.conv1d(x, conv_weight, conv_bias, padding=3, groups=x.shape[1])[..., : x.shape[2]]).mT
+    dt, b, c = (x @ x_proj.T).split([dt_proj.shape[1], A.shape[1], A.shape[1]], -1)
+    y, _ = reference_scan(x, F.softplus(dt @ dt_proj.T + delta_bias), A, b, c, torch.zeros(len(x), *A.shape))
+    return ((y + D * x) * F.silu(z.mT)) @ out_proj.T
+
+
+def library_norm(x, weight, bias, residual, eps, residual_in_fp32, is_rms_norm, prenorm=False):
+    """mamba-ssm's `layer_norm_fn` by its documentation."""
+    assert bias is None and residual_in_fp32 and is_rms_norm
+    residual = x.float() if residual is None else residual + x
+    normed = (residual * torch.rsqrt(residual.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+    return (normed, residual) if prenorm else normed
+
+
+@pytest.mark.parametrize("name", ["norm", "layout", "keep"])
+@torch.no_grad()
+def test_measures_for_speed_change_nothing(name, monkeypatch):
+    """With stand-ins for the kernels; `test_cuda_equals_cpu` has the real ones."""
+    net, tokens = model(), torch.randint(50, (3, 20))
+    kernels = types.SimpleNamespace(mamba_inner_fn=library_block)
+    monkeypatch.setattr("lightning_modules.backbones.mamba.cuda_kernels", lambda: kernels)
+    monkeypatch.setattr("lightning_modules.backbones.fast.norm_kernel", lambda: library_norm)
+    hidden = net.backbone["embedding"](tokens)
+    for fast in (Fast(**{"norm": False, "layout": False, "keep": False, name: True}), Fast()):
+        blocks = [(layer["norm"], functools.partial(layer["mixer"].fused, fast=fast))
+                  for layer in net.backbone["layers"]]
+        logits = net.lm_head(residual_blocks(hidden, blocks, net.backbone["norm_f"], fast))
+        assert (logits - net(tokens)[0]).abs().max() < 1e-5

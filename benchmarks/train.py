@@ -1,0 +1,324 @@
+"""Training speed: this suite's loop and `run.py fit` beside the bare loop on the library's own model.
+
+    python benchmarks/train.py                       # paper scale, 64 x 1024 packed, bf16, on a GPU: about 4 minutes
+    python benchmarks/train.py --small               # small shapes on the CPU, to try the benchmark
+    python benchmarks/train.py --only mamba measures --no-fit
+
+`ours` is LightningModule.losses, clipping and AdamW as `fit` takes them; `alternative` is forward, cross-entropy,
+backward, clipping and a fused AdamW on the model of mamba-ssm, transformers or torch.nn with the same shape, on the
+same rows, in turns in one process. Rows "through run.py fit" have the data pipeline, Lightning and logging in them;
+`measures` shows what each of `lightning_modules.backbones.fast.Fast` brings. Prints each row as it is measured, and
+writes results/benchmarks/train.json after each.
+"""
+
+import argparse
+import contextlib
+import functools
+import gc
+import importlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from datamodules.datamodule import TrajectoryDataModule
+from datamodules.tasks import Addition
+from lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
+from lightning_modules.backbones.fast import Fast
+from lightning_modules.metrics import write_metrics
+from lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
+from lightning_modules.runs import origin
+
+ROOT = Path(__file__).parent.parent
+FLOOR, MAMBA_FLOOR = 0.95, 1.5
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a run: rows x length tokens a step; of the models, n_layer and d_model."""
+
+    rows: int
+    length: int
+    layers: dict[str, int]
+    width: int
+    recurrent_width: int
+
+
+PAPER = Shape(64, 1024, {"mamba": 24, "mamba2": 24, "pythia": 24, "mistral": 8, "lstm": 4, "gru": 4}, 768, 1536)
+SMALL = Shape(2, 256, dict.fromkeys(PAPER.layers, 2), 64, 64)
+
+
+class Loop:
+    """Training steps on fixed batches: `loss` of a batch, backward, clipping, optimizer."""
+
+    def __init__(self, parameters, optimizer: torch.optim.Optimizer, loss: Callable[[dict[str, Tensor]], Tensor],
+                 batches: list[dict[str, Tensor]]) -> None:
+        self.parameters, self.optimizer, self.loss, self.batches = list(parameters), optimizer, loss, batches
+        self.device = batches[0]["tokens"].device
+        self.count, self.steps = 0, 1
+        self.tokens = batches[0]["tokens"].shape[0] * (batches[0]["tokens"].shape[1] - 1)
+
+    def run(self, steps: int) -> float:
+        """Seconds that they take, the device's work included."""
+        begun = self._now()
+        for _ in range(steps):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                loss = self.loss(self.batches[self.count % len(self.batches)])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.count += 1
+        return self._now() - begun
+
+    def warm_up(self, seconds: float) -> None:
+        """Compile and tune what there is, then find how many steps fill `seconds`."""
+        self.run(3)
+        self.steps = max(1, round(seconds / (self.run(2) / 2)))
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def speeds(loops: list[Loop], seconds: float, rounds: int = 3) -> list[float]:
+    """Tokens a second of each loop, the median of some rounds in turns."""
+    for loop in loops:
+        loop.warm_up(seconds / rounds)
+    rates = [[loop.steps * loop.tokens / loop.run(loop.steps) for loop in loops] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*rates, strict=True)]
+
+
+class Bench:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.shape = SMALL if options.small else PAPER
+        self.device = torch.device("cuda" if torch.cuda.is_available() and not options.small else "cpu")
+        self.seconds, self.out = options.seconds, options.out
+        self.data = TrajectoryDataModule(Addition(5, "local"), self.shape.rows, row_length=self.shape.length,
+                                         num_workers=0)
+        rows = iter(self.data.train_dataloader())
+        self.batches = [{k: v.to(self.device) for k, v in next(rows).items()} for _ in range(4)]
+        self.rows: list[dict] = []
+        self.console = Console(width=150)
+        self.begun = time.time()
+
+    def backbone(self, name: str) -> Callable[[int], nn.Module]:
+        layers, width = self.shape.layers[name], self.shape.width
+        return {"mamba": functools.partial(Mamba, n_layer=layers, d_model=width),
+                "mamba2": functools.partial(Mamba2, n_layer=layers, d_model=width, d_state=128, head_dim=64),
+                "pythia": functools.partial(Pythia, n_layer=layers, d_model=width, d_inner=2 * width, n_head=8),
+                "mistral": functools.partial(Mistral, n_layer=layers, d_model=width, d_inner=2 * width, n_head=8,
+                                             window=self.shape.length // 2),
+                "lstm": functools.partial(LSTM, n_layer=layers, d_model=self.shape.recurrent_width),
+                "gru": functools.partial(GRU, n_layer=layers, d_model=self.shape.recurrent_width)}[name]
+
+    def ours(self, name: str, fast: Fast | None = None, fused: bool = True, compiled: bool = False) -> Loop:
+        """This suite's loop; `compiled` compiles its layers."""
+        torch.manual_seed(0)
+        model = TrajectoryModel(self.backbone(name), self.data.vocabulary, schedule="constant").to(self.device)
+        if fast is not None:
+            model.backbone.fast = fast
+        if not fused:
+            model._fused = lambda: False
+        if compiled:
+            for layer in model.backbone.parts[1]:
+                layer.compile()
+        optimizer = model.configure_optimizers()["optimizer"]
+        return Loop(model.parameters(), optimizer, lambda batch: model.losses(batch)[0], self.batches)
+
+    def alternative(self, name: str) -> tuple[str, Loop]:
+        """Name of the library's model and its bare loop; raises ImportError where the library is missing."""
+        torch.manual_seed(0)
+        title, net, logits = ALTERNATIVES[name](self, self.shape.layers[name])
+        net.to(self.device)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01, betas=(0.9, 0.95),
+                                      fused=self.device.type == "cuda")
+
+        def loss(batch: dict[str, Tensor]) -> Tensor:
+            targets = masked_targets(batch["tokens"], batch["kinds"])
+            return F.cross_entropy(logits(net, batch["tokens"][:, :-1]).float().flatten(0, 1), targets.flatten(),
+                                   ignore_index=IGNORED)
+
+        return title, Loop(net.parameters(), optimizer, loss, self.batches)
+
+    def compare(self, name: str) -> None:
+        try:
+            title, other = self.alternative(name)
+        except ImportError as error:
+            self.console.print(f"[yellow]{name}: nothing to compare with: {error}[/yellow]")
+            title, other = "not installed", None
+        own = self.ours(name)
+        if other is not None:  # a bare loop on other shapes would be no comparison
+            sizes = [sum(p.numel() for p in loop.parameters) for loop in (own, other)]
+            assert abs(sizes[0] - sizes[1]) < 0.03 * sizes[1], f"{name}: {sizes[0]:,} and {sizes[1]:,} parameters"
+        rates = speeds([own, other] if other else [own], self.seconds)
+        self.row(f"{name}, losses and AdamW", rates[0], rates[1] if other else None, title,
+                 MAMBA_FLOOR if name == "mamba" else FLOOR)
+
+    def measures(self) -> None:
+        """What each measure brings to Mamba on a GPU, alone and together."""
+        if self.device.type == "cpu":
+            return
+        none = Fast(norm=False, layout=False, keep=False)
+        loops = {"none of the measures": (none, False)}
+        loops |= {f"only {key}": (replace(none, **{key: True}), False) for key in ("norm", "layout", "keep")}
+        loops |= {"only the fused optimizer": (none, True), "all measures": (Fast(), True)}
+        rates: dict[str, float] = {}
+        for key, (fast, fused) in loops.items():
+            rates[key], = speeds([self.ours("mamba", fast, fused)], self.seconds / 2)
+            self.row(f"mamba, {key}", rates[key], rates["none of the measures"], "none of the measures", None)
+            self.free()
+
+    def compiled(self) -> None:
+        """What compiling their layers brings to the transformers; not part of `fit`."""
+        for name in ("pythia", "mistral") if self.device.type == "cuda" else ():
+            plain, compiled = speeds([self.ours(name), self.ours(name, compiled=True)], self.seconds / 2)
+            self.row(f"{name}, layers compiled", compiled, plain, "not compiled", None)
+            self.free()
+
+    def fit(self, name: str, steps: int) -> None:
+        """Tokens a second of `run.py fit` as it logs them, without its first steps."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        from run import main as run
+
+        configs = [ROOT / "configs/add.yaml", ROOT / "configs/model" / OVERLAYS[name]]
+        if self.device.type == "cuda":
+            configs.append(ROOT / "configs/trainer/gpu.yaml")
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = ["fit", *(part for config in configs for part in ("--config", str(config))),
+                         "--trainer.logger.save_dir", folder, "--trainer.max_steps", str(steps),
+                         "--trainer.log_every_n_steps", str(max(1, steps // 4)), "--trainer.devices", "1",
+                         "--trainer.limit_val_batches", "0", "--evaluation.lengths", "[1]", "--evaluation.problems",
+                         "1", "--evaluation.problems_at_longest", "1", "--evaluation.evaluators", "[verify]",
+                         "--evaluation.validation_lengths", "[]", "--trainer.enable_progress_bar", "false",
+                         "--trainer.enable_model_summary", "false"]
+            if self.shape is SMALL:
+                arguments += ["--model.backbone.n_layer", "2", "--model.backbone.d_model", str(self.shape.width),
+                              "--data.batch_size", str(self.shape.rows), "--data.row_length", "256",
+                              "--trainer.accelerator", "cpu"]
+            argv = list(sys.argv)
+            try:
+                with open(Path(folder) / "output", "w") as output, contextlib.redirect_stdout(output):
+                    run(arguments)
+            finally:
+                sys.argv[:] = argv
+            events = EventAccumulator(str(next(Path(folder).glob("*/*/events*"))))
+            events.Reload()
+            rates = [event.value for event in events.Scalars("train/tokens_per_second")]
+        alternative = next((row for row in self.rows if row["what"] == f"{name}, losses and AdamW"), None)
+        self.row(f"{name}, through run.py fit", statistics.median(rates[-2:]),
+                 alternative and alternative["alternative"], alternative["alternative_name"] if alternative else "",
+                 MAMBA_FLOOR if name == "mamba" else FLOOR)
+
+    def row(self, what: str, ours: float, alternative: float | None, name: str, floor: float | None) -> None:
+        ratio = ours / alternative if alternative else None
+        self.rows.append({"what": what, "ours": ours, "alternative": alternative, "alternative_name": name,
+                          "unit": "tokens/s", "ratio": ratio, "floor": floor,
+                          "device": origin(self.device)["device"]})
+        beside = f", {alternative:,.0f} {name}: {ratio:.2f}" if ratio else ""
+        self.console.print(f"{time.time() - self.begun:4.0f} s  {what}: {ours:,.0f} tokens/s{beside}")
+        write_metrics(self.out, self.rows, **origin(self.device), batch=f"{self.shape.rows} x {self.shape.length}",
+                      precision="bf16 autocast" if self.device.type == "cuda" else "float32")
+
+    def free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def table(self) -> Table:
+        table = Table("what", "ours, tokens/s", "alternative, tokens/s", "of", "ratio", "floor",
+                      title=f"{self.shape.rows} x {self.shape.length} tokens a step")
+        for row in self.rows:
+            cells = [f"{row['alternative']:,.0f}" if row["alternative"] else "-", row["alternative_name"],
+                     f"{row['ratio']:.2f}" if row["ratio"] else "-", f"{row['floor']:.2f}" if row["floor"] else ""]
+            table.add_row(row["what"], f"{row['ours']:,.0f}", *cells)
+        return table
+
+
+def mamba_ssm_model(bench: Bench, layers: int, layer: str):
+    """mamba-ssm's own model; on the CPU, where it does not run, transformers'."""
+    size, width = len(bench.data.vocabulary), bench.shape.width
+    if bench.device.type == "cpu":
+        extra = {} if layer == "Mamba1" else {"head_dim": 64, "num_heads": 2 * width // 64, "n_groups": 1,
+                                              "state_size": 128, "tie_word_embeddings": True}
+        return transformers_model("Mamba" if layer == "Mamba1" else "Mamba2", vocab_size=size, hidden_size=width,
+                                  num_hidden_layers=layers, **extra)
+    config = importlib.import_module("mamba_ssm.models.config_mamba").MambaConfig(
+        d_model=width, n_layer=layers, vocab_size=size, ssm_cfg={"layer": layer})
+    net = importlib.import_module("mamba_ssm.models.mixer_seq_simple").MambaLMHeadModel(config)
+    return f"mamba-ssm {layer} MambaLMHeadModel", net, lambda net, tokens: net(tokens).logits
+
+
+def transformers_model(name: str, **config):
+    transformers = importlib.import_module("transformers")
+    transformers.logging.set_verbosity_error()
+    net = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**config))
+    return f"transformers {name}", net, lambda net, tokens: net(tokens, use_cache=False).logits
+
+
+def attention_model(bench: Bench, layers: int, name: str):
+    width, extra = bench.shape.width, {}
+    if name == "Mistral":
+        extra = {"num_key_value_heads": 8, "sliding_window": bench.shape.length // 2}
+    return transformers_model(name, vocab_size=len(bench.data.vocabulary), hidden_size=width,
+                              num_hidden_layers=layers, intermediate_size=2 * width, num_attention_heads=8,
+                              attn_implementation="sdpa", **extra)
+
+
+def recurrent_model(bench: Bench, layers: int, cell: type[nn.RNNBase]):
+    size, width = len(bench.data.vocabulary), bench.shape.recurrent_width
+    net = nn.ModuleList([nn.Embedding(size, width), cell(width, width, layers, batch_first=True),
+                         nn.Linear(width, size)])
+    return f"torch.nn {cell.__name__}", net, lambda net, tokens: net[2](net[1](net[0](tokens))[0])
+
+
+ALTERNATIVES = {
+    "mamba": functools.partial(mamba_ssm_model, layer="Mamba1"),
+    "mamba2": functools.partial(mamba_ssm_model, layer="Mamba2"),
+    "pythia": functools.partial(attention_model, name="GPTNeoX"),
+    "mistral": functools.partial(attention_model, name="Mistral"),
+    "lstm": functools.partial(recurrent_model, cell=nn.LSTM),
+    "gru": functools.partial(recurrent_model, cell=nn.GRU)}
+EXTRA = ("measures", "compiled")
+OVERLAYS = {"mamba": "mamba_130m.yaml", "mamba2": "mamba2_130m.yaml", "pythia": "pythia_paper.yaml",
+            "mistral": "mistral_paper.yaml", "lstm": "lstm_paper.yaml", "gru": "gru_paper.yaml"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=[*ALTERNATIVES, *EXTRA], default=[*ALTERNATIVES, *EXTRA])
+    parser.add_argument("--small", action="store_true", help="small shapes on the CPU")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each loop's measurement")
+    parser.add_argument("--no-fit", action="store_true", help="leave out run.py fit")
+    parser.add_argument("--fit-steps", type=int, default=24)
+    parser.add_argument("--out", default="results/benchmarks/train.json")
+    options = parser.parse_args()
+    bench = Bench(options)
+    for name in ("mamba", "measures", *(n for n in ALTERNATIVES if n != "mamba"), "compiled"):  # what matters first
+        if name not in options.only:
+            continue
+        works = [getattr(bench, name)] if name in EXTRA else [functools.partial(bench.compare, name)]
+        if name in ALTERNATIVES and not options.no_fit:
+            works.append(functools.partial(bench.fit, name, options.fit_steps))
+        for work in works:
+            try:
+                work()
+            except (RuntimeError, ImportError, SystemExit) as error:  # one row must not cost the others
+                bench.console.print(f"[red]{name}: {type(error).__name__}: {str(error)[:300]}[/red]")
+            bench.free()
+    bench.console.print(bench.table())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What makes the training pass of Mamba fast on CUDA; each measure gives the same results, up to rounding."""
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lightning_modules.backbones.selective_scan import import_kernels
+
+
+@dataclass(frozen=True)
+class Fast:
+    """Which measures are taken; benchmarks/train.py measures each.
+
+    norm:   the residual addition and the RMS norm after it are one kernel (mamba-ssm's)
+    layout: the input projection writes its result with time last, as the scan reads it, so that nothing is transposed
+    keep:   what the convolution and the step sizes were is kept for the backward pass, not computed again
+    """
+
+    norm: bool = True
+    layout: bool = True
+    keep: bool = True
+
+
+def residual_blocks(hidden: Tensor, blocks: Iterable[tuple[nn.RMSNorm, Callable[[Tensor], Tensor]]],
+                    last: nn.RMSNorm, fast: Fast) -> Tensor:
+    """Blocks of norm and mixer on a residual stream in float32, and the norm after the last: [B, T, d_model]."""
+    add_norm = norm_kernel() if fast.norm else None
+    if add_norm is None:
+        hidden = hidden.float()
+        for norm, mixer in blocks:
+            hidden = hidden + mixer(norm(hidden))
+        return last(hidden)
+    residual = None
+    for norm, mixer in blocks:
+        normed, residual = add_norm(hidden, norm.weight, None, residual=residual, eps=norm.eps, prenorm=True,
+                                    residual_in_fp32=True, is_rms_norm=True)
+        hidden = mixer(normed)
+    return add_norm(hidden, last.weight, None, residual=residual, eps=last.eps, residual_in_fp32=True,
+                    is_rms_norm=True)
+
+
+@functools.cache
+def norm_kernel() -> Callable | None:
+    """mamba-ssm's `layer_norm_fn`, or None with a warning where it cannot be imported."""
+    kernels = import_kernels("mamba_ssm.ops.triton.layer_norm")[0]
+    return kernels and kernels.layer_norm_fn
