@@ -177,11 +177,12 @@ def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:
     """Figures and table of one experiment, and the commands."""
     name = cells[0].experiment
     title, lengths = name.replace("_", " "), sorted({length for cell in cells for length in cell.lengths})
-    page = [f"### {title}", ""]
+    page, several = [f"### {title}", ""], len({c.task for c in cells}) > 1
     for setting, style in dict.fromkeys((c.setting, c.style) for c in cells):
         drawn: dict[str, Curve] = {}
         for cell in (c for c in cells if (c.setting, c.style) == (setting, style)):
-            label = ", ".join(filter(None, (cell.recipe.replace(f"_{style}", "").replace("_", " "), cell.variant)))
+            recipe, task = cell.recipe.replace(f"_{style}", "").replace("_", " "), cell.task if several else ""
+            label = ", ".join(filter(None, (recipe, task, cell.variant)))
             if label not in drawn or len(cell.lengths) > len(drawn[label].lengths):  # evaluators that disagree
                 drawn[label] = cell
         for number, start in enumerate(range(0, len(drawn), 6)):
@@ -194,8 +195,8 @@ def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:
     page += ["<details><summary>table</summary>", ""] if fold else []
     page += table(["recipe", "problems", "setting, style", "evaluator", "seeds", *(f"{n:,}" for n in lengths),
                    "first errors"],
-                  [[cell.recipe, cell.variant, f"{cell.setting}, {cell.style}", cell.evaluator, seeds(cell.runs),
-                    *(spread(cell.at(n)) for n in lengths), phases(cell.errors)] for cell in cells])
+                  [[cell.recipe, " ".join(filter(None, (cell.task, cell.variant))), f"{cell.setting}, {cell.style}",
+                    cell.evaluator, seeds(cell.runs), *(spread(cell.at(n)) for n in lengths), phases(cell.errors)] for cell in cells])
     page += ["</details>", ""] if fold else []
     page += ["<details><summary>commands</summary>", ""]
     page += [f"- {run.name}: `{run.facts.get('command', 'not known')}` (commit {run.facts.get('commit')}, "
