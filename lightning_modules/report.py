@@ -196,7 +196,8 @@ def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:
     page += table(["recipe", "problems", "setting, style", "evaluator", "seeds", *(f"{n:,}" for n in lengths),
                    "first errors"],
                   [[cell.recipe, " ".join(filter(None, (cell.task, cell.variant))), f"{cell.setting}, {cell.style}",
-                    cell.evaluator, seeds(cell.runs), *(spread(cell.at(n)) for n in lengths), phases(cell.errors)] for cell in cells])
+                    cell.evaluator, seeds(cell.runs), *(spread(cell.at(n)) for n in lengths), phases(cell.errors)]
+                   for cell in cells])
     page += ["</details>", ""] if fold else []
     page += ["<details><summary>commands</summary>", ""]
     page += [f"- {run.name}: `{run.facts.get('command', 'not known')}` (commit {run.facts.get('commit')}, "
