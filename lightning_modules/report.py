@@ -77,7 +77,8 @@ def paper_section(rows: Sequence[dict[str, Any]]) -> list[str]:
             cells.append(headline(recipes[0]) if recipes else NOTHING)
             everyone += [[row["what"], row["backbone"], row["paper"], style, f"{c.recipe} ({c.backbone})", c.evaluator,
                           c.trained, seeds(c.runs), reached(c), best(c)] for c in recipes]
-            if not recipes:
+            alike = row.get("setting", "interactive") not in ("interactive", "no_tool")  # no commands, no styles
+            if not recipes and not (alike and any(row["ours"].values())):
                 missing[row["what"]].append(f"{row['backbone']} ({style})")
         head.append([row["what"], row["backbone"], row["paper"], *cells])
     gaps = [f"{what}: {', '.join(cells)}" for what, cells in missing.items()]
@@ -193,11 +194,11 @@ def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:
             page += [f"![{title}](figures/{path.name})", ""]
     fold = bool(GROWTH.fullmatch(name))
     page += ["<details><summary>table</summary>", ""] if fold else []
-    page += table(["recipe", "problems", "setting, style", "evaluator", "seeds", *(f"{n:,}" for n in lengths),
-                   "first errors"],
+    page += table(["recipe", "task", "setting, style", "evaluator", "problems a length", "seeds",
+                   *(f"{n:,}" for n in lengths), "first errors"],
                   [[cell.recipe, " ".join(filter(None, (cell.task, cell.variant))), f"{cell.setting}, {cell.style}",
-                    cell.evaluator, seeds(cell.runs), *(spread(cell.at(n)) for n in lengths), phases(cell.errors)]
-                   for cell in cells])
+                    cell.evaluator, few_to_many(cell.problems.values()), seeds(cell.runs),
+                    *(spread(cell.at(n)) for n in lengths), phases(cell.errors)] for cell in cells])
     page += ["</details>", ""] if fold else []
     page += ["<details><summary>commands</summary>", ""]
     page += [f"- {run.name}: `{run.facts.get('command', 'not known')}` (commit {run.facts.get('commit')}, "
@@ -227,6 +228,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 def seeds(runs: Sequence[Run]) -> str:
     return ", ".join(map(str, sorted({run.facts["seed"] for run in runs if run.facts.get("seed") is not None})))
+
+
+def few_to_many(values: Iterable[int]) -> str:
+    low, high = min(values := list(values)), max(values)
+    return str(low) if low == high else f"{low}{TO}{high}"
 
 
 def spread(values: Sequence[float]) -> str:
