@@ -17,6 +17,8 @@ import yaml
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
@@ -28,15 +30,14 @@ from datamodules.tasks import Task, ToolTask
 from lightning_modules.analysis import analysis_table, analyze, clash_text
 from lightning_modules.backbones import Backbone
 from lightning_modules.backbones.pretrained import export
-from lightning_modules.callbacks import REQUEUE, LastCheckpoint, LengthGeneralization, RunProgress
-from lightning_modules.callbacks.last_checkpoint import run_folder
+from lightning_modules.callbacks import REQUEUE, DataWait, LastCheckpoint, LengthGeneralization, RunProgress
 from lightning_modules.evaluation import check_lengths
 from lightning_modules.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.plots import horizon_figure, save_figure
 from lightning_modules.report import report
 from lightning_modules.rollout import budget, rollout
-from lightning_modules.runs import CHECKPOINT, load_checkpoint, newest_run, origin
+from lightning_modules.runs import claim_folder, load_checkpoint, newest_checkpoint, newest_run, origin
 from lightning_modules.sweep import sweep
 from lightning_modules.traces import trace_legend, trace_text
 from tools import UserError
@@ -162,14 +163,8 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        checkpoint = self.config.get("ckpt_path")  # the trainer does not know it yet
-        resumed = checkpoint and Path(checkpoint).resolve().parent.parent == run_folder(trainer).resolve()
-        self.overwrite = bool(resumed)
-        try:
-            super().setup(trainer, pl_module, stage)
-        except RuntimeError as error:
-            raise UserError(f"{run_folder(trainer)} holds another run, which stays as it is: give another "
-                            f"--trainer.logger.version, or go on with --ckpt_path last") from error
+        self.overwrite = isinstance(trainer.logger, TensorBoardLogger)  # whose folder `claim_folder` has made ours
+        super().setup(trainer, pl_module, stage)
 
 
 class CLI(LightningCLI):
@@ -194,6 +189,7 @@ class CLI(LightningCLI):
             raise UserError(f"the trainer cannot be built: {' '.join(str(error).split())}") from error
         # Here, so that --trainer.enable_progress_bar false still means none.
         trainer.callbacks[:] = [RunProgress() if isinstance(c, ProgressBar) else c for c in trainer.callbacks]
+        trainer.callbacks.insert(0, DataWait())
         return trainer
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -202,6 +198,10 @@ class CLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.vocabulary", "model.vocabulary", apply_on="instantiate")
         parser.link_arguments("data.task_name", "model.task_name", apply_on="instantiate")
+
+    def before_fit(self) -> None:
+        if rank_zero_only.rank == 0 and isinstance(logger := self.trainer.logger, TensorBoardLogger):
+            self._claim = claim_folder(logger, self.config[self.subcommand].get("ckpt_path"))
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
@@ -215,9 +215,9 @@ def complete(arguments: list[str]) -> list[str]:
     arguments = list(arguments)
     for i, argument in enumerate(arguments):
         if argument == "--ckpt_path" and arguments[i + 1 : i + 2] == ["last"]:
-            arguments[i + 1] = str(newest_run() / CHECKPOINT)
+            arguments[i + 1] = str(newest_checkpoint(newest_run()))
         elif argument == "--ckpt_path=last":
-            arguments[i] = f"--ckpt_path={newest_run() / CHECKPOINT}"
+            arguments[i] = f"--ckpt_path={newest_checkpoint(newest_run())}"
     for name in [*_values(arguments, "--config"), *_values(arguments, "-c")]:
         _check_yaml(name)
     given = {argument.split("=")[0] for argument in arguments}
@@ -253,7 +253,7 @@ def _trained(checkpoint: str | None = None) -> list[str]:
     if not (run / "config.yaml").is_file():
         raise UserError(f"{checkpoint} has no run folder with a config.yaml around it: give its --config too")
     print(f"run: {run}", file=sys.stderr)
-    return ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint or str(run / CHECKPOINT)]
+    return ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint or str(newest_checkpoint(run))]
 
 
 def _values(arguments: list[str], name: str) -> list[str]:
@@ -286,6 +286,8 @@ def main(arguments: list[str]) -> None:
         message = str(error)
     except MisconfigurationException as error:
         message = " ".join(str(error).split())
+    except torch.distributed.DistBackendError as error:
+        message = f"another process of this run has ended, see its message ({' '.join(str(error).split())[:200]})"
     except torch.distributed.DistError as error:
         message = (f"the processes cannot reach each other ({' '.join(str(error).split())[:300]}): give another port, "
                    f"such as MASTER_PORT=29600")
@@ -294,6 +296,10 @@ def main(arguments: list[str]) -> None:
             raise
         message = (f"{error.filename}: {error.strerror}; give a folder that can be written to with "
                    f"--trainer.logger.save_dir")
+    except RuntimeError as error:
+        if "gloo" not in str(error):
+            raise
+        message = f"another process of this run has ended, see its message ({' '.join(str(error).split())[:200]})"
     else:
         return
     print(f"error: {message}", file=sys.stderr)

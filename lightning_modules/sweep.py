@@ -22,7 +22,7 @@ import yaml
 from rich.console import Console
 
 from lightning_modules.callbacks import REQUEUE
-from lightning_modules.runs import CHECKPOINT
+from lightning_modules.runs import newest_checkpoint
 from tools import UserError
 
 KEYS = {"results", "options", "grid", "seeds", "minutes"}
@@ -230,7 +230,7 @@ class Pool:
 def start(cell: Cell, slot: int, parallel: int) -> Job:
     """Train a cell in `cell.folder`/<name>/, from its checkpoint if it has one; its output goes to <name>.log."""
     run = cell.folder / cell.name
-    if not (run / CHECKPOINT).is_file():
+    if not checkpoint(run):
         shutil.rmtree(run, ignore_errors=True)  # cut off before its first checkpoint
     cell.folder.mkdir(parents=True, exist_ok=True)
     log = open(cell.folder / f"{cell.name}.log", "a", encoding="utf-8")  # noqa: SIM115 (the job closes it)
@@ -245,7 +245,16 @@ def command(cell: Cell) -> list[str]:
     arguments = [sys.executable, os.path.relpath(Path(__file__).parent.parent / "run.py"), "fit", *cell.options,
                  "--trainer.logger.save_dir", str(cell.folder.parent), "--trainer.logger.name", cell.folder.name,
                  "--trainer.logger.version", cell.name, "--trainer.enable_progress_bar", "false"]
-    return [*arguments, "--ckpt_path", str(run / CHECKPOINT)] if (run / CHECKPOINT).is_file() else arguments
+    found = checkpoint(run)
+    return [*arguments, "--ckpt_path", str(found)] if found else arguments
+
+
+def checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, if it has one."""
+    try:
+        return newest_checkpoint(run)
+    except UserError:
+        return None
 
 
 def environment(slot: int, parallel: int) -> dict[str, str]:

@@ -43,10 +43,11 @@ def verify(backbone: Backbone, vocabulary: Vocabulary, references: Sequence[Traj
 @torch.inference_mode()
 def verify_streamed(backbone: Backbone, task: Task, problems: Sequence[Problem], vocabulary: Vocabulary,
                     chunk_size: int | None = None, workers: int = 1,
-                    progress: Callable[[int], None] = lambda tokens: None, saved: Path | None = None) -> list[Outcome]:
+                    progress: Callable[[int], None] = lambda tokens: None, saved: Path | None = None,
+                    stop_early: bool = True) -> list[Outcome]:
     """Outcome of the reference trajectory of every problem, recorded by worker processes, all of them side by side.
 
-    It stops when every row has had its first error; `correct_tokens` and `predicted_tokens` then count what was seen.
+    With `stop_early` it stops when every row has had its first error; the outcomes then count what was seen so far.
 
     chunk_size: tokens of a row at a time; None: as suits the device
     progress:   called with the tokens of the longest row that are done
@@ -63,7 +64,7 @@ def verify_streamed(backbone: Backbone, task: Task, problems: Sequence[Problem],
         if number >= done:
             check.take(blocks)
             progress((number + 1) * chunk_size)
-            if check.all_wrong():
+            if stop_early and check.all_wrong():
                 break
             if saved and time.monotonic() - last > SAVE_SECONDS:
                 check.save(saved, key, number + 1)

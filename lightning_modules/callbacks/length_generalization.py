@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ class LengthGeneralization(Callback):
         self.decoding = decoding
         self._train_tokens, self._train_seconds = 0, 0.0
         self._begun: float | None = None  # since when training has been running
+        self._trained = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begun = time.perf_counter()
+        self._begun, self._trained = time.perf_counter(), True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause()
@@ -119,6 +121,11 @@ class LengthGeneralization(Callback):
                 callback.on_train_end(trainer, pl_module)
         self._final(trainer, pl_module, run_folder(trainer))
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was cut off in its evaluation has no step left, and Lightning calls no hook of the training."""
+        if not self._trained:
+            self.on_train_end(trainer, pl_module)
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._final(trainer, pl_module, run_folder(trainer) / "test")
 
@@ -140,6 +147,10 @@ class LengthGeneralization(Callback):
         return self.problems
 
     def _final(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
+        with getattr(trainer.strategy, "whole", nullcontext)():  # ranks have unequal numbers of problems
+            self._final_of_whole(trainer, model, folder)
+
+    def _final_of_whole(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
         console = Console(quiet=not trainer.is_global_zero)
         records: list[Record] = []
         for evaluator in self.evaluators:
