@@ -67,7 +67,8 @@ class TextCodec:
             raise UserError(f"vocab_size {vocab_size} is not possible: 256 bytes and 2 special tokens need 258")
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=[END, END_OF_MESSAGE], show_progress=False,
