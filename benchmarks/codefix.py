@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +18,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lightning_modules.sweep import Cell, run_cell
+from lightning_modules.sweep import Cell, Pool
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,6 +40,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="[16,24,32,48]")
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--parallel", type=int, default=2, help="trainings side by side")
+    parser.add_argument("--minutes", type=float, default=None, help="that the trainings may take in all")
     parser.add_argument("--trajectories", default="trajectories", help="folder; has a folder for each agent")
     parser.add_argument("--results", default="results/codefix")
     parser.add_argument("--unsandboxed", action="store_true")
@@ -54,10 +54,7 @@ def main() -> None:
     cells = [cell(options, model, agent, seed) for seed in range(1, options.seeds + 1)
              for model in options.models.split(",") for agent in agents]
     missing = [cell for cell in cells if not cell.result.is_file()]
-    with ThreadPoolExecutor(options.parallel) as pool:
-        for done, good in zip(missing, pool.map(lambda cell: run_cell(cell, ROOT / "runs/codefix_cells"), missing),
-                              strict=True):
-            console.print(f"{done.name}: {'done' if good else 'failed'}, {time.time() - begun:.0f} s")
+    Pool(options.parallel, options.minutes, console).run(missing)
     console.print(table([cell for cell in cells if cell.result.is_file()]))
 
 
@@ -80,7 +77,7 @@ def cell(options: argparse.Namespace, model: str, agent: str, seed: int) -> Cell
             f"--trainer.val_check_interval {options.steps} --evaluation.validation_lengths [] "
             f"--evaluation.lengths {options.lengths} --evaluation.problems {options.problems} "
             f"--evaluation.batch_size 64 --trainer.precision bf16-mixed --seed_everything {seed} {options.options}")
-    return Cell(name, tuple(text.split()), Path(options.results) / f"{name}.json")
+    return Cell(name, tuple(text.split()), Path(options.results) / f"{name}.json", ROOT / "runs/sweeps/codefix", 0.0)
 
 
 def table(cells: list[Cell]) -> Table:

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils._pytree import tree_map_
 
 from datamodules.tasks import Problem, Task
 from datamodules.tokens import ANSWER, END, Kind, turns
 from datamodules.trajectory import Trajectory
 from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones.base import Backbone, select_rows
-from lightning_modules.batched_rollout import Decoding, batched_rollout
+from lightning_modules.backbones.base import Backbone
+from lightning_modules.backbones.decoder import StepDecoder, capture
+from lightning_modules.batched_rollout import TYPES, Decoding, batched_rollout
 from lightning_modules.metrics import Outcome
 from tools import InvalidCommand, Tool, UserError
 
@@ -95,23 +95,36 @@ class Rollout:
 
 
 class _Stepper:
-    """Greedy steps of a batch of rows on the host's command."""
+    """Greedy steps of a batch of rows on the host's command; on CUDA replayed from a graph."""
 
-    def __init__(self, backbone: Backbone, rows: int) -> None:
-        self.backbone, self.device = backbone, next(backbone.parameters()).device
-        self.state = backbone.initial_state(rows)
+    def __init__(self, backbone: Backbone, rows: int, length: int, decoding: Decoding) -> None:
+        self.device = next(backbone.parameters()).device
+        self.decoder = backbone.decoder(rows, length, TYPES[decoding.weights], TYPES[decoding.states])
+        self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self.graph = capture(self._step) if self.device.type == "cuda" and backbone.capturable else None
+
+    def _step(self) -> None:
+        self.predicted = self.decoder.step(self.tokens).argmax(-1)
 
     def __call__(self, tokens: Sequence[int]) -> list[int]:
-        logits, self.state = self.backbone.step(torch.tensor(tokens, device=self.device), self.state)
-        return logits.argmax(-1).tolist()
+        self.tokens.copy_(torch.tensor(tokens))
+        if self.graph:
+            self.graph.replay()
+        else:
+            self._step()
+        return self.predicted.tolist()
 
-    def reset(self, row: int) -> None:
-        """Give a row the initial state."""
-        tree_map_(lambda state, initial: state[row].copy_(initial[0]), self.state, self.backbone.initial_state(1))
+    def reset(self, rows: Sequence[int]) -> None:
+        """Give rows the initial state."""
+        self.decoder.reset(torch.tensor(rows, device=self.device))
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows."""
-        self.state = select_rows(self.state, torch.tensor(rows, device=self.device))
+    def keep(self, rows: Sequence[int]) -> bool:
+        """Drop all other rows, where shapes may change (not in a graph); tells whether it did."""
+        if self.graph or not isinstance(self.decoder, StepDecoder):
+            return False
+        self.decoder.keep(torch.tensor(rows, device=self.device))
+        self.tokens = self.tokens[: len(rows)]
+        return True
 
 
 @torch.inference_mode()
@@ -131,7 +144,7 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
         raise UserError(f"temperature {decoding.temperature} needs tools of one token a call, and engine auto or "
                         f"device")
     else:
-        _on_host(backbone, vocabulary, rows, batch_size)
+        _on_host(backbone, vocabulary, rows, batch_size, decoding)
     return rows
 
 
@@ -150,29 +163,33 @@ def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[
             row.detail = again.detail
 
 
-def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int) -> None:
+def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int,
+             decoding: Decoding) -> None:
     queue = deque(everything)
     rows: list[Rollout | None] = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
-    stepper, names, ids = _Stepper(backbone, len(rows)), vocabulary.tokens, vocabulary.id
+    stepper = _Stepper(backbone, len(rows), max(row.budget for row in everything), decoding)
+    names, ids = vocabulary.tokens, vocabulary.id
+    stepper.reset(range(len(rows)))  # capturing a graph leaves traces
     inputs = [ids(row.advance("")) for row in rows]
     while True:
         predicted = stepper(inputs)
         ended = []
         for i, row in enumerate(rows):
-            inputs[i] = ids(row.advance(names[predicted[i]]))
-            if row.reason:
-                ended.append(i)
+            if row is not None:
+                inputs[i] = ids(row.advance(names[predicted[i]]))
+                if row.reason:
+                    ended.append(i)
         for i in ended:
             rows[i] = queue.popleft() if queue else None
             if rows[i] is not None:
-                stepper.reset(i)
+                stepper.reset([i])
                 inputs[i] = ids(rows[i].advance(""))
         if ended and None in rows:
             kept = [i for i, row in enumerate(rows) if row is not None]
             if not kept:
                 return
-            stepper.keep(kept)
-            rows, inputs = [rows[i] for i in kept], [inputs[i] for i in kept]
+            if stepper.keep(kept):
+                rows, inputs = [rows[i] for i in kept], [inputs[i] for i in kept]
 
 
 def budget(reference: Trajectory) -> int:

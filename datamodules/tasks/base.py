@@ -2,7 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ SETTINGS = ("interactive", "no_tool", "single_turn", "direct", "direct_reversed"
 """`interactive`: as many calls as it takes. The others are what it is compared with (paper, appendix D.7):
 `no_tool`: the same trajectory, but the model must write the observations itself; `single_turn`: one call of a solver
 with the question, then the answer; `direct`: the answer at once; `direct_reversed`: the same, last token first."""
+
+
+NewScribe = Callable[[Tool, Sequence[str], str], Scribe]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,11 @@ class Task(ABC):
         """What a right trajectory outputs: the answer, in the order that the setting wants."""
 
     @abstractmethod
-    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
-        """The reference trajectory of a problem; with `noise` one with mistakes in it, for training."""
+    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
+        """The reference trajectory of a problem; with `noise` one with mistakes in it, for training.
+
+        scribe: makes the scribe from a tool, a prompt and a style
+        """
 
     def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
         """The reference trajectories of several problems."""
@@ -182,27 +188,27 @@ class ToolTask(Task):
             commands = [command + PHASE_MARK + phase for phase in self.phases for command in commands]
         return Vocabulary([END, ANSWER, EDGE, *self.symbols, *commands])
 
-    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
+    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
         """In the interactive setting the trace of `solve` with the real tool. Raises UserError for noise elsewhere."""
         if noise and self.setting != "interactive":
             raise UserError(f"mistakes need setting interactive, not {self.setting}: give --data.mistakes 0")
         if self.setting in ("interactive", "no_tool"):
             tool = self.memory()
-            scribe = NoisyScribe(tool, problem.prompt, self.style, noise) if noise else \
-                Scribe(tool, problem.prompt, self.style)
-            self.solve(problem, scribe)
-            trajectory = scribe.end()
+            writer = NoisyScribe(tool, problem.prompt, self.style, noise) if noise else \
+                scribe(tool, problem.prompt, self.style)
+            self.solve(problem, writer)
+            trajectory = writer.end()
             if self.setting == "no_tool":  # what the tool would say is the model's to predict
                 trajectory.kinds = trajectory.kinds.replace(bytes([Kind.OBSERVATION]), bytes([Kind.COMMAND]))
             return trajectory
-        scribe = Scribe(self.tool(), problem.prompt, "paper")
+        writer = scribe(self.tool(), problem.prompt, "paper")
         if self.setting == "single_turn":
-            scribe.phase("call")
-            scribe.command(CALL, *problem.prompt, RETURN)
-        scribe.phase("answer")
-        scribe.answer()
-        scribe.output(*self.outputs(problem))
-        return scribe.end()
+            writer.phase("call")
+            writer.command(CALL, *problem.prompt, RETURN)
+        writer.phase("answer")
+        writer.answer()
+        writer.output(*self.outputs(problem))
+        return writer.end()
 
     def outputs(self, problem: Problem) -> tuple[str, ...]:
         answer = self.answer(problem)

@@ -4,8 +4,8 @@ import random
 from dataclasses import replace
 
 from datamodules.noise import Noise
-from datamodules.tasks.base import Problem, Task, ToolTask
-from datamodules.trajectory import Trajectory
+from datamodules.tasks.base import NewScribe, Problem, Task, ToolTask
+from datamodules.trajectory import Scribe, Trajectory
 from datamodules.vocabulary import Vocabulary
 from tools import Tool, UserError
 
@@ -67,9 +67,9 @@ class Mixture(Task):
         task, own = self._theirs(problem)
         return task.outputs(own)
 
-    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
+    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
         task, own = self._theirs(problem)
-        return task.record(own, noise)
+        return task.record(own, noise, scribe)
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(dict.fromkeys(token for task in self.tasks for token in task.vocabulary().tokens))
