@@ -1,8 +1,11 @@
 """The command line: fit, validate, test, rollout (one problem, step by step), export (for transformers), analyze
-(horizons, no training), sweep (a grid of runs) and report (docs/results.md)."""
+(horizons, no training), sweep (a grid of runs), report (docs/results.md) and collect (trajectories of agents)."""
 
+import inspect
+import itertools
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -10,27 +13,33 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-import datamodules.tasks  # noqa: F401  short class names in configs
-import lightning_modules.backbones  # noqa: F401
+import datamodules.tasks
+import lightning_modules.backbones
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.horizon import verdict
+from datamodules.tasks import Task, ToolTask
 from lightning_modules.analysis import analysis_table, analyze, clash_text
+from lightning_modules.backbones import Backbone
 from lightning_modules.backbones.pretrained import export
-from lightning_modules.callbacks import REQUEUE, LastCheckpoint, LengthGeneralization, RunProgress
+from lightning_modules.callbacks import REQUEUE, DataWait, LastCheckpoint, LengthGeneralization, RunProgress
 from lightning_modules.callbacks.last_checkpoint import run_folder
+from lightning_modules.collect import collect
 from lightning_modules.evaluation import check_lengths
 from lightning_modules.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.plots import horizon_figure, save_figure
 from lightning_modules.report import report
 from lightning_modules.rollout import budget, rollout
-from lightning_modules.runs import CHECKPOINT, load_checkpoint, newest_run, origin
+from lightning_modules.runs import claim_folder, load_checkpoint, newest_checkpoint, newest_run, origin
 from lightning_modules.sweep import sweep
 from lightning_modules.traces import trace_legend, trace_text
 from tools import UserError
@@ -99,7 +108,7 @@ class Trainer(lightning.Trainer):
         console.print(trace_legend())
         same = row.tokens == reference.tokens
         console.print(trace_text(row.tokens, row.kinds, reference.phases if same else None, limit))
-        right = row.reason == "end" and row.outputs() == task.outputs(problem)
+        right = task.solved(problem, row.outputs(), row.reason, row.tool)
         verdict = "[green]right[/green]" if right else "[red]wrong[/red]"
         console.print(f"answer {''.join(row.outputs()) or 'none'}: {verdict} "
                       f"(expected {''.join(task.outputs(problem))}); trajectory "
@@ -133,9 +142,21 @@ class Parser(LightningArgumentParser):
             if isinstance(cause, UserError):
                 message = str(cause)
             cause = cause.__cause__ or cause.__context__
-        text = " ".join(str(message).split())
+        text = _unknown_class(" ".join(str(message).split()))
         print(f"error: {text[:600]}{' ...' if len(text) > 600 else ''}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _unknown_class(text: str) -> str:
+    """The parser's message; for a class that there is not, one that names those that there are."""
+    if not (found := re.search(r"Expected a dot import path string: ([\w.]+)", text)):
+        return text
+    key = text.partition('Parser key "')[2].partition('"')[0]
+    base = {"data.task": Task, "tasks": ToolTask, "model.backbone": Backbone}.get(key)
+    names = [cls.__name__ for module in (datamodules.tasks, lightning_modules.backbones)
+             for cls in vars(module).values() if base and isinstance(cls, type) and issubclass(cls, base)
+             and not inspect.isabstract(cls)]
+    return f"{key}: there is no class {found[1]}; expected {', '.join([*names, 'or the import path of your own'])}"
 
 
 class SaveConfig(SaveConfigCallback):
@@ -144,14 +165,10 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        checkpoint = self.config.get("ckpt_path")  # the trainer does not know it yet
-        resumed = checkpoint and Path(checkpoint).resolve().parent.parent == run_folder(trainer).resolve()
-        self.overwrite = bool(resumed)
-        try:
-            super().setup(trainer, pl_module, stage)
-        except RuntimeError as error:
-            raise UserError(f"{run_folder(trainer)} holds another run, which stays as it is: give another "
-                            f"--trainer.logger.version, or go on with --ckpt_path last") from error
+        self.overwrite = isinstance(trainer.logger, TensorBoardLogger)  # whose folder `claim_folder` has made ours
+        super().setup(trainer, pl_module, stage)
+        if trainer.is_global_zero:
+            trainer.datamodule.task.save(run_folder(trainer))
 
 
 class CLI(LightningCLI):
@@ -176,6 +193,7 @@ class CLI(LightningCLI):
             raise UserError(f"the trainer cannot be built: {' '.join(str(error).split())}") from error
         # Here, so that --trainer.enable_progress_bar false still means none.
         trainer.callbacks[:] = [RunProgress() if isinstance(c, ProgressBar) else c for c in trainer.callbacks]
+        trainer.callbacks.insert(0, DataWait())
         return trainer
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -184,6 +202,10 @@ class CLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.vocabulary", "model.vocabulary", apply_on="instantiate")
         parser.link_arguments("data.task_name", "model.task_name", apply_on="instantiate")
+
+    def before_fit(self) -> None:
+        if rank_zero_only.rank == 0 and isinstance(logger := self.trainer.logger, TensorBoardLogger):
+            self._claim = claim_folder(logger, self.config[self.subcommand].get("ckpt_path"))
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
@@ -197,51 +219,68 @@ def complete(arguments: list[str]) -> list[str]:
     arguments = list(arguments)
     for i, argument in enumerate(arguments):
         if argument == "--ckpt_path" and arguments[i + 1 : i + 2] == ["last"]:
-            arguments[i + 1] = str(newest_run() / CHECKPOINT)
+            arguments[i + 1] = str(newest_checkpoint(newest_run()))
         elif argument == "--ckpt_path=last":
-            arguments[i] = f"--ckpt_path={newest_run() / CHECKPOINT}"
+            arguments[i] = f"--ckpt_path={newest_checkpoint(newest_run())}"
+    for name in [*_values(arguments, "--config"), *_values(arguments, "-c")]:
+        _check_yaml(name)
     given = {argument.split("=")[0] for argument in arguments}
     command = arguments[0] if arguments else ""
     trained = command in ("test", "validate", "rollout", "export", "analyze")
     if trained and not given & {"-h", "--help", "--print_config"}:
         if not given & {"-c", "--config"}:
-            run = _trained(_value(arguments, "--ckpt_path"))
+            run = _trained(*_values(arguments, "--ckpt_path")[-1:])
             arguments[1:1] = run[:2] if command == "analyze" else run
+        elif command in ("test", "validate") and not given & {"--ckpt_path"}:
+            raise UserError(f"{command} needs a trained model: give --ckpt_path, or no --config to take the newest run")
         arguments += ["--trainer.logger", "false"]  # results go to the run's folder, not to a new one
-    if checkpoint := _value(arguments, "--ckpt_path"):
+    for checkpoint in _values(arguments, "--ckpt_path")[-1:]:
         load_checkpoint(checkpoint)
     return arguments
 
 
-def _trained(checkpoint: str | None) -> list[str]:
+def _check_yaml(path: str) -> None:
+    """Raises UserError for a configuration file that is not there or not YAML; the parser would not name it."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no configuration file {path}: configs/ has some")
+    try:
+        yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _trained(checkpoint: str | None = None) -> list[str]:
     """Arguments that name the configuration and the checkpoint of a run: the newest, or that of `checkpoint`."""
+    if checkpoint:
+        load_checkpoint(checkpoint)
     run = Path(checkpoint).resolve().parent.parent if checkpoint else newest_run()
     if not (run / "config.yaml").is_file():
         raise UserError(f"{checkpoint} has no run folder with a config.yaml around it: give its --config too")
     print(f"run: {run}", file=sys.stderr)
-    return ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint or str(run / CHECKPOINT)]
+    return ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint or str(newest_checkpoint(run))]
 
 
-def _value(arguments: list[str], name: str) -> str | None:
-    for i, argument in enumerate(arguments):
-        if argument == name and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(name + "="):
-            return argument[len(name) + 1 :]
-    return None
+def _values(arguments: list[str], name: str) -> list[str]:
+    """What was given for an option, each time that it was."""
+    following = itertools.pairwise(arguments)
+    return [value for option, value in following if option == name] + \
+        [argument[len(name) + 1 :] for argument in arguments if argument.startswith(name + "=")]
 
 
 def command_line(**options: Any) -> CLI:
     """The suite's LightningCLI, which reads sys.argv; `run=False` only builds model, data and trainer."""
+    about = ("Two more commands: sweep (a grid of runs) and report (docs/results.md from the files in results/); "
+             "each has its own --help.")
     return CLI(TrajectoryModel, TrajectoryDataModule, save_config_callback=SaveConfig, trainer_class=Trainer,
+               parser_kwargs={"epilog": about},
                trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
                seed_everything_default=42, **options)
 
 
 def main(arguments: list[str]) -> None:
     try:
-        if arguments[:1] in (["report"], ["sweep"]):
-            auto_cli({"report": report, "sweep": sweep}, args=arguments, parser_class=Parser)
+        if arguments[:1] in (["report"], ["sweep"], ["collect"]):
+            auto_cli({"report": report, "sweep": sweep, "collect": collect}, args=arguments, parser_class=Parser)
             return
         sys.argv[1:] = complete(arguments)
         callbacks = command_line().trainer.callbacks
@@ -251,6 +290,8 @@ def main(arguments: list[str]) -> None:
         message = str(error)
     except MisconfigurationException as error:
         message = " ".join(str(error).split())
+    except torch.distributed.DistBackendError as error:
+        message = f"another process of this run has ended, see its message ({' '.join(str(error).split())[:200]})"
     except torch.distributed.DistError as error:
         message = (f"the processes cannot reach each other ({' '.join(str(error).split())[:300]}): give another port, "
                    f"such as MASTER_PORT=29600")
@@ -259,6 +300,10 @@ def main(arguments: list[str]) -> None:
             raise
         message = (f"{error.filename}: {error.strerror}; give a folder that can be written to with "
                    f"--trainer.logger.save_dir")
+    except RuntimeError as error:
+        if "gloo" not in str(error):
+            raise
+        message = f"another process of this run has ended, see its message ({' '.join(str(error).split())[:200]})"
     else:
         return
     print(f"error: {message}", file=sys.stderr)

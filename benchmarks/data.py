@@ -27,6 +27,7 @@ from datamodules.tasks import (
     Task,
     Turing,
 )
+from datamodules.tasks.machine import FOLDER
 from lightning_modules.metrics import write_metrics
 from lightning_modules.runs import origin
 
@@ -41,7 +42,7 @@ def main() -> None:
     tasks: list[Task] = [cls(length, style) for cls, length in (
         (Addition, 5), (Multiplication, 10), (Copy, 10), (Reverse, 10), (Sort, 10), (LogicalGraph, 10),
         (HanoiIterative, 5), (HanoiRecursive, 5)) for style in ("local", "paper")]
-    tasks += [Turing(machine, 6) for machine in ("add", "increment", "sort", "multiply_unary")]
+    tasks += [Turing(path.stem, 6) for path in sorted(FOLDER.glob("*.yaml"))]
     table, rows = Table("task", "style", "rows, M tokens/s", "recording alone", "of 1 M"), []
     for task in tasks:
         recording, stream = measure_recording(task, options.seconds), measure_rows(task, options.seconds)

@@ -1,102 +1,139 @@
 """Kill a training run with SIGKILL at random moments, resume it each time, and compare with the run that was let alone.
 
-    python benchmarks/kill.py --kills 20
+    python benchmarks/kill.py --kills 40
 
-Each trial starts a run, kills it after a random time, resumes it from its newest checkpoint (or starts again where
-there is none yet), and so on until it ends by itself. Weights, optimizer, the position of the stream and metrics.json
-must equal those of the uninterrupted run, bit by bit. Trials go through packed and padded rows, with 0 and with 2
-workers. Prints a table and writes results/benchmarks/kill.json.
+Each trial starts a run, kills it at moments of the kinds in `MOMENTS`, resumes it from its newest whole checkpoint (or
+starts again where there is none yet), and so on until it ends by itself. Weights, optimizer, the position of the stream
+and metrics.json must equal those of the uninterrupted run, bit by bit. Trials go through packed and padded rows, with 0
+and with 2 workers. Prints a table and writes results/benchmarks/kill.json.
 """
 
 import argparse
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from lightning import Callback
 from rich.console import Console
 from rich.table import Table
 
+sys.path.append(str(Path(__file__).parent.parent))
+from benchmarks.processes import Command
 from lightning_modules.metrics import write_metrics
-from lightning_modules.runs import CHECKPOINT, load_checkpoint, origin
+from lightning_modules.runs import CHECKPOINT, PREVIOUS, load_checkpoint, origin
 
 ROOT = Path(__file__).parent.parent
 WAYS = (("packed", "0"), ("padded", "0"), ("packed", "2"), ("padded", "2"))
+MOMENTS = ("any", "save", "validation", "evaluation")
+"""Any time at all; while a checkpoint is written; in a validation; in the evaluation after the training."""
+
+
+class Mark(Callback):
+    """Shows the killer, by files in the working folder, what the run is doing."""
+
+    def on_validation_start(self, *arguments) -> None:
+        Path("validation").touch()
+
+    def on_validation_end(self, *arguments) -> None:
+        Path("validation").unlink(missing_ok=True)
+
+    def on_train_end(self, *arguments) -> None:
+        Path("evaluation").touch()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="results/benchmarks/kill.json")
     options = parser.parse_args()
-    rng, kills, rows = random.Random(options.seed), 0, []
-    table = Table("rows", "workers", "kills", "at step (from checkpoint)", "equal")
+    facts, rng, kinds, rows = origin(torch.device("cpu")), random.Random(options.seed), Counter(), []
+    table = Table("rows", "workers", "killed in", "at step (of its newest checkpoint)", "equal")
     with tempfile.TemporaryDirectory() as folder:
         whole: dict[tuple[str, str], tuple[Path, float]] = {}
-        while kills < options.kills:
+        Command(["fit", "--help"], Path(folder)).wait()  # imports, which the times below are without
+        while kinds.total() < options.kills:
             way = WAYS[len(rows) % len(WAYS)]
             if way not in whole:
-                begun = time.time()
-                run = start(Path(folder) / "-".join(way), way, options.steps)
-                assert run.wait() == 0, "the uninterrupted run failed"
-                whole[way] = Path(folder) / "-".join(way), time.time() - begun
+                begun, place = time.time(), Path(folder) / "-".join(way)
+                run = start(place, way, options.steps)
+                assert run.wait() == 0, run.stderr[-3000:]
+                whole[way] = place, time.time() - begun
             place = Path(folder) / f"trial{len(rows)}"
-            at = trial(place, way, options.steps, whole[way][1], rng)
+            moments = rng.sample(MOMENTS, len(MOMENTS))
+            moments.sort(key="evaluation".__eq__)  # after it nothing but an evaluation is left to kill
+            at = trial(place, way, options.steps, whole[way][1], rng, moments)
             equal = same(whole[way][0], place)
-            kills += len(at)
-            rows.append({"rows": way[0], "workers": int(way[1]), "kills": len(at), "resumed_from": at, "equal": equal})
-            table.add_row(*way, str(len(at)), ", ".join(map(str, at)), str(equal))
+            kinds.update(moment for moment, _ in at)
+            rows.append({"rows": way[0], "workers": int(way[1]), "killed_in": [moment for moment, _ in at],
+                         "at_step": [step for _, step in at], "equal": equal})
+            table.add_row(*way, *(", ".join(map(str, column)) for column in zip(*at, strict=True)), str(equal))
             shutil.rmtree(place)
-            print(f"{kills} kills, all equal: {all(row['equal'] for row in rows)}", flush=True)
+            print(f"{kinds.total()} kills, all equal: {all(row['equal'] for row in rows)}", flush=True)
+            write_metrics(options.out, rows, **facts, kills=kinds.total(), kinds=dict(kinds), steps=options.steps,
+                          seed=options.seed)
     Console().print(table)
-    write_metrics(options.out, rows, **origin(torch.device("cpu")), kills=kills, steps=options.steps)
     if not all(row["equal"] for row in rows):
         raise SystemExit("a resumed run differs from the uninterrupted one")
 
 
-def start(folder: Path, way: tuple[str, str], steps: int, resume: bool = False) -> subprocess.Popen:
+def start(folder: Path, way: tuple[str, str], steps: int) -> Command:
+    """Begin the run in a folder, or go on with it if it has a checkpoint."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(ROOT / "run.py"), "fit", "--config", str(ROOT / "configs/add.yaml"),
-               "--trainer.max_steps", str(steps), "--trainer.accelerator", "cpu", "--checkpoint.every_n_steps", "3",
-               "--trainer.val_check_interval", "20", "--evaluation.lengths", "[2,4]", "--evaluation.problems", "4",
-               "--evaluation.problems_at_longest", "4", "--evaluation.validation_lengths", "[2]",
-               "--evaluation.validation_problems", "4", "--data.batch_size", "4", "--data.validation_rows", "4",
-               "--model.backbone.d_model", "16", "--data.packed", str(way[0] == "packed"), "--data.num_workers", way[1],
-               "--trainer.enable_progress_bar", "false", "--trainer.logger.version", "run"]
-    if resume:
-        command += ["--ckpt_path", str(folder / "runs/add/run" / CHECKPOINT)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    with open(folder / "log.txt", "a") as log:
-        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    for moment in MOMENTS:
+        (folder / moment).unlink(missing_ok=True)
+    arguments = ["fit", "--config", str(ROOT / "configs/add.yaml"), "--trainer.callbacks+=benchmarks.kill.Mark",
+                 "--trainer.max_steps", str(steps), "--trainer.accelerator", "cpu", "--checkpoint.every_n_steps", "3",
+                 "--trainer.val_check_interval", "5", "--evaluation.lengths", "[2,4]", "--evaluation.problems", "4",
+                 "--evaluation.problems_at_longest", "4", "--evaluation.validation_lengths", "[2]",
+                 "--evaluation.validation_problems", "4", "--data.batch_size", "4", "--data.validation_rows", "4",
+                 "--model.backbone.d_model", "16", "--data.packed", str(way[0] == "packed"), "--data.num_workers",
+                 way[1], "--trainer.enable_progress_bar", "false", "--trainer.logger.version", "run"]
+    if any((folder / "runs/add/run" / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
+        arguments += ["--ckpt_path", "last"]
+    else:
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+    return Command(arguments, folder, folder, PYTHONPATH=str(ROOT))
 
 
-def trial(folder: Path, way: tuple[str, str], steps: int, seconds: float, rng: random.Random) -> list[int]:
-    """Run and kill until the run ends by itself; the steps of the checkpoints that it went on from."""
+def trial(folder: Path, way: tuple[str, str], steps: int, seconds: float, rng: random.Random,
+          moments: Sequence[str]) -> list[tuple[str, int]]:
+    """Run, kill at each of the moments in turn, then let the run end.
+
+    Returns for every kill the moment and the step of the newest checkpoint then, 0 if there was none.
+    """
     checkpoint, at = folder / "runs/add/run" / CHECKPOINT, []
-    while True:
-        resume = checkpoint.is_file()
-        if not resume and folder.exists():
-            shutil.rmtree(folder / "runs", ignore_errors=True)
-        process = start(folder, way, steps, resume)
-        try:
-            # The first third of a run is imports. Never more than 4 kills a trial.
-            code = process.wait(rng.uniform(0.3, 1.1) * seconds if len(at) < 4 else None)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            at.append(load_checkpoint(checkpoint)["global_step"] if checkpoint.is_file() else 0)
-            continue
-        assert code == 0, (folder / "log.txt").read_text()[-3000:]
-        return at
+    for moment in moments:
+        run = start(folder, way, steps)
+        if moment == "any":
+            over = run.wait(rng.uniform(0.1, 0.9) * seconds) is not None
+        else:
+            run.wait(rng.uniform(0.0, 0.7) * seconds if moment == "save" else 0.0)
+            over = not seen(run, folder / moment if moment != "save" else checkpoint.with_suffix(".partial"))
+            if moment != "save":
+                over = run.wait(rng.uniform(0.0, 0.05)) is not None
+        run.kill()
+        if not over:
+            at.append((moment, load_checkpoint(checkpoint)["global_step"] if checkpoint.is_file() else 0))
+    run = start(folder, way, steps)
+    assert run.wait() == 0, run.stderr[-3000:]
+    return at
+
+
+def seen(run: Command, path: Path) -> bool:
+    """Wait for a file; False if the run ends before."""
+    while not path.exists():
+        if run.wait(0.001) is not None:
+            return False
+    return True
 
 
 def same(one: Path, other: Path) -> bool:

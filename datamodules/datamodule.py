@@ -2,6 +2,8 @@
 
 import os
 import random
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +14,22 @@ from datamodules.noise import Noise
 from datamodules.stream import ALIGNMENT, RankSampler, RowStream, collate
 from datamodules.tasks import Problem, Task
 from tools import UserError
+
+
+class TimedLoader(DataLoader):
+    """A DataLoader that adds up the seconds that its user has waited for batches, in `waited`."""
+
+    waited = 0.0
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        batches = super().__iter__()
+        while True:
+            begun = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - begun
+            if batch is None:
+                return
+            yield batch
 
 
 class TrajectoryDataModule(LightningDataModule):
@@ -55,6 +73,8 @@ class TrajectoryDataModule(LightningDataModule):
         self._check_row_length()
 
     def _check_row_length(self) -> None:
+        if self.task.truncated:
+            return
         problems = [self.problem("validation", self.task.part(variant)[0].max_length, 0, variant)
                     for variant in self.task.variants]
         longest = max(len(self.task.record(problem).tokens) for problem in problems)
@@ -84,6 +104,9 @@ class TrajectoryDataModule(LightningDataModule):
 
     def _held_out(self, split: str) -> DataLoader:
         rank, world = self._ranks()
+        if self.validation_rows < world:
+            raise UserError(f"validation_rows {self.validation_rows} cannot be shared by {world} devices: give at "
+                            f"least {world}")
         stream = RowStream(self.task, self.evaluation_seed, self.row_length, self.packed, split, self.validation_rows)
         return self._loader(stream, range(rank, self.validation_rows, world), workers=0)
 
@@ -92,15 +115,19 @@ class TrajectoryDataModule(LightningDataModule):
         if self.batch_size % world:
             raise UserError(f"batch_size {self.batch_size} cannot be shared by {world} devices: give a multiple")
         workers = self._workers() if workers is None else workers
-        return DataLoader(stream, batch_size=self.batch_size // world, sampler=sampler, collate_fn=collate,
-                          num_workers=workers, pin_memory=torch.cuda.is_available(),
-                          prefetch_factor=8 if workers else None, persistent_workers=workers > 0)
+        return TimedLoader(stream, batch_size=self.batch_size // world, sampler=sampler, collate_fn=collate,
+                           num_workers=workers, pin_memory=self._on_gpu(),
+                           prefetch_factor=8 if workers else None, persistent_workers=workers > 0)
 
     def _workers(self) -> int:
         if self.num_workers is not None:
             return self.num_workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(8, max(1, cores - 1)) if torch.cuda.is_available() else 0
+        return min(8, max(1, cores - 1)) if self._on_gpu() else 0
+
+    def _on_gpu(self) -> bool:
+        """Whether the rows go to a GPU; a run on the CPU of a machine with GPUs leaves those alone."""
+        return self.trainer.strategy.root_device.type == "cuda" if self.trainer else torch.cuda.is_available()
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -39,7 +39,7 @@ class NoisyScribe(Scribe):
         return super().command(*tokens)
 
     def _handle(self, number: int) -> Pointer:
-        return NoisyPointer(self, self._tool, self._tokens, self._kinds, f"p{number}")
+        return NoisyPointer(self, self._tool, self._tokens, self._kinds, number)
 
     def slip(self, intended: str) -> None:
         """Perhaps a mistake, with what takes it back, before the command that begins with `intended`."""
@@ -78,6 +78,10 @@ class NoisyPointer(Pointer):
     def read(self) -> str:
         self._scribe.slip(self.read_token)
         return super().read()
+
+    def walk_right(self, symbol: str) -> None:
+        while self.read() != symbol:
+            self.right()
 
 
 def corrupt(tokens: np.ndarray, kinds: np.ndarray, share: float, vocabulary_size: int,

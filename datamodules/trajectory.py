@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datamodules.tokens import ANSWER, END, Kind, turns
+from tools import PointerMemory
 from tools.base import PHASE_MARK, Tool
 
 STYLES = ("paper", "local")
@@ -14,6 +15,7 @@ follows from a bounded window of the trajectory however long the problem is."""
 _THOUGHT, _OUTPUT, _END = (bytes([k]) for k in (Kind.THOUGHT, Kind.OUTPUT, Kind.END))
 _COMMAND, _OBSERVATION = bytes([Kind.COMMAND]), bytes([Kind.OBSERVATION])
 _READ = _COMMAND + _OBSERVATION
+_WALK = _READ + _COMMAND
 
 
 @dataclass(slots=True)
@@ -87,7 +89,7 @@ class Scribe:
         return pointer
 
     def _handle(self, number: int) -> "Pointer":
-        return Pointer(self._tool, self._tokens, self._kinds, f"p{number}")
+        return Pointer(self._tool, self._tokens, self._kinds, number)
 
     def command(self, *tokens: str) -> tuple[str, ...]:
         """Give a command of one token or more and record it with its observation, which is returned.
@@ -135,12 +137,13 @@ class Scribe:
 class Pointer:
     """Handle to one pointer of a pointer memory: each call is a command, recorded with its observation."""
 
-    __slots__ = ("_commands", "_kinds", "_left", "_name", "_names", "_read", "_right", "_tokens", "left_token",
+    __slots__ = ("_kinds", "_left", "_name", "_number", "_read", "_right", "_scan", "_tokens", "left_token",
                  "read_token", "right_token")
 
-    def __init__(self, tool: Tool, tokens: list[str], kinds: bytearray, name: str) -> None:
-        self._tokens, self._kinds, self._name = tokens, kinds, name
-        self._left, self._right, self._read = (tool.commands[f"{name}.{o}"] for o in ("left", "right", "read"))
+    def __init__(self, tool: PointerMemory, tokens: list[str], kinds: bytearray, number: int) -> None:
+        self._tokens, self._kinds, self._number, self._name = tokens, kinds, number, f"p{number}"
+        self._left, self._right, self._read = (tool.commands[f"{self._name}.{o}"] for o in ("left", "right", "read"))
+        self._scan = tool.scan
 
     def rename(self, suffix: str) -> None:
         """Let the commands from now on carry `suffix`."""
@@ -165,3 +168,18 @@ class Pointer:
         self._tokens += observation
         self._kinds += _READ
         return observation[0]
+
+    def walk_right(self, symbol: str) -> None:
+        """Read, and move right, until `symbol` is read."""
+        while self.scan_right(symbol):
+            pass
+
+    def scan_right(self, symbol: str, most: int = 100_000) -> bool:
+        """At most so many reads of `walk_right`, recorded at once; tells whether the walk goes on."""
+        seen, found = self._scan(self._number, symbol, most)
+        moves = len(seen) - found
+        tokens = [self.read_token, "", self.right_token] * len(seen)
+        tokens[1::3] = seen
+        self._tokens += tokens[: 2 * len(seen) + moves]
+        self._kinds += (_WALK * len(seen))[: 2 * len(seen) + moves]
+        return not found

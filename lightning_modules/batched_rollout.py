@@ -1,7 +1,6 @@
 """Rollouts without the host in the loop: model, choice of the token, tool and bookkeeping stay on the device.
 
-On CUDA all of a step is one graph, replayed many times between two looks at which rows have ended. The rows are split
-into lanes on streams of their own, so that one lane's small kernels fill the gaps that another's leave.
+On CUDA all of a step is one graph, replayed many times between two looks at which rows have ended.
 """
 
 import math
@@ -17,6 +16,7 @@ from torch import Tensor
 from datamodules.tokens import ANSWER, END, Kind
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone
+from lightning_modules.backbones.decoder import capture
 from tools import Tool, UserError
 from tools.batched import NO_TOKEN, BatchedMemory, Operation, can_batch
 
@@ -32,7 +32,7 @@ END_REASON, BUDGET, INVALID = 1, 2, 3
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decoding:
     """How rollouts are decoded.
 
@@ -43,7 +43,6 @@ class Decoding:
         states: type of the states; where a backbone makes no difference between the two, that of the weights counts
         temperature: 0 is greedy; else tokens are drawn from the softmax of the logits over it
         seed: of the draws, from which each problem gets a seed of its own
-        lanes: independent parts of the batch on streams of their own; null: one, or two in a large batch on a GPU
     """
 
     engine: str = "auto"
@@ -51,7 +50,6 @@ class Decoding:
     states: str = "float32"
     temperature: float = 0.0
     seed: int = 0
-    lanes: int | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -61,8 +59,6 @@ class Decoding:
                 raise UserError(f"unknown type {name!r} of weights or states: expected {' or '.join(TYPES)}")
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature {self.temperature} is not allowed: expected 0 (greedy) or more")
-        if self.lanes is not None and self.lanes < 1:
-            raise UserError(f"lanes {self.lanes} are not possible: expected at least 1, or null")
 
     def batched(self, backbone: Backbone, tools: Sequence[Tool]) -> bool:
         """Whether rollouts with these tools stay on the device; raises UserError where they were to, but cannot."""
@@ -94,22 +90,11 @@ class Rows:
         self.seeds = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.log = torch.zeros(rows, capacity, dtype=torch.int16, device=self.device)
         self.stream = torch.cuda.Stream() if self.device.type == "cuda" else None
-        self.graph: torch.cuda.CUDAGraph | None = None
-        if self.stream and backbone.capturable:
-            self._capture()
+        # All rows are idle while the graph is captured.
+        self.graph = capture(self._step, self.stream) if self.stream and backbone.capturable else None
 
     def _on_stream(self):
         return torch.cuda.stream(self.stream) if self.stream else nullcontext()
-
-    def _capture(self) -> None:
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            for _ in range(3):  # compiles what is compiled at the first call; all rows are idle
-                self._step()
-            self.stream.synchronize()
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, stream=self.stream):
-                self._step()
 
     def _step(self) -> None:
         logits = self.decoder.step(self.tokens)
@@ -227,57 +212,44 @@ class Kinds:
 def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool, problems: Sequence[tuple[np.ndarray, int]],
                     batch_size: int, decoding: Decoding) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
     """Solve problems (prompt ids, budget); yields (index, reason, ids int16 [n], kinds uint8 [n]) as they end."""
-    cuda = next(backbone.parameters()).is_cuda
-    rows = min(batch_size, len(problems))
-    lanes = min(rows, decoding.lanes or (2 if cuda and rows >= 128 else 1))
-    window = 64 if cuda else 8  # steps between two looks at which rows have ended
-    sizes = [rows // lanes + (i < rows % lanes) for i in range(lanes)]
-    capacity = max(budget for _, budget in problems)
-    parts = _build(backbone, vocabulary, tool, sizes, capacity, decoding)
-    kinds = Kinds(parts[0].memory, vocabulary)
-    queue = deque(range(len(problems)))
-    owners = [np.full(size, -1) for size in sizes]
+    window = 64 if next(backbone.parameters()).is_cuda else 8  # steps between two looks at which rows have ended
+    rows = _build(backbone, vocabulary, tool, min(batch_size, len(problems)), max(b for _, b in problems), decoding)
+    kinds, queue = Kinds(rows.memory, vocabulary), deque(range(len(problems)))
+    owner = np.full(len(rows.tokens), -1)
 
-    def refill(part: Rows, owner: np.ndarray, free: Sequence[int]) -> None:
+    def refill(free: Sequence[int]) -> None:
         free = list(free)[: len(queue)]
         if free:
             for row in free:
                 owner[row] = queue.popleft()
-            chosen = [problems[owner[row]] for row in free]
-            part.start(free, [prompt for prompt, _ in chosen], [budget for _, budget in chosen],
-                       [_seed(decoding.seed, owner[row]) for row in free])
+            prompts, budgets = zip(*(problems[owner[row]] for row in free), strict=True)
+            rows.start(free, prompts, budgets, [_seed(decoding.seed, owner[row]) for row in free])
 
-    for part, owner in zip(parts, owners, strict=True):
-        refill(part, owner, range(len(owner)))
-        part.run(window)
-    while any((owner >= 0).any() for owner in owners):
-        for part, owner in zip(parts, owners, strict=True):
-            if not (owner >= 0).any():
-                continue
-            finished = part.ended(owner >= 0)
-            indices = [int(owner[row]) for row, _, _ in finished]
-            for row, _, _ in finished:
-                owner[row] = -1
-            refill(part, owner, [row for row, _, _ in finished])
-            if (owner >= 0).any():
-                part.run(window)  # the device works on while the host takes the ended rows apart
-            for index, (_, reason, ids) in zip(indices, finished, strict=True):
-                yield index, reason, ids, kinds(ids, len(problems[index][0]))
+    refill(range(len(owner)))
+    while (owner >= 0).any():
+        rows.run(window)
+        finished = rows.ended(owner >= 0)
+        indices = [int(owner[row]) for row, _, _ in finished]
+        owner[[row for row, _, _ in finished]] = -1
+        refill([row for row, _, _ in finished])
+        for index, (_, reason, ids) in zip(indices, finished, strict=True):
+            yield index, reason, ids, kinds(ids, len(problems[index][0]))
 
 
 def _seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, int(index)]).generate_state(1)[0])
 
 
-def _build(backbone: Backbone, vocabulary: Vocabulary, tool: Tool, sizes: Sequence[int], capacity: int,
-           decoding: Decoding) -> list[Rows]:
+def _build(backbone: Backbone, vocabulary: Vocabulary, tool: Tool, count: int, capacity: int,
+           decoding: Decoding) -> Rows:
     try:
-        return [Rows(backbone, vocabulary, tool, size, capacity, decoding) for size in sizes]
+        return Rows(backbone, vocabulary, tool, count, capacity, decoding)
     except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
         each = backbone.state_size(capacity) + 6 * capacity
-        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
-        raise UserError(f"{sum(sizes)} rollouts of up to {capacity:,} tokens do not fit in the device's memory: give "
-                        f"--evaluation.batch_size {max(1, int(0.8 * free / each))} or less") from None
+        raise UserError(f"{count} rollouts of up to {capacity:,} tokens do not fit in the device's memory: give "
+                        f"--evaluation.batch_size {max(1, int(0.8 * torch.cuda.mem_get_info()[0] / each))} or "
+                        f"less") from None
 
 
 def _has_triton() -> bool:

@@ -1,12 +1,17 @@
 """Length generalization of one model: exact match and answers at growing lengths, by rollout or verify."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.datamodule import TrajectoryDataModule
+from lightning_modules.batched_rollout import Decoding
 from lightning_modules.metrics import LengthMetrics, Outcome, Record
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.rollout import budget, judge, rollout
-from lightning_modules.verify import verify
+from lightning_modules.verify import expected_tokens, verify, verify_streamed
 from tools import UserError
 
 EVALUATORS = ("rollout", "verify")
@@ -22,11 +27,14 @@ def check_lengths(lengths: Sequence[int], shortest: int = 1) -> None:
 
 def evaluate(model: TrajectoryModel, data: TrajectoryDataModule, lengths: Sequence[int],
              problems: Callable[[int], int], evaluator: str, split: str, batch_size: int = 64, rank: int = 0,
-             world: int = 1) -> Iterator[Record]:
+             world: int = 1, decoding: Decoding = Decoding(), stream_from: int | None = None,  # noqa: B008 (frozen)
+             folder: Path | None = None) -> Iterator[Record]:
     """Records of metrics.json, a length and variant at a time.
 
-    problems: number of problems at a length, for each variant; ranks share them
-    split:    `test` or `validation` problems
+    problems:    number of problems at a length, for each variant; ranks share them
+    split:       `test` or `validation` problems
+    stream_from: verify lengths from this one on while their trajectories are recorded, which takes no memory
+    folder:      where such a verification keeps what it needs to go on after it was cut off; None: nowhere
 
     A variant's lengths stop growing after one with no exact and no right answer.
     """
@@ -38,7 +46,12 @@ def evaluate(model: TrajectoryModel, data: TrajectoryDataModule, lengths: Sequen
             break
         cells = [(v, i) for v in variants for i in range(rank, problems(length), world)]
         metrics = {v: _metrics(model, data, v, length, evaluator) for v in variants}
-        outcomes = _outcomes(model, data, cells, length, evaluator, split, batch_size)
+        if evaluator == "verify" and stream_from is not None and length >= stream_from:
+            outcomes = [outcome for v in variants
+                        for outcome in _streamed(model, data, [i for w, i in cells if w == v], length, v, split,
+                                                 rank, folder)]
+        else:
+            outcomes = _outcomes(model, data, cells, length, evaluator, split, batch_size, decoding)
         for (variant, _), outcome in zip(cells, outcomes, strict=True):
             metrics[variant].update(outcome)
         for variant, metric in metrics.items():
@@ -50,15 +63,37 @@ def evaluate(model: TrajectoryModel, data: TrajectoryDataModule, lengths: Sequen
 
 
 def _outcomes(model: TrajectoryModel, data: TrajectoryDataModule, cells: Sequence[tuple[str, int]], length: int,
-              evaluator: str, split: str, batch_size: int) -> list[Outcome]:
+              evaluator: str, split: str, batch_size: int, decoding: Decoding) -> list[Outcome]:
     task, vocabulary = data.task, model.vocabulary
     problems = [data.problem(split, length, index, variant) for variant, index in cells]
-    references = [task.record(problem) for problem in problems]
+    references = task.references(problems)
     if evaluator == "verify":
         return verify(model.backbone, vocabulary, references, batch_size=batch_size)
     budgets = [(problem, budget(reference)) for problem, reference in zip(problems, references, strict=True)]
-    rows = rollout(model.backbone, vocabulary, task, budgets, batch_size)
+    rows = rollout(model.backbone, vocabulary, task, budgets, batch_size, decoding)
     return [judge(row, task, reference) for row, reference in zip(rows, references, strict=True)]
+
+
+def _streamed(model: TrajectoryModel, data: TrajectoryDataModule, indices: Sequence[int], length: int, variant: str,
+              split: str, rank: int, folder: Path | None) -> list[Outcome]:
+    if not indices:
+        return []
+    problems = [data.problem(split, length, index, variant) for index in indices]
+    total = expected_tokens(data.task, length, variant, data.evaluation_seed)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    columns = (TextColumn("{task.description}"), BarColumn(),
+               TextColumn("{task.fields[reached]:,} done, {task.fields[speed]}"), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=rank > 0) as bar:
+        name = " ".join(filter(None, ("verify", variant, f"{length:,}")))
+        shown = bar.add_task(name, total=total, reached=0, speed="")
+
+        def progress(tokens: int) -> None:
+            bar.update(shown, completed=min(tokens, total), reached=min(length, length * tokens // total))
+            if speed := bar.tasks[0].speed:
+                bar.update(shown, speed=f"{speed * len(problems):,.0f} tokens/s")
+
+        return verify_streamed(model.backbone, data.task, problems, model.vocabulary, workers=max(1, cores - 1),
+                               progress=progress, saved=folder and folder / f"verify_rank{rank}.pt")
 
 
 def _metrics(model: TrajectoryModel, data: TrajectoryDataModule, variant: str, length: int,

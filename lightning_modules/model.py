@@ -63,14 +63,15 @@ class TrajectoryModel(LightningModule):
     def losses(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean loss over the predicted tokens, and the loss of every token, float32 [B, T], 0 where not predicted.
 
-        Over several ranks the mean of the ranks' losses is the mean over all of their predicted tokens.
+        In training over several ranks the mean of the ranks' losses is the mean over all of their predicted tokens;
+        elsewhere ranks may have unequal numbers of batches, and each has its own mean.
         """
         targets = masked_targets(batch["tokens"], batch["kinds"])
         logits, _ = self.backbone(batch["tokens"][:, :-1], return_state=False)
         losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none",
                                  ignore_index=IGNORED).view_as(targets)
         count = (targets != IGNORED).sum()
-        if dist.is_available() and dist.is_initialized():
+        if self.training and dist.is_available() and dist.is_initialized():
             dist.all_reduce(count)
             count = count / dist.get_world_size()
         return losses.sum() / count.clamp(min=1), losses
@@ -108,7 +109,8 @@ class TrajectoryModel(LightningModule):
         self._held_out("test", batch)
 
     def _held_out(self, name: str, batch: dict[str, torch.Tensor]) -> None:
-        self.log(f"{name}/loss", self.losses(batch)[0], sync_dist=True, batch_size=len(batch["tokens"]))
+        predicted = int((masked_targets(batch["tokens"], batch["kinds"]) != IGNORED).sum())  # the weight of the batch
+        self.log(f"{name}/loss", self.losses(batch)[0], sync_dist=True, batch_size=predicted)
 
     def configure_optimizers(self) -> dict[str, Any]:
         decayed, exempt = [], []
@@ -160,6 +162,8 @@ class TrajectoryModel(LightningModule):
         if vocabulary != self.vocabulary:
             raise UserError(f"the checkpoint's vocabulary is not the configuration's: "
                             f"{vocabulary.difference(self.vocabulary)}; was it trained in another style?")
+        if "state_dict" not in checkpoint:  # a sharded strategy has loaded it already
+            return
         own, given = self.state_dict(), checkpoint["state_dict"]
         names = own.keys() | given.keys()
         names = {name for name in names if not name.endswith("_extra_state")}  # tables that grow in training

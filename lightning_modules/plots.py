@@ -27,15 +27,20 @@ DODGE, MOST_DODGE = 0.011, 0.03
 and no point leaves its tick."""
 
 
-def accuracy_figure(records: Iterable[Record], train_length: int | None = None, title: str | None = None) -> Figure:
+def accuracy_figure(records: Iterable[Record], train_length: int | None = None, title: str | None = None,
+                    passes: bool = False) -> Figure:
     """Exact match in percent against problem length (log scale), a line for each curve in the records.
 
     records:      records of metrics.json; bars are their 95% Wilson intervals
     train_length: largest length of the training data, marked by a vertical line
     title:        by default what all records have in common, e.g. `addition, local, rollout`
+    passes:       show the share of right answers instead of exact match, where answers are judged
 
     Needs no display and leaves pyplot's global state alone. Raises ValueError if there is nothing to draw.
     """
+    if passes:
+        records = [r | {"exact_match": r["answer_accuracy"], "exact_match_low": r["answer_low"],
+                        "exact_match_high": r["answer_high"]} for r in records if r["answer_accuracy"] is not None]
     curves = group_records(records)
     if not curves:
         raise ValueError("there is nothing to draw: no record has any problems")
@@ -47,6 +52,8 @@ def accuracy_figure(records: Iterable[Record], train_length: int | None = None, 
     low, high = _limits([*lengths, *([train_length] if train_length else [])])
     _draw_curves(axes, {labels[cell] or common: curve for cell, curve in curves.items()}, math.log(high / low))
     _style_axes(axes, lengths, train_length, (low, high))
+    if passes:
+        axes.set_ylabel("pass rate")
     if train_length:
         _mark_training(axes, train_length)
     _write_head(axes, title or common, len(curves), bool(train_length))
@@ -70,10 +77,36 @@ def horizon_figure(lengths: Sequence[int], horizons: Sequence[int], train_length
     return figure
 
 
-def seeds_figure(curves: Mapping[str, Mapping[int, Sequence[float]]], train_length: int | None, title: str) -> Figure:
-    """Exact match against problem length: the median over seeds of each curve, and a band from lowest to highest.
+def collection_figure(rows: Sequence[Record], title: str) -> Figure:
+    """Pass rate in percent with its 95% interval, and mean length in characters, against the number of functions.
 
-    curves: label -> length -> exact match of each seed, as a share
+    rows: `n`, `pass_rate`, `pass_rate_low`, `pass_rate_high` and `characters`
+    """
+    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    n, rate = [row["n"] for row in rows], [100 * row["pass_rate"] for row in rows]
+    bars = [[100 * (row["pass_rate"] - row["pass_rate_low"]) for row in rows],
+            [100 * (row["pass_rate_high"] - row["pass_rate"]) for row in rows]]
+    axes.errorbar(n, rate, bars, color=COLOURS[0], marker=MARKERS[0], linewidth=2, label="fixed (left)")
+    axes.set_ylim(-2, 102)
+    axes.set_xlabel("functions")
+    axes.set_ylabel("fixed (%)")
+    length = axes.twinx()
+    length.plot(n, [row["characters"] for row in rows], color=COLOURS[1], marker=MARKERS[1], linestyle=DASHES[1],
+                label="length (right)")
+    length.set_ylim(bottom=0)
+    length.set_ylabel("mean length (characters)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    axes.set_title(title)
+    return figure
+
+
+def seeds_figure(curves: Mapping[str, Mapping[int, tuple[Sequence[float], tuple[float, float]]]],
+                 train_length: int | None, title: str) -> Figure:
+    """Exact match against problem length: the median over seeds of each curve, with an interval.
+
+    curves: label -> length -> exact match of each seed and the ends of the interval (the lowest and highest seed, say),
+            as shares; at most 7
     """
     figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
@@ -85,15 +118,51 @@ def seeds_figure(curves: Mapping[str, Mapping[int, Sequence[float]]], train_leng
         colour, shift = COLOURS[i % len(COLOURS)], math.exp((i - (len(curves) - 1) / 2) * step)
         tried = sorted(curve)
         x = [length * shift for length in tried]
-        values = [sorted(100 * value for value in curve[length]) for length in tried]
-        axes.fill_between(x, [v[0] for v in values], [v[-1] for v in values], color=colour, alpha=0.15, linewidth=0)
-        axes.plot(x, [median(v) for v in values], color=colour, marker=MARKERS[i % len(MARKERS)], label=label,
-                  linestyle=DASHES[i % len(DASHES)], markersize=6, zorder=3 + i, linewidth=max(1.2, 2.2 - 0.5 * i),
-                  markeredgecolor="white", markeredgewidth=0.6, clip_on=False)  # fmt: skip
+        ends = [[100 * curve[length][1][k] for length in tried] for k in (0, 1)]
+        axes.vlines(x, *ends, color=colour, linewidth=1, alpha=0.55, zorder=2)
+        axes.plot(x + x, ends[0] + ends[1], "_", color=colour, markersize=5, alpha=0.55, zorder=2)
+        axes.plot(x, [100 * median(curve[length][0]) for length in tried], color=colour, label=label,
+                  marker=MARKERS[i % len(MARKERS)], linestyle=DASHES[i % len(DASHES)], markersize=6, zorder=3 + i,
+                  linewidth=max(1.2, 2.2 - 0.5 * i), markeredgecolor="white", markeredgewidth=0.6, clip_on=False)
     _style_axes(axes, lengths, train_length, (low, high))
     if train_length:
         _mark_training(axes, train_length)
     _write_head(axes, title, len(curves), bool(train_length))
+    return figure
+
+
+def growth_figure(lines: Mapping[str, Mapping[int, Sequence[int]]], what: str, title: str) -> Figure:
+    """Reach (a length) against training length or steps, both on log scales: the median over seeds, with a band from
+    the lowest to the highest seed.
+
+    lines: label -> x -> reach of each seed; a reach of 0 is drawn at the bottom
+    what:  name of x
+    """
+    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    axes = figure.add_subplot()
+    xs = sorted({x for line in lines.values() for x in line})
+    everything = [reach for line in lines.values() for reaches in line.values() for reach in reaches if reach] or [1]
+    lowest, highest = (10 ** round_(math.log10(end)) for round_, end in (
+        (math.floor, min(everything)), (math.ceil, max(everything))))
+    for i, (label, line) in enumerate(lines.items()):
+        colour, tried = COLOURS[i % len(COLOURS)], sorted(line)
+        shift = math.exp((i - (len(lines) - 1) / 2) * 0.008 * math.log(max(xs[-1] / xs[0], 2)))
+        x = [value * shift for value in tried]
+        reaches = [[max(reach, 0.8 * lowest) for reach in line[value]] for value in tried]
+        axes.fill_between(x, list(map(min, reaches)), list(map(max, reaches)), color=colour, alpha=0.13, linewidth=0)
+        axes.plot(x, list(map(median, reaches)), color=colour, label=label, marker=MARKERS[i % len(MARKERS)],
+                  linestyle=DASHES[i % len(DASHES)], markersize=6, zorder=3 + i, linewidth=max(1.2, 2.2 - 0.5 * i),
+                  markeredgecolor="white", markeredgewidth=0.6, clip_on=False)  # fmt: skip
+    _style_axes(axes, xs, None, _limits(xs))
+    axes.set_yscale("log")
+    axes.set_ylim(0.7 * lowest, 1.2 * max(highest, 10 * lowest))
+    powers = [10**k for k in range(round(math.log10(lowest)), round(math.log10(max(highest, 10 * lowest))) + 1)]
+    axes.set_yticks(powers, [short_number(n) for n in powers])
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(what)
+    axes.set_ylabel("reach (problem length)")
+    _write_head(axes, title, len(lines), False)
     return figure
 
 

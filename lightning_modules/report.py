@@ -1,99 +1,29 @@
-"""docs/results.md: tables and figures from the files in results/, and nothing else."""
+"""docs/results.md: summary, tables and figures from the files in results/, and nothing else."""
 
-import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
-from lightning_modules.metrics import Reach, Record, atomic_path, reach
-from lightning_modules.plots import reach_figure, save_figure, seeds_figure
+from lightning_modules.claims import (
+    GROWTH,
+    STYLES,
+    below,
+    headline,
+    longest,
+    paper_rows,
+    reach_text,
+    reaches_by_horizon,
+    summary,
+)
+from lightning_modules.metrics import atomic_path
+from lightning_modules.plots import growth_figure, reach_figure, save_figure, seeds_figure
+from lightning_modules.results import Curve, Run, curves, read_json, read_runs
 from tools import UserError
 
-SEED = re.compile(r"_?seed\d+(_rollout)?")
-"""What the names of one recipe's files differ in; rollouts of a model may have a file of their own."""
-NOTHING = "\N{EM DASH}"
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One file of results: one model, trained with one seed."""
-
-    experiment: str
-    name: str
-    facts: dict[str, Any]
-    records: list[Record]
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """One recipe on one kind of problem, over its seeds: length -> exact match of each seed."""
-
-    experiment: str
-    recipe: str
-    task: str
-    variant: str
-    setting: str
-    style: str
-    evaluator: str
-    backbone: str
-    runs: tuple[Run, ...]
-    exact: dict[int, list[float]]
-    problems: dict[int, int]
-    reaches: tuple[Reach, ...]
-    errors: Counter
-
-    @property
-    def label(self) -> str:
-        return ", ".join(filter(None, (self.recipe, self.variant)))
-
-
-def read_runs(folder: str | Path) -> list[Run]:
-    """All results below a folder, `<experiment>/<recipe>_seed<n>.json`; raises UserError for a file that is broken."""
-    runs = []
-    for path in sorted(Path(folder).glob("*/*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is not JSON: {error}; remove it, or make it again") from None
-        records = content.get("records", ()) if isinstance(content, dict) else ()
-        if records and "exact_match" in records[0]:
-            runs.append(Run(path.parent.name, path.stem, content, records))
-    return runs
-
-
-def curves(runs: Iterable[Run]) -> list[Curve]:
-    """The runs' records by recipe (the file's name without its seed) and kind of problem."""
-    cells: defaultdict[tuple[str, ...], list[tuple[Run, list[Record]]]] = defaultdict(list)
-    for run in runs:
-        parts: defaultdict[tuple[str, ...], list[Record]] = defaultdict(list)
-        for record in run.records:
-            parts[tuple(record[k] for k in ("task", "variant", "setting", "style", "evaluator"))].append(record)
-        for kind, records in parts.items():
-            backbone = run.facts.get("backbone", "")
-            cells[(run.experiment, SEED.sub("", run.name), *kind, backbone)].append((run, records))
-    result = []
-    for key, members in cells.items():
-        exact: defaultdict[int, list[float]] = defaultdict(list)
-        problems, errors = {}, Counter()
-        lengths = sorted({r["length"] for _, records in members for r in records})
-        for _, records in members:
-            known = {r["length"]: r for r in records}
-            for length in lengths:
-                # Lengths are not tried after one with no exact and no right answer.
-                exact[length].append(known[length]["exact_match"] if length in known else 0.0)
-            problems |= {n: r["problems"] for n, r in known.items()}
-            failing = next((r for r in sorted(records, key=lambda r: r["length"]) if r["exact_match"] < 1), None)
-            if failing:
-                errors.update(failing["first_error_phases"])
-        reaches = tuple(next(iter(reach(records).values())) for _, records in members)
-        result.append(Curve(*key, tuple(run for run, _ in members), dict(exact), problems, reaches, errors))
-    return result
+NOTHING, TO = "\N{EM DASH}", "\N{EN DASH}"
 
 
 def report(results: str = "results", out: str = "docs/results.md") -> None:
@@ -105,100 +35,106 @@ def report(results: str = "results", out: str = "docs/results.md") -> None:
     """
     if not Path(results).is_dir():
         raise UserError(f"there is no folder {results}: give the folder of results")
-    everything = curves(read_runs(results))
-    page = ["# Results", "",
-            f"Made by `python run.py report` from the files in `{results}/`, each of which holds the command, commit, "
-            "device, versions and seed that made it. *Exact match*: the whole trajectory is the reference's. Several "
-            "seeds are given as median (lowest to highest); no seed is left out. A length that a run did not try, "
-            "because it failed on all problems of a shorter one, counts as 0%.", ""]
+    runs = read_runs(results)
+    everything = curves(runs)
     figures = Path(out).parent / "figures"
-    page += paper_section(everything, Path(results) / "paper.yaml")
-    page += horizon_section(everything, Path(results) / "horizon", figures)
+    horizons = [read_json(path) for path in sorted(Path(results, "horizon").glob("*.json"))]
+    rows = paper_rows(everything, Path(results) / "paper.yaml")
+    page = ["# Results", "",
+            f"Made by `python run.py report` from the {len(runs)} training runs in `{results}/`; no number is typed by "
+            f"hand. Every file holds its command, commit, device, versions and seed, and stands under "
+            f"[Experiments](#experiments). *Exact match*: the whole trajectory is the reference's, every command and "
+            f"thought. Several seeds are given as median (lowest{TO}highest); no seed is left out. "
+            f"`n -> m (p%)`, as in the paper: trained up to n, exact match p at m, the largest m with at least 5%.", ""]
+    page += summary(everything, rows, horizons)
+    page += paper_section(rows)
+    page += below_section(rows, horizons)
+    page += far_section(everything)
+    page += horizon_section(everything, horizons, figures)
+    page += growth_section(everything, figures)
+    if everything:
+        page += ["## Experiments", "",
+                 "In the figures the median over the seeds; bars go from the lowest to the highest seed, or, where "
+                 "there is one seed, over its 95% Wilson interval.", ""]
     for experiment in dict.fromkeys(curve.experiment for curve in everything):
         page += experiment_section([c for c in everything if c.experiment == experiment], figures)
     page += benchmark_section("Theory", Path(results) / "theory")
     page += benchmark_section("Benchmarks", Path(results) / "benchmarks")
     with atomic_path(out) as temporary:
         temporary.write_text("\n".join(page).rstrip() + "\n", encoding="utf-8")
-    print(f"{out}: {len(everything)} curves of {len(list(Path(results).glob('*/*.json')))} files")
+    print(f"{out}: {len(everything)} curves of {len(runs)} training runs")
 
 
-def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:
-    """Figure and table of one experiment, and the commands."""
-    name = cells[0].experiment
-    train_length = trained(name)
-    lengths = sorted({length for cell in cells for length in cell.exact})
-    page = [f"## {name.replace('_', ' ')}", ""]
-    for settings in dict.fromkeys(cell.setting for cell in cells):
-        # One evaluator a recipe, the one that went to more lengths: for greedy decoding they agree.
-        drawn: dict[str, dict[int, list[float]]] = {}
-        for one in (c for c in cells if c.setting == settings):
-            if len(one.exact) > len(drawn.get(one.label, ())):
-                drawn[one.label] = one.exact
-        for number, start in enumerate(range(0, len(drawn), 7)):
-            part = dict(list(drawn.items())[start : start + 7])
-            path = figures / f"{name}_{settings.replace(', ', '_')}_{number}.png"
-            save_figure(seeds_figure(part, train_length, f"{name.replace('_', ' ')}, {settings}"), path)
-            page += [f"![{name}](figures/{path.name})", ""]
-    page += table(["recipe", "problems", "setting, style", "evaluator", "seeds", *(f"{n:,}" for n in lengths),
-                   "first errors"],
-                  [[cell.recipe, cell.variant, f"{cell.setting}, {cell.style}", cell.evaluator, seeds(cell.runs),
-                    *(spread(cell.exact.get(n)) for n in lengths), phases(cell.errors)] for cell in cells])
-    page += ["<details><summary>commands</summary>", ""]
-    page += [f"- {run.name}: `{run.facts.get('command', 'not known')}` (commit {run.facts.get('commit')}, "
-             f"{run.facts.get('device')}{facts(run)})"
-             for run in dict((run.name, run) for cell in cells for run in cell.runs).values()]
-    return [*page, "", "</details>", ""]
-
-
-def paper_section(everything: Sequence[Curve], path: Path) -> list[str]:
-    """The rows of the paper's tables, next to the best-matching cells here; what is not measured is called missing."""
-    if not path.is_file():
-        return []
-    rows, missing = [], []
-    for row in yaml.safe_load(path.read_text(encoding="utf-8"))["rows"]:
-        found = [c for c in everything if c.task == row["task"] and c.variant in (row.get("variant", ""),)
-                 and c.setting == row.get("setting", "interactive") and c.backbone.split()[:1] == [row["backbone"]]
-                 and (trained(c.experiment) or row["trained"] + 1) <= row["trained"]]
-        for style in ("paper", "local"):
-            # Rollouts where there are any: they are the truth.
-            cells = [c for c in found if c.style == style]
-            cells = [c for c in cells if c.evaluator == "rollout" or not any(
-                o.recipe == c.recipe and o.evaluator == "rollout" and max(o.exact) >= max(c.exact) for o in cells)]
-            rows += [[row["what"], row["backbone"], row["paper"], style, f"{c.recipe} ({c.backbone}, {c.evaluator})",
-                      trained(c.experiment), seeds(c.runs), reached(c.reaches), best(c.reaches)] for c in cells]
-            if not cells:
-                missing.append(f"{row['what']}: {row['backbone']}, {style}")
-    return ["## Against the paper", "",
-            "The paper's numbers are the best of 2 seeds (Hanoi: of 10); `n -> m (p%)`: trained up to n, accuracy p at "
-            "m, the largest m with at least 5%. Ours: the same number, median (lowest to highest) over all seeds, and "
-            "the best seed.", "",
-            *table(["what", "model", "paper", "style", "ours", "trained up to", "seeds", "reach, all seeds",
-                    "best seed"], rows),
-            f"**Missing** ({len(missing)}): {'; '.join(missing) or 'nothing'}.", ""]
-
-
-def horizon_section(everything: Sequence[Curve], folder: Path, figures: Path) -> list[str]:
-    """Horizons that need no training, and how far trained models get."""
-    rows, lines = [], []
-    for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        records, what = content["records"], (content["task"], content["setting"], content["style"])
-        rows.append([*what, content["verdict"], ", ".join(f"{r['horizon']} at {r['length']}" for r in records),
-                     ", ".join(list(records[-1]["phases"])[:2])])
-        kind = f"horizon {content['verdict'].partition(' like')[0].partition(':')[0]}"
-        reaches: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-        for curve in everything:
-            length = trained(curve.experiment)
-            if (curve.task, curve.setting, curve.style) == what and curve.evaluator == "verify" and length \
-                    and curve.backbone.startswith("mamba "):
-                name = ", ".join(filter(None, (curve.task, curve.variant, curve.style)))
-                reaches[name] += [(steady(curve, i) / length, max(curve.exact) / length)
-                                  for i in range(len(curve.runs))]
-        lines += [(name, kind, max(most for _, most in values), [value for value, _ in values])
-                  for name, values in reaches.items()]
+def paper_section(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The paper's tables beside ours: of each style the best recipe, all of them below, and what is missing."""
     if not rows:
         return []
+    head, everyone, missing = [], [], defaultdict(list)
+    for row in rows:
+        cells = []
+        for style in STYLES:
+            recipes = row["ours"][style]
+            cells.append(headline(recipes[0]) if recipes else NOTHING)
+            everyone += [[row["what"], row["backbone"], row["paper"], style, f"{c.recipe} ({c.backbone})", c.evaluator,
+                          c.trained, seeds(c.runs), reached(c), best(c)] for c in recipes]
+            alike = row.get("setting", "interactive") not in ("interactive", "no_tool")  # no commands, no styles
+            if not recipes and not (alike and any(row["ours"].values())):
+                missing[row["what"]].append(f"{row['backbone']} ({style})")
+        head.append([row["what"], row["backbone"], row["paper"], *cells])
+    gaps = [f"{what}: {', '.join(cells)}" for what, cells in missing.items()]
+    return ["## Against the paper", "",
+            "The paper's numbers are the best of 2 seeds (Hanoi: of 10). Ours is the median over all seeds of the "
+            "recipe with the largest median reach, with its lowest and highest seed where they differ; every other "
+            "recipe is in the list below the table.", "",
+            *table(["what", "model", "paper", *(f"ours, style {style}" for style in STYLES)], head),
+            f"**Missing** ({sum(map(len, missing.values()))}): {'; '.join(gaps) or 'nothing'}.", "",
+            "<details><summary>all recipes</summary>", "",
+            *table(["what", "model", "paper", "style", "ours", "evaluator", "trained up to", "seeds",
+                    "reach, all seeds", "best seed"], everyone), "</details>", ""]
+
+
+def below_section(rows: Sequence[dict[str, Any]], horizons: Sequence[dict[str, Any]]) -> list[str]:
+    """Where ours is below the paper, with what explains it: where the first errors are, and the horizon."""
+    lines = []
+    for row in rows:
+        for style in STYLES:
+            if not below(row, style):
+                continue
+            curve = row["ours"][style][0]
+            verdict = next((h["verdict"] for h in horizons if (h["task"], h["setting"], h["style"]) == (
+                curve.task, curve.setting, style)), None)
+            lines.append(f"- **{row['what']}, {row['backbone']}, style {style}**: {headline(curve)} ({curve.recipe}); "
+                         f"the paper: {row['paper']}. First errors in {phases(curve.errors)}"
+                         + (f"; horizon {verdict}." if verdict else "."))
+    if not rows:
+        return []
+    return ["### Where ours is below the paper", "",
+            *(lines or ["In no row that both have."]), "",
+            "Where the horizon grows, the wrong token is a decision whose cue lies further back the longer the "
+            "problem; where it is bounded, the model has not learnt what was there to see, or goes by a cue that holds "
+            "on the training lengths only." if lines else "", ""]
+
+
+def far_section(everything: Sequence[Curve]) -> list[str]:
+    rows = [[name, curve.backbone, curve.trained, f"{length:,}",
+             f"{round(length / curve.trained, 1):,g}\N{MULTIPLICATION SIGN}", count, curve.problems.get(length),
+             f"{curve.tokens.get(length, 0):,.0f}", "yes" if length == max(curve.lengths) else "no"]
+            for name, (length, count, curve) in longest(everything).items()]
+    return ["## How far", "",
+            "The largest length up to which every problem of every length is exact with every seed of the recipe "
+            "(style local, Mamba). *Largest tried*: nothing longer was tried, so the limit is not known.", "",
+            *table(["task", "model", "trained up to", "exact at", "factor", "seeds", "problems there",
+                    "tokens a problem", "largest tried"], rows)] if rows else []
+
+
+def horizon_section(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]], figures: Path) -> list[str]:
+    """Horizons that need no training, and how far trained models get."""
+    if not horizons:
+        return []
+    rows = [[h["task"], h["setting"], h["style"], h["verdict"],
+             ", ".join(f"{r['horizon']} at {r['length']}" for r in h["records"]),
+             ", ".join(list(h["records"][-1]["phases"])[:2])] for h in horizons]
+    lines = reaches_by_horizon(everything, horizons)
     page = ["## Horizon", "",
             "How many tokens back one must look to know every token that a model has to predict "
             "(`python run.py analyze`), on validation problems up to each length; no training.", ""]
@@ -206,73 +142,127 @@ def horizon_section(everything: Sequence[Curve], folder: Path, figures: Path) ->
         save_figure(reach_figure(sorted(lines, key=lambda line: (line[1], line[0]))), figures / "horizon_reach.png")
         page += ["![horizon and reach](figures/horizon_reach.png)", "",
                  "Each point is a trained Mamba, every recipe and every seed: the largest length up to which at least "
-                 "90% of the problems of every length are exact (`verify`).", ""]
-    return [*page, *table(["task", "setting", "style", "verdict", "horizon (tokens)", "worst decisions in"], rows)]
+                 "90% of the problems of every length are exact.", ""]
+    return [*page, "<details><summary>horizons of all tasks</summary>", "",
+            *table(["task", "setting", "style", "verdict", "horizon (tokens)", "worst decisions in"], rows),
+            "</details>", ""]
 
 
-def steady(curve: Curve, run: int, share: float = 0.9) -> int:
-    """The largest length up to which one run is exact on at least a share of the problems of every length; or 0."""
-    reached = 0
-    for length in sorted(curve.exact):
-        if curve.exact[length][run] < share:
-            break
-        reached = length
-    return reached
+def growth_section(everything: Sequence[Curve], figures: Path) -> list[str]:
+    """Reach against training length (experiments `<task>_scaling_<n>`) and steps (`<n>steps` in a recipe's name)."""
+    by_length: defaultdict[str, dict[str, dict[int, list[int]]]] = defaultdict(lambda: defaultdict(dict))
+    by_steps: defaultdict[str, dict[str, dict[int, list[int]]]] = defaultdict(lambda: defaultdict(dict))
+    for c in everything:
+        scaling, steps = re.fullmatch(r"(.+)_scaling_\d+", c.experiment), re.search(r"(\d+)steps_?", c.recipe)
+        if scaling:
+            by_length[scaling[1]][", ".join(filter(None, (c.recipe, c.variant)))][c.trained] = c.steady(0.9)
+        elif steps:
+            rest = (c.recipe[: steps.start()] + c.recipe[steps.end() :]).strip("_")
+            where = re.sub(r"_(steps_)?\d+$", "", c.experiment) + (f", {c.variant}" if c.variant else "")
+            by_steps[where][", ".join(filter(None, (rest, f"up to {c.trained}")))][int(steps[1])] = c.steady(0.9)
+    page = []
+    for groups, what in ((by_length, "training length"), (by_steps, "training steps")):
+        for name, lines in groups.items():
+            path = figures / f"growth_{re.sub(r'[^a-z0-9]+', '_', f'{name}_{what}'.lower())}.png"
+            save_figure(growth_figure(dict(list(lines.items())[:7]), what, f"{name.replace('_', ' ')}"), path)
+            xs = sorted({x for line in lines.values() for x in line})
+            page += [f"### {name.replace('_', ' ')}: reach against {what}", "", f"![{name}](figures/{path.name})", "",
+                     *table(["recipe", *(f"{x:,}" for x in xs)],
+                            [[label, *(counts(line.get(x)) for x in xs)] for label, line in lines.items()])]
+    return ["## Reach against training", "",
+            "The largest length up to which at least 90% of the problems of every length are exact.", "", *page] \
+        if page else []
+
+
+def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:
+    """Figures and table of one experiment, and the commands."""
+    name = cells[0].experiment
+    title, lengths = name.replace("_", " "), sorted({length for cell in cells for length in cell.lengths})
+    page, several = [f"### {title}", ""], len({c.task for c in cells}) > 1
+    for setting, style in dict.fromkeys((c.setting, c.style) for c in cells):
+        drawn: dict[str, Curve] = {}
+        for cell in (c for c in cells if (c.setting, c.style) == (setting, style)):
+            recipe, task = cell.recipe.replace(f"_{style}", "").replace("_", " "), cell.task if several else ""
+            label = ", ".join(filter(None, (recipe, task, cell.variant)))
+            if label not in drawn or len(cell.lengths) > len(drawn[label].lengths):  # evaluators that disagree
+                drawn[label] = cell
+        for number, start in enumerate(range(0, len(drawn), 6)):
+            part = list(drawn.items())[start : start + 6]
+            path = figures / f"{name}_{setting}_{style}_{number}.png".replace(", ", "_")
+            lines = {label: {n: (c.at(n), c.interval(n)) for n in c.lengths} for label, c in part}
+            save_figure(seeds_figure(lines, cells[0].trained, f"{title}, {setting}, style {style}"), path)
+            page += [f"![{title}](figures/{path.name})", ""]
+    fold = bool(GROWTH.fullmatch(name))
+    page += ["<details><summary>table</summary>", ""] if fold else []
+    page += table(["recipe", "task", "setting, style", "evaluator", "problems a length", "seeds",
+                   *(f"{n:,}" for n in lengths), "first errors"],
+                  [[cell.recipe, " ".join(filter(None, (cell.task, cell.variant))), f"{cell.setting}, {cell.style}",
+                    cell.evaluator, few_to_many(cell.problems.values()), seeds(cell.runs),
+                    *(spread(cell.at(n)) for n in lengths), phases(cell.errors)] for cell in cells])
+    page += ["</details>", ""] if fold else []
+    page += ["<details><summary>commands</summary>", ""]
+    page += [f"- {run.name}: `{run.facts.get('command', 'not known')}` (commit {run.facts.get('commit')}, "
+             f"{run.facts.get('device')}{facts(run)})"
+             for run in dict((run.name, run) for cell in cells for run in cell.runs).values()]
+    return [*page, "", "</details>", ""]
 
 
 def benchmark_section(title: str, folder: Path) -> list[str]:
     """The tables of all benchmarks in a folder, whatever their columns, and the command of each."""
     page = []
     for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         rows = content["records"]
         names = list(dict.fromkeys(name for row in rows for name in row))
         page += [f"### {path.stem.replace('_', ' ')}", "",
                  f"`{content.get('command')}` (commit {content.get('commit')}, {content.get('device')})", "",
-                 *table(names, [[cell(row.get(name)) for name in names] for row in rows])]
+                 "<details><summary>table</summary>", "",
+                 *table(names, [[cell(row.get(name)) for name in names] for row in rows]), "</details>", ""]
     return [f"## {title}", "", *page] if page else []
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head),
             *("| " + " | ".join(str(value).replace("|", "/") for value in row) + " |" for row in rows), ""]
 
 
-def trained(experiment: str) -> int | None:
-    """Largest training length, which ends an experiment's name."""
-    number = experiment.rpartition("_")[2]
-    return int(number) if number.isdigit() else None
-
-
 def seeds(runs: Sequence[Run]) -> str:
-    numbers = sorted(run.facts["seed"] for run in runs if run.facts.get("seed") is not None)
-    return ", ".join(map(str, numbers))
+    return ", ".join(map(str, sorted({run.facts["seed"] for run in runs if run.facts.get("seed") is not None})))
 
 
-def spread(values: Sequence[float] | None) -> str:
+def few_to_many(values: Iterable[int]) -> str:
+    low, high = min(values := list(values)), max(values)
+    return str(low) if low == high else f"{low}{TO}{high}"
+
+
+def spread(values: Sequence[float]) -> str:
     """Median (lowest to highest) in percent."""
     if not values:
         return NOTHING
     low, middle, high = (f"{100 * value:.3g}" for value in (min(values), median(values), max(values)))
-    return f"{middle}%" if low == high else f"{middle}% ({low}\N{EN DASH}{high})"
+    return f"{middle}%" if low == high else f"{middle}% ({low}{TO}{high})"
 
 
-def reached(reaches: Sequence[Reach]) -> str:
-    lengths = sorted(r.partial or 0 for r in reaches)
-    middle = lengths[(len(lengths) - 1) // 2]
-    text = f"{middle:,}" if lengths[0] == lengths[-1] else f"{middle:,} ({lengths[0]:,}\N{EN DASH}{lengths[-1]:,})"
-    perfect = min(r.perfect or 0 for r in reaches)
-    return f"{text}; all seeds at 100% to {perfect:,}"
+def counts(values: Sequence[int] | None) -> str:
+    """Median (lowest to highest) of lengths."""
+    if not values:
+        return NOTHING
+    low, middle, high = (f"{int(value):,}" for value in (min(values), median(values), max(values)))
+    return middle if low == high else f"{middle} ({low}{TO}{high})"
 
 
-def best(reaches: Sequence[Reach]) -> str:
-    one = max(reaches, key=lambda r: (r.partial or 0, r.partial_accuracy or 0))
-    return f"{one.partial:,} ({100 * one.partial_accuracy:.3g}%)" if one.partial else "0"
+def reached(curve: Curve) -> str:
+    return f"{counts([reach for reach, _ in curve.reaches()])}; all seeds at 100% to {min(curve.steady()):,}"
 
 
-def phases(errors: Counter) -> str:
+def best(curve: Curve) -> str:
+    return reach_text(curve.reaches()[-1])
+
+
+def phases(errors: Mapping[str, int]) -> str:
     """Where the first errors fall at the first length that is not all exact, with the number of problems."""
-    return ", ".join(f"{phase or 'outside'} ({count})" for phase, count in errors.most_common(2)) or NOTHING
+    common = Counter(errors).most_common(2)
+    return ", ".join(f"{phase or 'outside'} ({count})" for phase, count in common) or NOTHING
 
 
 def facts(run: Run) -> str:

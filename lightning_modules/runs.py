@@ -7,22 +7,74 @@ import sys
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from tools import UserError
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+CHECKPOINT, PREVIOUS = Path("checkpoints") / "last.ckpt", Path("checkpoints") / "previous.ckpt"
+"""In a run folder: the newest checkpoint, and the one before it, for when the newest is torn."""
 
 
 def newest_run(root: str = "runs") -> Path:
     """Folder of the run whose checkpoint is the newest; raises UserError if there is none."""
-    checkpoints = sorted(Path(root).glob(f"*/*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime)
+    checkpoints = sorted((path for name in (PREVIOUS, CHECKPOINT) for path in Path(root).glob(f"*/*/{name}")),
+                         key=lambda path: path.stat().st_mtime)
     if not checkpoints:
         raise UserError(f"there is no run with a checkpoint in {root}/: make one with "
                         f"python run.py fit --config configs/mult.yaml")
     return checkpoints[-1].parent.parent
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest whole checkpoint of a run; says so if that is not the last one. Raises UserError if none is whole."""
+    try:
+        load_checkpoint(run / CHECKPOINT)
+        return run / CHECKPOINT
+    except UserError as error:
+        if not (run / PREVIOUS).is_file():
+            raise
+        step = load_checkpoint(run / PREVIOUS).get("global_step")
+        print(f"{error}\ntaking the one before it: {run / PREVIOUS}, of step {step}", file=sys.stderr)
+        return run / PREVIOUS
+
+
+def claim_folder(logger: TensorBoardLogger, checkpoint: str | Path | None = None) -> IO[bytes] | None:
+    """Make a training run's folder its own: the file that is returned is locked until this process ends.
+
+    A logger without a version gets the next one that no other process has taken. Raises UserError if the folder holds
+    another run, unless the run goes on from a `checkpoint` in it, or if another process is writing there.
+    """
+    made = logger._version is not None
+    while not made:  # two processes may see the same next version
+        try:
+            Path(logger.root_dir, f"version_{logger.version}").mkdir(parents=True)
+            made = True
+        except FileExistsError:
+            logger._version += 1
+    folder = Path(logger.log_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / ".lock", "ab")  # noqa: SIM115  held until the process ends
+    taken = False
+    if fcntl:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            taken = True
+        except OSError:  # a file system without locks
+            pass
+    resumed = checkpoint is not None and Path(checkpoint).resolve().parent.parent == folder.resolve()
+    if taken or (not resumed and (folder / "config.yaml").exists()):
+        raise UserError(f"{folder} holds another run, which {'is running' if taken else 'stays as it is'}: give "
+                        f"another --trainer.logger.version, or go on with --ckpt_path last{' later' * taken}")
+    return lock
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

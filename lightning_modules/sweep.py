@@ -4,129 +4,275 @@ import itertools
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from queue import Queue
+from statistics import median
+from string import Formatter
+from typing import Any, TextIO
 
 import torch
 import yaml
 from rich.console import Console
 
-from lightning_modules.runs import CHECKPOINT
+from lightning_modules.callbacks import REQUEUE
+from lightning_modules.runs import newest_checkpoint
 from tools import UserError
 
-KEYS = {"results", "options", "grid", "seeds"}
+KEYS = {"results", "options", "grid", "seeds", "minutes"}
+GRACE = 20.0
+"""Seconds that running cells get to save when the time is up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One training run: its name, the options of `run.py fit`, and the file that it leaves."""
+    """One training run: its name, the options of `run.py fit`, and the file that it leaves.
+
+    folder:  where it trains, `runs/sweeps/<file>/<experiment>`
+    minutes: how long it takes on one core of a CPU, about
+    """
 
     name: str
     options: tuple[str, ...]
     result: Path
+    folder: Path
+    minutes: float
 
 
-def read_sweep(path: str | Path) -> list[Cell]:
-    """The cells of a sweep file.
+def read_sweep(files: str | Path) -> list[Cell]:
+    """The cells of a sweep file, or of several with commas between: the first seed of every cell, then the second, ...
 
-    Its keys: `results` (folder of the files), `options` (command-line options of every cell), `grid` (axis -> label ->
-    options; all combinations are run, and the labels make the cell's name) and `seeds`. Raises UserError that says what
-    is wrong with the file.
+    A file is a block or has a list of `blocks`, the most valuable first. The keys of a block: `results` (folder of its
+    files; `{axis}` stands for the axis's label), `options` (command-line options of every cell), `grid` (axis -> label
+    -> options; all combinations are run, and the labels of the axes that are not in `results` make the cell's name),
+    `seeds`, and `minutes` (what a cell takes on one core, about). `options` beside `blocks` go before theirs, and
+    every `--config` before all that is no file. Raises UserError that says what is wrong with a file.
     """
-    if not Path(path).is_file():
+    ranked: list[tuple[int, Cell]] = []
+    for path in map(Path, str(files).split(",")):
+        content = _content(path)
+        blocks = content.get("blocks", [content])
+        common = content.get("options") or "" if "blocks" in content else ""
+        for block in blocks:
+            ranked += _cells(path, block, common)
+    results = Counter(cell.result for _, cell in ranked)
+    if twice := [str(result) for result, count in results.items() if count > 1]:
+        raise UserError(f"{files}: two cells have the same name, {twice[0]}; give every axis labels of its own")
+    return [cell for _, cell in sorted(ranked, key=lambda pair: pair[0])]  # stable: by the seed's place alone
+
+
+def _content(path: Path) -> dict[str, Any]:
+    if not path.is_file():
         raise UserError(f"there is no sweep file {path}: configs/sweeps/ has some")
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or not content.keys() <= KEYS or "results" not in content:
-        raise UserError(f"{path} is not a sweep: expected the keys results, options, grid and seeds")
-    grid, seeds = content.get("grid") or {}, content.get("seeds") or [1]
+    def block(part: Any) -> bool:
+        return isinstance(part, dict) and part.keys() <= KEYS and isinstance(part.get("results"), str)
+
+    several = isinstance(content, dict) and content.keys() <= {"blocks", "options"} \
+        and isinstance(blocks := content.get("blocks"), list) and blocks and all(map(block, blocks))
+    if not several and not block(content):
+        raise UserError(f"{path} is not a sweep: expected the keys {', '.join(sorted(KEYS))}, or blocks of them")
+    return content
+
+
+def _cells(path: Path, block: dict[str, Any], common: str) -> Iterable[tuple[int, Cell]]:
+    """The cells of one block, each with the place of its seed."""
+    grid, seeds, minutes = block.get("grid") or {}, block.get("seeds") or [1], block.get("minutes", 0)
     if not all(isinstance(axis, dict) and axis for axis in grid.values()) or not all(isinstance(s, int) for s in seeds):
         raise UserError(f"{path}: every axis of grid needs labels with their options, and seeds are whole numbers")
-    common, folder = shlex.split(content.get("options") or ""), Path(content["results"])
-    cells = []
+    if not isinstance(minutes, int | float) or minutes < 0:
+        raise UserError(f"{path}: minutes {minutes!r} are not a number from 0 on")
+    shared = {name for _, name, _, _ in Formatter().parse(block["results"]) if name is not None}
+    if unknown := shared - grid.keys():
+        raise UserError(f"{path}: results {block['results']!r} names {min(unknown)!r}, which is no axis of grid")
     for choice in itertools.product(*(axis.items() for axis in grid.values())):
-        for seed in seeds:
-            name = "_".join([*(str(label) for label, _ in choice), f"seed{seed}"])
-            options = [part for _, text in choice for part in shlex.split(text or "")]
-            cells.append(Cell(name, (*common, *options, "--seed_everything", str(seed)), folder / f"{name}.json"))
-    if len({cell.name for cell in cells}) < len(cells):
-        raise UserError(f"{path}: two cells have the same name; give every axis labels of its own")
-    return cells
+        labels = dict(zip(grid, (str(label) for label, _ in choice), strict=True))
+        folder = Path(block["results"].format(**labels))
+        options = [*shlex.split(common), *shlex.split(block.get("options") or "")]
+        options += [part for _, text in choice for part in shlex.split(text or "")]
+        for place, seed in enumerate(seeds):
+            name = "_".join([*(label for axis, label in labels.items() if axis not in shared), f"seed{seed}"])
+            yield place, Cell(name, (*_configs_first(options), "--seed_everything", str(seed)), folder / f"{name}.json",
+                              Path("runs/sweeps") / path.stem / folder.name, float(minutes))
 
 
-def sweep(file: str, parallel: int = 1, index: int | None = None, dry_run: bool = False) -> None:
+def _configs_first(options: Sequence[str]) -> list[str]:
+    """Configuration files before all other options, which they would overwrite."""
+    at = [i for i, option in enumerate(options[:-1]) if option == "--config"]
+    configs = [part for i in at for part in options[i : i + 2]]
+    return [*configs, *(option for i, option in enumerate(options) if i not in at and i - 1 not in at)]
+
+
+def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: str = "", index: int | None = None,
+          dry_run: bool = False) -> None:
     """Run every cell of a sweep that has no result yet.
 
     A cell that was cut off goes on from its checkpoint; one that fails does not stop the others; its output is kept.
+    Ctrl-C and SIGTERM let the running cells save. The cells share the cores.
 
     Args:
-        file: the sweep file, such as configs/sweeps/add.yaml
+        file: the sweep file, such as configs/sweeps/addition.yaml; or several, with commas between
         parallel: cells side by side; with several GPUs each takes the next one
+        minutes: end after so long: no cell is begun that would take longer, and those that still run save and stop
+        options: further options of every cell, such as '--trainer.accelerator cpu'
         index: run only this cell, for job arrays: sbatch --array=0-9 --wrap
             'python run.py sweep FILE --index $SLURM_ARRAY_TASK_ID'
         dry_run: only print the cells and whether they are done
     """
-    cells = read_sweep(file)
-    console = Console(soft_wrap=True, emoji=False, highlight=False)
+    cells = [replace(cell, options=(*cell.options, *shlex.split(options))) for cell in read_sweep(file)]
+    console = Console(soft_wrap=True, emoji=False, highlight=False, markup=False)
     if index is not None:
         if not 0 <= index < len(cells):
             raise UserError(f"index {index} is not a cell of {file}: it has {len(cells)}, from 0 on")
         cells = [cells[index]]
     if parallel < 1:
         raise UserError(f"parallel {parallel} is not allowed: expected at least 1")
-    if dry_run:
-        for number, cell in enumerate(cells):
-            console.print(f"{number:3} {'done' if cell.result.is_file() else 'open'} {cell.name}: "
-                          f"python run.py fit {shlex.join(cell.options)}")
-        return
-    devices: Queue[int] = Queue()
-    for number in range(parallel):
-        devices.put(number)
-    folder = Path("runs/sweeps") / Path(file).stem
-
-    def work(cell: Cell) -> bool:
-        device = devices.get()
-        try:
-            good = run_cell(cell, folder, device)
-        finally:
-            devices.put(device)
-        console.print(f"{'done  ' if good else '[red]failed[/red]'} {cell.name}"
-                      f"{'' if good else f': see {folder / cell.name}.log'}")
-        return good
-
+    if minutes is not None and not minutes > 0:
+        raise UserError(f"minutes {minutes} are not allowed: expected a number above 0")
     missing = [cell for cell in cells if not cell.result.is_file()]
     console.print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done")
-    with ThreadPoolExecutor(parallel) as pool:
-        failed = [cell.name for cell, good in zip(missing, pool.map(work, missing), strict=True) if not good]
-    if failed:
-        raise UserError(f"{len(failed)} of {len(missing)} cells failed: {', '.join(failed)}")
+    if dry_run:
+        for number, cell in enumerate(cells):
+            console.print(f"{number:3} {'open' if cell in missing else 'done'} {cell.result}, {cell.minutes:g} min: "
+                          f"python run.py fit {shlex.join(cell.options)}")
+        console.print(f"about {sum(cell.minutes for cell in missing) / parallel:.0f} minutes, {parallel} side by side")
+        return
+    ended = Pool(parallel, minutes, console).run(missing)
+    left = len(missing) - sum(map(len, ended.values()))
+    if ended["interrupted"] or left:
+        console.print(f"{len(ended['done'])} cells done, {len(ended['interrupted'])} cut off, {left} not begun: "
+                      f"the same command goes on")
+    if ended["failed"]:
+        raise UserError(f"{len(ended['failed'])} of {len(missing)} cells failed: {', '.join(ended['failed'])}")
 
 
-def run_cell(cell: Cell, folder: Path, device: int = 0) -> bool:
-    """Train one cell in `folder`/<name>/ and copy its metrics.json to the results; tells whether that went well."""
-    run = folder / cell.name
-    command = [sys.executable, str(Path(__file__).parent.parent / "run.py"), "fit", *cell.options,
-               "--trainer.logger.save_dir", str(folder.parent), "--trainer.logger.name", folder.name,
-               "--trainer.logger.version", cell.name, "--trainer.enable_progress_bar", "false"]
-    if (run / CHECKPOINT).is_file():
-        command += ["--ckpt_path", str(run / CHECKPOINT)]
-    else:
+@dataclass(slots=True)
+class Job:
+    cell: Cell
+    slot: int
+    process: subprocess.Popen
+    log: TextIO
+    begun: float = field(default_factory=time.monotonic)
+
+
+class Pool:
+    """Runs cells side by side, until all are done, the time is up, or a signal ends it."""
+
+    def __init__(self, parallel: int, minutes: float | None, console: Console) -> None:
+        self.console, self.parallel = console, parallel
+        self.deadline = time.monotonic() + 60 * minutes - GRACE if minutes else float("inf")
+        self.slots, self.jobs = list(range(parallel)), []
+        self.paces: list[float] = []  # seconds that cells took, as a multiple of those that they were expected to
+        self.stopping, self.patience = False, float("inf")
+
+    def run(self, cells: Iterable[Cell]) -> dict[str, list[str]]:
+        """Names of the cells that were begun, by how they ended: `done`, `failed`, `interrupted`."""
+        ended: defaultdict[str, list[str]] = defaultdict(list)
+        waiting = list(cells)
+        handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            handlers = {sign: signal.signal(sign, self._stop) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while waiting or self.jobs:
+                while self.slots and not self.stopping and (cell := next(filter(self._fits, waiting), None)):
+                    waiting.remove(cell)
+                    self.jobs.append(start(cell, self.slots.pop(0), self.parallel))
+                if not self.jobs:
+                    break
+                time.sleep(0.1)
+                if time.monotonic() > self.deadline and not self.stopping:
+                    self._stop()
+                for job in self.jobs if time.monotonic() > self.patience else ():
+                    job.process.kill()
+                for job in [job for job in self.jobs if job.process.poll() is not None]:
+                    self._end(job, ended)
+        finally:
+            for job in self.jobs:
+                job.process.kill()
+            for sign, handler in handlers.items():
+                signal.signal(sign, handler)
+        return ended
+
+    def _fits(self, cell: Cell) -> bool:
+        """Whether a cell would end in time, by its minutes and by how the cells before it compare with theirs."""
+        return time.monotonic() + 60 * cell.minutes * (median(self.paces) if self.paces else 1) <= self.deadline
+
+    def _stop(self, *_: Any) -> None:
+        """Let the running cells save; one that takes longer than the grace is killed, and has its last checkpoint."""
+        if not self.stopping:
+            self.stopping, self.patience = True, time.monotonic() + GRACE - 2
+            for job in self.jobs:
+                job.process.terminate()
+
+    def _end(self, job: Job, ended: dict[str, list[str]]) -> None:
+        self.jobs.remove(job)
+        self.slots.append(job.slot)
+        job.log.close()
+        seconds, code = time.monotonic() - job.begun, job.process.returncode
+        what = "done" if finish(job.cell, code) else \
+            "interrupted" if code == REQUEUE or (self.stopping and code) else "failed"
+        if what == "done" and job.cell.minutes:
+            self.paces.append(seconds / (60 * job.cell.minutes))
+        ended[what].append(job.cell.name)
+        where = f": see {job.cell.folder / job.cell.name}.log" * (what == "failed")
+        self.console.print(f"{what:11} {job.cell.result.parent.name}/{job.cell.name}, {seconds:.0f} s{where}")
+
+
+def start(cell: Cell, slot: int, parallel: int) -> Job:
+    """Train a cell in `cell.folder`/<name>/, from its checkpoint if it has one; its output goes to <name>.log."""
+    run = cell.folder / cell.name
+    if not checkpoint(run):
         shutil.rmtree(run, ignore_errors=True)  # cut off before its first checkpoint
-    environment = dict(os.environ)
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    log = open(cell.folder / f"{cell.name}.log", "a", encoding="utf-8")  # noqa: SIM115 (the job closes it)
+    # In a session of its own: of a Ctrl-C it shall hear through the sweep alone, for a second signal ends it unsaved.
+    process = subprocess.Popen(command(cell), stdout=log, stderr=subprocess.STDOUT, env=environment(slot, parallel),
+                               start_new_session=True)
+    return Job(cell, slot, process, log)
+
+
+def command(cell: Cell) -> list[str]:
+    run = cell.folder / cell.name
+    arguments = [sys.executable, os.path.relpath(Path(__file__).parent.parent / "run.py"), "fit", *cell.options,
+                 "--trainer.logger.save_dir", str(cell.folder.parent), "--trainer.logger.name", cell.folder.name,
+                 "--trainer.logger.version", cell.name, "--trainer.enable_progress_bar", "false"]
+    found = checkpoint(run)
+    return [*arguments, "--ckpt_path", str(found)] if found else arguments
+
+
+def checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, if it has one."""
+    try:
+        return newest_checkpoint(run)
+    except UserError:
+        return None
+
+
+def environment(slot: int, parallel: int) -> dict[str, str]:
+    """The cores are shared out: processes that each spin on all of them slow each other down many times over."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores // parallel))
+    result = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **os.environ}
     if torch.cuda.device_count() > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(device % torch.cuda.device_count())
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{cell.name}.log", "a", encoding="utf-8") as log:
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
-    if code or not (run / "metrics.json").is_file():
+        result["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
+    return result
+
+
+def finish(cell: Cell, code: int) -> bool:
+    """Copy the metrics.json of a run that came to its end to the results; tells whether there is one."""
+    metrics = cell.folder / cell.name / "metrics.json"
+    if code not in (0, REQUEUE) or not metrics.is_file():
         return False
     cell.result.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(run / "metrics.json", cell.result.with_suffix(".part"))
+    shutil.copyfile(metrics, cell.result.with_suffix(".part"))
     os.replace(cell.result.with_suffix(".part"), cell.result)
     return True

@@ -1,19 +1,29 @@
 """Exact match without a rollout: is the teacher-forced argmax right at every predicted token of the reference?
 
 With greedy decoding that is the same question as whether the rollout is the reference trajectory, but it is answered by
-a parallel pass in chunks, in memory that does not grow with the trajectory (but for the trajectory itself).
+a parallel pass in chunks, in memory that does not grow with the trajectory. `verify` takes trajectories that are there;
+`verify_streamed` records them while it goes, for problems of any length.
 """
 
-from collections.abc import Sequence
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from datamodules.recording import Block, RecordedRows
+from datamodules.tasks import Problem, Task
 from datamodules.tokens import PREDICTED
 from datamodules.trajectory import Trajectory
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone
-from lightning_modules.metrics import Outcome
+from lightning_modules.metrics import Outcome, atomic_path
+
+SAVE_SECONDS = 60
+"""How often a long verification saves where it is."""
 
 
 @torch.inference_mode()
@@ -22,32 +32,142 @@ def verify(backbone: Backbone, vocabulary: Vocabulary, references: Sequence[Traj
     """Outcome of every reference trajectory, in order; `chunk_size` tokens of `batch_size` rows at a time."""
     outcomes = []
     for start in range(0, len(references), batch_size):
-        outcomes += _verify_batch(backbone, vocabulary, references[start : start + batch_size], chunk_size)
+        batch = references[start : start + batch_size]
+        check = Check(backbone, len(batch))
+        for rows in _chunks(batch, vocabulary, chunk_size):
+            check.take(rows)
+        outcomes += check.outcomes()
     return outcomes
 
 
-def _verify_batch(backbone: Backbone, vocabulary: Vocabulary, references: Sequence[Trajectory],
-                  chunk_size: int) -> list[Outcome]:
-    device = next(backbone.parameters()).device
-    width = max(len(reference.tokens) for reference in references)
-    tokens = np.zeros((len(references), width), dtype=np.int32)
-    predicted = np.zeros((len(references), width), dtype=bool)
-    for i, reference in enumerate(references):
-        tokens[i, : len(reference.tokens)] = vocabulary.encode(reference.tokens)
-        predicted[i, : len(reference.tokens)] = np.isin(np.frombuffer(reference.kinds, dtype=np.uint8), list(PREDICTED))
-    wrong = np.zeros_like(predicted)
-    state = backbone.initial_state(len(references))
-    for start in range(0, width - 1, chunk_size):
-        stop = min(start + chunk_size, width - 1)
-        logits, state = backbone(torch.from_numpy(tokens[:, start:stop]).to(device).long(), state)
-        wrong[:, start + 1 : stop + 1] = logits.argmax(-1).cpu().numpy() != tokens[:, start + 1 : stop + 1]
-    wrong &= predicted
-    return [_outcome(r, w, int(p.sum())) for r, w, p in zip(references, wrong, predicted, strict=True)]
+@torch.inference_mode()
+def verify_streamed(backbone: Backbone, task: Task, problems: Sequence[Problem], vocabulary: Vocabulary,
+                    chunk_size: int | None = None, workers: int = 1,
+                    progress: Callable[[int], None] = lambda tokens: None, saved: Path | None = None,
+                    stop_early: bool = True) -> list[Outcome]:
+    """Outcome of the reference trajectory of every problem, recorded by worker processes, all of them side by side.
+
+    With `stop_early` it stops when every row has had its first error; the outcomes then count what was seen so far.
+
+    chunk_size: tokens of a row at a time; None: as suits the device
+    progress:   called with the tokens of the longest row that are done
+    saved:      file to go on from if this very verification was cut off, which is removed at the end
+    """
+    if chunk_size is None:
+        cuda = next(backbone.parameters()).is_cuda
+        chunk_size = max(1024, (131_072 if cuda else 16_384) // len(problems))
+    check = Check(backbone, len(problems))
+    key = _key(backbone, problems, chunk_size) if saved else ""
+    done = check.restore(saved, key) if saved else 0
+    rows, last = RecordedRows(task, problems, vocabulary, chunk_size, workers), time.monotonic()
+    for number, blocks in enumerate(rows):
+        if number >= done:
+            check.take(blocks)
+            progress((number + 1) * chunk_size)
+            if stop_early and check.all_wrong():
+                break
+            if saved and time.monotonic() - last > SAVE_SECONDS:
+                check.save(saved, key, number + 1)
+                last = time.monotonic()
+    if saved:
+        saved.unlink(missing_ok=True)
+    return check.outcomes()
 
 
-def _outcome(reference: Trajectory, wrong: np.ndarray, predicted: int) -> Outcome:
-    first_error = int(wrong.argmax()) if wrong.any() else None
-    return Outcome(exact=first_error is None, answer_correct=None, predicted_tokens=predicted,
-                   correct_tokens=predicted - int(wrong.sum()), first_error=first_error,
-                   phase=None if first_error is None else reference.phase_at(first_error), turns=reference.turns(),
-                   tokens=len(reference.tokens), reason="verify")
+class Check:
+    """Teacher forcing of some rows, block after block.
+
+    pending:  int64 [B], the token that the model expects next in each row
+    counts:   int64 [4, B], tokens, predicted tokens, wrong ones among them, turns
+    errors:   position and phase of each row's first error; None before it
+    """
+
+    def __init__(self, backbone: Backbone, rows: int) -> None:
+        self.backbone, self.device = backbone, next(backbone.parameters()).device
+        self.state = backbone.initial_state(rows)
+        self.pending = torch.zeros(rows, 1, dtype=torch.long, device=self.device)
+        self.counts = np.zeros((4, rows), dtype=np.int64)
+        self.errors: list[tuple[int, str] | None] = [None] * rows
+
+    def take(self, blocks: Sequence[Block | None]) -> None:
+        """The next block of every row; None where the trajectory has ended."""
+        width = max(len(block.ids) for block in blocks if block)
+        ids = torch.zeros(len(blocks), width, dtype=torch.int16)
+        predicted = torch.zeros(len(blocks), width, dtype=torch.bool)
+        for i, block in enumerate(blocks):
+            if block:
+                ids[i, : len(block.ids)], predicted[i, : len(block.ids)] = block.ids, block.predicted
+        tokens = ids.to(self.device).long()
+        logits, self.state = self.backbone(tokens, self.state)
+        expected = torch.cat([self.pending, logits.argmax(-1)], 1)
+        self.pending = expected[:, -1:]
+        wrong = ((expected[:, :-1] != tokens) & predicted.to(self.device)).cpu()
+        for i, block in enumerate(blocks):
+            if not block:
+                continue
+            errors = wrong[i].nonzero()
+            if len(errors) and self.errors[i] is None:
+                place = int(errors[0])
+                phases = [name for position, name in block.phases if position <= place]
+                self.errors[i] = int(self.counts[0, i]) + place, phases[-1] if phases else ""
+            self.counts[:, i] += len(block.ids), int(block.predicted.sum()), len(errors), block.turns
+
+    def all_wrong(self) -> bool:
+        return all(error is not None for error in self.errors)
+
+    def outcomes(self) -> list[Outcome]:
+        return [Outcome(exact=error is None, answer_correct=None, predicted_tokens=int(predicted),
+                        correct_tokens=int(predicted - wrong), first_error=error and error[0],
+                        phase=error and error[1], turns=int(turns), tokens=int(tokens), reason="verify")
+                for error, tokens, predicted, wrong, turns in zip(self.errors, *self.counts, strict=True)]
+
+    def save(self, path: Path, key: str, done: int) -> None:
+        content = {"key": key, "done": done, "state": self.state, "pending": self.pending,
+                   "counts": torch.from_numpy(self.counts), "errors": self.errors}
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+
+    def restore(self, path: Path, key: str) -> int:
+        """Blocks that are done already, by what `save` left; 0 if that was another verification, or is broken."""
+        try:
+            content: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception:  # none, or not whole: begin again
+            return 0
+        if content.get("key") != key:
+            return 0
+        self.state, self.pending, self.errors = (content[name] for name in ("state", "pending", "errors"))
+        self.counts = content["counts"].cpu().numpy()
+        return content["done"]
+
+
+def _chunks(references: Sequence[Trajectory], vocabulary: Vocabulary, size: int) -> Iterator[list[Block | None]]:
+    """Whole trajectories as the blocks that `RecordedRows` would give."""
+    rows = [(torch.from_numpy(vocabulary.encode(r.tokens).astype(np.int16)),
+             torch.from_numpy(np.isin(np.frombuffer(r.kinds, dtype=np.uint8), list(PREDICTED)))) for r in references]
+    for start in range(0, max(len(ids) for ids, _ in rows), size):
+        blocks: list[Block | None] = []
+        for reference, (ids, predicted) in zip(references, rows, strict=True):
+            stop = min(start + size, len(ids))
+            phases = [(0, reference.phase_at(start))]
+            phases += [(place - start, name) for place, name in reference.phases if start < place < stop]
+            blocks.append(Block(ids[start:stop], predicted[start:stop], phases, 0 if start else reference.turns())
+                          if start < len(ids) else None)
+        yield blocks
+
+
+def _key(backbone: Backbone, problems: Iterable[Problem], chunk_size: int) -> str:
+    """What a saved verification must agree in to be gone on with: problems, weights, chunks."""
+    digest = hashlib.sha256(repr([*problems, chunk_size, backbone.description]).encode())
+    for tensor in backbone.state_dict().values():
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def expected_tokens(task: Task, length: int, variant: str, seed: int) -> int:
+    """About how many tokens a trajectory of that length has, from two short ones."""
+    short = min(length, 64, task.part(variant)[0].longest or length)
+    half = max(short // 2, task.part(variant)[0].shortest)
+    few, some = (len(task.record(task.problem("validation", seed, n, 0, variant)).tokens) for n in (half, short))
+    if short in (length, half):
+        return some
+    return round(some * (length / short) ** (np.log(some / few) / np.log(short / half)))

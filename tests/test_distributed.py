@@ -1,24 +1,77 @@
-"""Two processes on the CPU (gloo) mean the same as one."""
+"""Several processes on the CPU (gloo) mean the same as one, however they are started."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from lightning import Callback
 
-from tests.test_run import TINY, run
+from tests.test_run import ROOT, TINY, run, start
+from tools import UserError
 
-PAIR = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 UNEVEN = ["--model.schedule", "constant", "--evaluation.problems", "5", "--evaluation.problems_at_longest", "3",
-          "--evaluation.validation_problems", "3", "--trainer.logger.version"]
+          "--evaluation.validation_problems", "3", "--data.validation_rows", "5", "--trainer.logger.version"]
+FSDP = ["--config", str(ROOT / "configs/trainer/fsdp.yaml")]
+
+
+class Fails(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 2:
+            raise UserError("this rank has failed")
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def torchrun(rank, world, port):
+    """Variables that torchrun gives each process."""
+    return {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": "0",
+            "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def slurm(rank, world, port):
+    """Variables that srun gives each process."""
+    return {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NTASKS": world, "SLURM_NTASKS_PER_NODE": world,
+            "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "4242",
+            "SLURM_JOB_NAME": "train", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def start_ranks(world, *options, cwd, by=torchrun, errors=()):
+    """`fit` in `world` processes; rank r also gets the options in errors[r]."""
+    port = free_port()
+    return [start("fit", *TINY, "--trainer.devices", str(world), *options, *dict(errors).get(rank, ()), cwd=cwd,
+                  **by(str(rank), str(world), port)) for rank in range(world)]
+
+
+def run_ranks(*arguments, **keywords):
+    commands = start_ranks(*arguments, **keywords)
+    codes = [command.wait(200) for command in commands]
+    for command in commands:
+        command.kill()
+    assert codes == [0] * len(codes), [command.stderr[-2000:] for command in commands]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distributed")
-    for options in (["one"], ["two", *PAIR], ["half", "--trainer.max_steps", "3"],
-                    ["rest", *PAIR, "--ckpt_path", "runs/add/half/checkpoints/last.ckpt"]):
+    """One run of 6 steps by one process, and others that must be the same."""
+    folder, last = tmp_path_factory.mktemp("distributed"), ["--ckpt_path", "runs/add/half/checkpoints/last.ckpt"]
+    for options in (["one"], ["half", "--trainer.max_steps", "3"]):
         result = run("fit", *TINY, *UNEVEN, *options, cwd=folder)
         assert result.returncode == 0, result.stderr[-3000:]
+    run_ranks(2, "--trainer.strategy", "ddp", *UNEVEN, "two", cwd=folder, by=slurm)
+    run_ranks(2, "--trainer.strategy", "ddp", *UNEVEN, "rest", *last, cwd=folder)
+    run_ranks(2, *FSDP, *UNEVEN, "sharded", "--trainer.max_steps", "3", cwd=folder)
+    run_ranks(4, "--trainer.strategy", "ddp", *UNEVEN, "four", "--ckpt_path",
+              "runs/add/sharded/checkpoints/last.ckpt", cwd=folder)
+    run_ranks(2, *FSDP, *UNEVEN, "sharded_rest", *last, cwd=folder)
     return folder
 
 
@@ -26,30 +79,66 @@ def state(folder, name):
     return torch.load(folder / f"runs/add/{name}/checkpoints/last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("name", ["two", "rest"])
+@pytest.mark.parametrize("name", ["two", "rest", "four", "sharded_rest"])
 def test_weights_and_stream_are_those_of_one_process(folder, name):
-    """`rest` began with one process and went on with two."""
+    """`rest` began with one process and went on with two; `four` with two that shared the parameters out."""
     one, other = state(folder, "one"), state(folder, name)
     assert one["TrajectoryDataModule"]["rows"] == other["TrajectoryDataModule"]["rows"] == 24
+    assert one["state_dict"].keys() == other["state_dict"].keys()
     for key, tensor in one["state_dict"].items():
         assert (tensor - other["state_dict"][key]).abs().max() < 1e-5, key
 
 
-def test_uneven_shares_of_problems_add_up(folder):
-    one, two = (json.loads((folder / f"runs/add/{name}/metrics.json").read_text()) for name in ("one", "two"))
-    assert one["train_tokens"] == two["train_tokens"]
-    for a, b in zip(one["records"], two["records"], strict=True):
+@pytest.mark.parametrize("name", ["two", "four", "sharded_rest"])
+def test_uneven_shares_of_problems_add_up(folder, name):
+    one, other = (json.loads((folder / f"runs/add/{name}/metrics.json").read_text()) for name in ("one", name))
+    assert name != "two" or one["train_tokens"] == other["train_tokens"]
+    for a, b in zip(one["records"], other["records"], strict=True):
         assert a == {**b, "token_accuracy": pytest.approx(b["token_accuracy"], abs=0.02)}
-    assert {r["problems"] for r in two["records"]} <= {5, 3}
+    assert {r["problems"] for r in other["records"]} <= {5, 3}
 
 
 def test_only_one_rank_writes(folder):
-    names = sorted(path.name.partition(".")[0] for path in (folder / "runs/add/two").iterdir())
-    assert names.count("events") == 1 and names.count("metrics") == 1
-    assert sorted(path.name for path in (folder / "runs/add").iterdir()) == ["half", "one", "rest", "two"]
+    for name in ("two", "four", "sharded_rest"):
+        names = sorted(path.name.partition(".")[0] for path in (folder / f"runs/add/{name}").iterdir())
+        assert names.count("events") == 1 and names.count("metrics") == 1
+    assert len(list((folder / "runs/add").iterdir())) == 7
 
 
-def test_the_error_of_a_rank_ends_all_in_one_line(tmp_path):
-    result = run("fit", *TINY, *PAIR, "--data.batch_size", "3", cwd=tmp_path)
+def shell(*options, cwd, **variables):
+    """As a user calls it, without torchrun: the first process starts the others."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), **variables}
+    begun = time.monotonic()
+    result = subprocess.run([sys.executable, str(ROOT / "run.py"), "fit", *TINY, "--trainer.devices", "2",
+                             "--trainer.strategy", "ddp", *options], cwd=cwd, env=environment, text=True,
+                            capture_output=True, timeout=200)
+    return result, time.monotonic() - begun
+
+
+def test_the_error_of_all_ranks_is_one_line(tmp_path):
+    result, _ = shell("--data.batch_size", "3", cwd=tmp_path)
     assert result.returncode != 0 and "batch_size 3 cannot be shared by 2 devices" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result, seconds = shell(cwd=tmp_path, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(taken.getsockname()[1]))
+    assert result.returncode == 2 and "give another port" in result.stderr, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr and seconds < 100
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_the_error_of_one_rank_ends_all(tmp_path, failing):
+    """In the third step, while the other waits for its gradients."""
+    commands = start_ranks(2, "--trainer.strategy", "ddp", "--trainer.max_steps", "100000", cwd=tmp_path,
+                           errors={failing: ["--trainer.callbacks+=tests.test_distributed.Fails"]}.items())
+    codes = [command.wait(60) for command in commands]
+    for command in commands:
+        command.kill()
+    assert None not in codes and 0 not in codes
+    assert "this rank has failed" in commands[failing].stderr
+    assert "error: another process of this run has ended" in commands[1 - failing].stderr
+    assert "Traceback" not in commands[1 - failing].stderr

@@ -1,7 +1,9 @@
-"""The command line as a user meets it: each test is a subprocess."""
+"""The command line as a user meets it: each test runs it in a process of its own."""
 
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import kill
+from benchmarks.processes import Command
 from lightning_modules.callbacks import REQUEUE
 from lightning_modules.runs import load_checkpoint
 from run import command_line, main
@@ -24,10 +28,26 @@ TINY = ["--config", str(ROOT / "configs/add.yaml"), "--trainer.max_steps", "6", 
         "--model.backbone.n_layer", "1", "--model.backbone.d_model", "16", "--trainer.enable_progress_bar", "false"]
 
 
-def run(*arguments, cwd):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    return subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], cwd=cwd, env=environment, text=True,
-                          capture_output=True, timeout=300)
+def start(*arguments, cwd, **variables):
+    return Command(arguments, cwd, COLUMNS="100", **variables)
+
+
+def run(*arguments, cwd, **variables):
+    command = start(*arguments, cwd=cwd, **variables)
+    command.returncode = command.wait(200)
+    command.kill()
+    assert command.returncode is not None, "it hangs"
+    return command
+
+
+def wait_for(*paths, command=None):
+    """Until one of the files is there, which is returned, or the command has ended."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and (command is None or command.wait(0.02) is None):
+        for path in paths:
+            if path.exists():
+                return path
+    raise AssertionError(f"none of {paths} came up: {command and command.stderr[-2000:]}")
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +96,6 @@ def test_analyze_says_whether_the_horizon_is_bounded(trained):
 
 def test_resume_goes_on_exactly(trained):
     """6 steps at once equal 3 steps, a checkpoint, and 3 more."""
-    import torch
-
     folder, _ = trained
     short = folder / "short"
     short.mkdir()
@@ -86,53 +104,97 @@ def test_resume_goes_on_exactly(trained):
     assert run("fit", *TINY, *constant, "--trainer.max_steps", "3", cwd=short).returncode == 0
     result = run("fit", *TINY, *constant, "--ckpt_path", "last", cwd=short)
     assert result.returncode == 0, result.stderr[-3000:]
-    whole, resumed = (torch.load(short / f"runs/add/version_{v}/checkpoints/last.ckpt", weights_only=True)
-                      for v in (0, 2))
-    assert whole["TrajectoryDataModule"]["rows"] == resumed["TrajectoryDataModule"]["rows"] == 24
-    for name, tensor in whole["state_dict"].items():
-        assert torch.equal(tensor, resumed["state_dict"][name]), name
+    whole, resumed = (short / f"runs/add/version_{v}/checkpoints/last.ckpt" for v in (0, 2))
+    assert load_checkpoint(whole)["TrajectoryDataModule"]["rows"] == 24
+    same_weights(whole, resumed)
+
+
+ENDLESS = ["--model.schedule", "constant", "--checkpoint.every_n_steps", "1", "--trainer.val_check_interval", "1000",
+           "--trainer.max_steps"]
+
+
+def same_weights(one, other):
+    a, b = (torch.load(path, weights_only=True) for path in (one, other))
+    assert a["global_step"] == b["global_step"] and a["TrajectoryDataModule"] == b["TrajectoryDataModule"]
+    for name, tensor in a["state_dict"].items():
+        assert torch.equal(tensor, b["state_dict"][name]), name
 
 
 def test_an_interrupt_leaves_a_checkpoint_that_resumes(tmp_path):
     """Ctrl-C between two steps, then a resume: the weights of the run that was let alone."""
-    import torch
-
-    steps = [*TINY, "--model.schedule", "constant", "--checkpoint.every_n_steps", "1", "--trainer.val_check_interval",
-             "1000", "--trainer.max_steps"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), "fit", *steps, "100000"], cwd=tmp_path,
-                               env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    checkpoint = tmp_path / "runs/add/version_0/checkpoints/last.ckpt"
-    deadline = time.monotonic() + 200
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=100)[0]
-    assert "go on with: python run.py fit --config" in output and "Traceback" not in output
-    done = torch.load(checkpoint, weights_only=True)["global_step"]
-    more = str(done + 3)
-    assert run("fit", *steps, more, "--ckpt_path", "last", cwd=tmp_path).returncode == 0
-    assert run("fit", *steps, more, cwd=tmp_path).returncode == 0
-    resumed, whole = (torch.load(tmp_path / f"runs/add/version_{v}/checkpoints/last.ckpt", weights_only=True)
-                      for v in (1, 2))
-    assert resumed["global_step"] == whole["global_step"] == done + 3
-    for name, tensor in whole["state_dict"].items():
-        assert torch.equal(tensor, resumed["state_dict"][name]), name
+    command = start("fit", *TINY, *ENDLESS, "100000", cwd=tmp_path)
+    checkpoint = wait_for(tmp_path / "runs/add/version_0/checkpoints/last.ckpt", command=command)
+    command.send(signal.SIGINT)
+    assert command.wait(100) == 0
+    assert "go on with: python run.py fit --config" in command.stdout + command.stderr
+    assert "Traceback" not in command.stderr
+    more = str(load_checkpoint(checkpoint)["global_step"] + 3)
+    assert run("fit", *TINY, *ENDLESS, more, "--ckpt_path", "last", cwd=tmp_path).returncode == 0
+    assert run("fit", *TINY, *ENDLESS, more, cwd=tmp_path).returncode == 0
+    same_weights(*(tmp_path / f"runs/add/version_{v}/checkpoints/last.ckpt" for v in (1, 2)))
 
 
 def test_sigterm_saves_and_asks_to_be_run_again(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), "fit", *TINY, "--checkpoint.every_n_steps", "2",
-                                "--trainer.val_check_interval", "1000", "--trainer.max_steps", "100000"], cwd=tmp_path,
-                               env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    checkpoint = tmp_path / "runs/add/version_0/checkpoints/last.ckpt"
-    deadline = time.monotonic() + 200
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=100)[0]
-    assert process.returncode == REQUEUE and "go on with" in output and "Traceback" not in output
+    command = start("fit", *TINY, *ENDLESS, "100000", cwd=tmp_path)
+    checkpoint = wait_for(tmp_path / "runs/add/version_0/checkpoints/last.ckpt", command=command)
+    command.send(signal.SIGTERM)
+    assert command.wait(100) == REQUEUE
+    assert "go on with" in command.stdout + command.stderr and "Traceback" not in command.stderr
     load_checkpoint(checkpoint)
+
+
+def test_sigterm_during_a_validation_ends_it_at_once(tmp_path):
+    """The validation would take minutes; the training up to it is saved."""
+    command = start("fit", *TINY, "--trainer.val_check_interval", "4", "--evaluation.validation_problems", "2000",
+                    "--evaluation.validation_lengths", "[30]", cwd=tmp_path)
+    checkpoint = wait_for(tmp_path / "runs/add/version_0/checkpoints/last.ckpt", command=command)
+    time.sleep(1)
+    command.send(signal.SIGTERM)
+    assert command.wait(20) == REQUEUE, command.stderr[-3000:]
+    assert "the training is saved" in command.stdout + command.stderr and "Traceback" not in command.stderr
+    assert load_checkpoint(checkpoint)["global_step"] == 4
+
+
+@pytest.mark.parametrize(("way", "moments"), [(("packed", "0"), ("save", "evaluation")),
+                                               (("padded", "2"), ("validation",))])
+def test_kills_at_three_moments_change_nothing(tmp_path, way, moments):
+    """SIGKILL while a checkpoint is written, in a validation, and in the evaluation at the end."""
+    whole = kill.start(tmp_path / "whole", way, 12)
+    assert whole.wait(200) == 0, whole.stderr[-3000:]
+    at = kill.trial(tmp_path / "killed", way, 12, 1.0, random.Random(0), moments)
+    assert [moment for moment, _ in at] == list(moments) and kill.same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_the_checkpoint_before_is_taken_where_the_last_is_torn(trained, tmp_path):
+    shutil.copytree(trained[0] / "runs", tmp_path / "runs")
+    folder = tmp_path / "runs/add/version_0/checkpoints"
+    torn = (folder / "last.ckpt").read_bytes()[:-1000]
+    (folder / "last.ckpt").write_bytes(torn)
+    result = run("fit", *TINY, "--ckpt_path", "last", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "last.ckpt is not a whole checkpoint" in result.stderr
+    assert f"taking the one before it: {Path('runs/add/version_0/checkpoints/previous.ckpt')}, of step 3" \
+        in result.stderr
+    same_weights(trained[0] / "runs/add/version_0/checkpoints/last.ckpt",
+                 tmp_path / "runs/add/version_1/checkpoints/last.ckpt")
+    (folder / "previous.ckpt").write_bytes(torn)
+    (tmp_path / "runs/add/version_1").rename(tmp_path / "elsewhere")
+    result = run("fit", *TINY, "--ckpt_path", "last", cwd=tmp_path)
+    assert result.returncode == 2 and "is not a whole checkpoint" in result.stderr
+
+
+def test_runs_side_by_side_have_folders_of_their_own(tmp_path):
+    """Four at once choose a folder for themselves; of two that are given the same one, one is told so."""
+    few = ["fit", *TINY, "--trainer.max_steps", "1", "--evaluation.evaluators", "[verify]"]
+    commands = [start(*few, cwd=tmp_path) for _ in range(4)]
+    commands += [start(*few, "--trainer.logger.version", "mine", cwd=tmp_path) for _ in range(2)]
+    codes = [command.wait(200) for command in commands]
+    assert codes[:4] == [0] * 4 and sorted(codes[4:]) == [0, 2], [c.stderr[-1000:] for c in commands]
+    assert "mine holds another run" in commands[4 + codes[4:].index(2)].stderr
+    folders = sorted((tmp_path / "runs/add").iterdir())
+    assert [f.name for f in folders] == ["mine", *(f"version_{i}" for i in range(4))]
+    for folder in folders:
+        assert len(list(folder.glob("events*"))) == 1 and (folder / "metrics.json").is_file()
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(trained, tmp_path):
@@ -146,7 +208,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(trained, tmp_path):
                             capture_output=True, timeout=300)
     assert result.returncode == 2 and "is still the one before: make room" in result.stderr, result.stderr[-3000:]
     assert "Traceback" not in result.stderr and checkpoint.read_bytes() == before
-    assert [path.name for path in checkpoint.parent.iterdir()] == ["last.ckpt"]
+    assert {path.name for path in checkpoint.parent.iterdir()} == {"last.ckpt", "previous.ckpt"}
 
 
 BAD = {
@@ -172,6 +234,30 @@ def test_a_mistake_gets_one_line(case, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+MIXTURE = ["fit", "--config", str(ROOT / "configs/mixture.yaml")]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["test", "--ckpt_path", "none.ckpt"], "there is no checkpoint none.ckpt"),
+    (["test", "--config", str(ROOT / "configs/add.yaml")], "test needs a trained model: give --ckpt_path"),
+    (["fit", "--config", "none.yaml"], "there is no configuration file none.yaml"),
+    (["fit", *TINY, "--config", str(ROOT / "README.md")], "README.md is not YAML"),
+    (["fit", *TINY, "--data.task", "Sums"], "data.task: there is no class Sums; expected Addition, Hanoi"),
+    (["fit", *TINY, "--model.backbone", "Mambo"], "model.backbone: there is no class Mambo; expected"),
+    ([*MIXTURE, "--data.task.tasks", "[{class_path: Sums}]"], "there is no class Sums; expected Addition, Hanoi"),
+    ([*MIXTURE, "--data.task.weights", "[0,0]"], "give numbers from 0 on, not all 0"),
+    ([*MIXTURE, "--data.task.weights", "[-1,2]"], "give numbers from 0 on, not all 0"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_more_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and error.startswith("error: ") and message in error
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoints_that_do_not_fit(trained, tmp_path):
     folder, _ = trained
     checkpoint = folder / "runs/add/version_0/checkpoints/last.ckpt"
@@ -194,9 +280,16 @@ def test_a_prompt_that_is_no_problem(trained):
 
 
 EXPERIMENTS = [[path.name] if path.name != "million.yaml" else ["add.yaml", path.name]
-               for path in sorted((ROOT / "configs").glob("*.yaml"))]
+               for path in sorted((ROOT / "configs").glob("*.yaml")) if not path.name.startswith("codefix")]
 OVERLAYS = [["add.yaml", f"{folder}/{path.name}"] for folder in ("model", "trainer")
             for path in sorted((ROOT / "configs" / folder).glob("*.yaml"))]
+
+
+def test_every_key_of_a_config_says_what_it_is():
+    for path in sorted((ROOT / "configs").glob("**/*.yaml")):
+        if path.parent.name != "sweeps":
+            bare = re.findall(r"^ *\w+: [^#\n]+$", path.read_text(encoding="utf-8"), flags=re.M)
+            assert not bare, f"{path.name}: {bare}"
 
 
 @pytest.mark.parametrize("configs", EXPERIMENTS + OVERLAYS, ids=" ".join)

@@ -54,6 +54,23 @@ class PointerMemory(Tool):
     def write(self, token: str) -> None:
         self._cells.append(token)
 
+    def scan(self, pointer: int, symbol: str, most: int) -> tuple[list[str], bool]:
+        """What reading and moving right by turns until `symbol` is read gives: what is read, and whether it was found.
+
+        The same as those commands of `pointer` (a number from 1), in one call; after `most` reads it stops, one cell to
+        the right of the last. Raises ValueError if the symbol does not stand there.
+        """
+        start = self._positions[pointer - 1]
+        if start >= len(self._cells):
+            raise ValueError(f"{symbol!r} does not stand to the right of p{pointer}")
+        try:
+            found = self._cells.index(symbol, start, start + most)
+        except ValueError:
+            self._positions[pointer - 1] = stop = min(start + most, len(self._cells))
+            return self._cells[start:stop], False
+        self._positions[pointer - 1] = found
+        return self._cells[start : found + 1], True
+
     def slips(self, rng: random.Random) -> list[Slip]:
         """Moves of any pointer, either way, as far as the edges let them be taken back."""
         slips: list[Slip] = []

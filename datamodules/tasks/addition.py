@@ -3,7 +3,7 @@
 import random
 import re
 
-from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact, walk_right
+from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact
 from datamodules.tasks.base import Problem, ToolTask, digits
 from datamodules.trajectory import Scribe
 from tools import PointerMemory, UserError
@@ -47,9 +47,9 @@ class Addition(ToolTask):
         scribe.phase("start")
         first, second = scribe.pointer(1), scribe.pointer(2)
         scribe.phase("find_plus")
-        walk_right(first, "+")
+        first.walk_right("+")
         scribe.phase("find_equals")
-        walk_right(second, "=")
+        second.walk_right("=")
         scribe.phase("add")
         first.left()
         second.left()

@@ -8,12 +8,6 @@ from datamodules.trajectory import Pointer, Scribe
 DIGITS = tuple("0123456789")
 
 
-def walk_right(pointer: Pointer, symbol: str) -> None:
-    """Move the pointer right until it reads `symbol`."""
-    while pointer.read() != symbol:
-        pointer.right()
-
-
 def add_columns(scribe: Scribe, left: Pointer, right: Pointer, advance) -> None:
     """Add two numbers digit by digit, from the least significant; writes sum digit and carry for each place.
 
@@ -39,7 +33,7 @@ def copy_answer(scribe: Scribe, pointer: Pointer) -> None:
     """Write [ANS], walk there, and back to '=', writing the digits that stand there in reverse, carries between."""
     scribe.phase("find_answer")
     scribe.answer()
-    walk_right(pointer, ANSWER)
+    pointer.walk_right(ANSWER)
     scribe.phase("copy")
     pointer.left()
     while pointer.read() != "=":  # a carry

@@ -2,8 +2,10 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from datamodules.noise import Noise, NoisyScribe
 from datamodules.tokens import ANSWER, END, Kind
@@ -19,13 +21,20 @@ SETTINGS = ("interactive", "no_tool", "single_turn", "direct", "direct_reversed"
 with the question, then the answer; `direct`: the answer at once; `direct_reversed`: the same, last token first."""
 
 
+NewScribe = Callable[[Tool, Sequence[str], str], Scribe]
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question. `length` is its complexity in the task's own unit (digits of the operands, say)."""
+    """A question. `length` is its complexity in the task's own unit (digits of the operands, say).
+
+    source: what the question is about where the prompt does not say it (files, say)
+    """
 
     prompt: tuple[str, ...]
     length: int
     variant: str = ""
+    source: Any = None
 
 
 class Task(ABC):
@@ -34,6 +43,8 @@ class Task(ABC):
     name:       of the task, in results and checkpoints
     max_length: complexity up to which training problems go
     variants:   kinds of problems that are evaluated apart
+    truncated:  whether a trajectory that is longer than a training row is cut, instead of refused
+    passes:     whether what counts is that a problem is solved, however, and not that the trajectory is the reference's
     """
 
     name: str
@@ -42,6 +53,8 @@ class Task(ABC):
     setting: str
     phases: Sequence[str]
     variants: Sequence[str] = ("",)
+    truncated = False
+    passes = False
 
     @abstractmethod
     def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
@@ -64,8 +77,15 @@ class Task(ABC):
         """What a right trajectory outputs: the answer, in the order that the setting wants."""
 
     @abstractmethod
-    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
-        """The reference trajectory of a problem; with `noise` one with mistakes in it, for training."""
+    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
+        """The reference trajectory of a problem; with `noise` one with mistakes in it, for training.
+
+        scribe: makes the scribe from a tool, a prompt and a style
+        """
+
+    def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
+        """The reference trajectories of several problems."""
+        return [self.record(problem) for problem in problems]
 
     @abstractmethod
     def vocabulary(self) -> Vocabulary:
@@ -76,8 +96,23 @@ class Task(ABC):
         """Raises UserError if no problem has that length."""
 
     @abstractmethod
-    def part(self, variant: str) -> tuple["ToolTask", str]:
+    def part(self, variant: str) -> tuple["Task", str]:
         """The task of one tool that problems of a variant belong to, and what they are called there."""
+
+    @abstractmethod
+    def tool(self) -> Tool:
+        """A new tool for a rollout."""
+
+    def tool_for(self, problem: Problem) -> Tool:
+        """A new tool for a rollout of that problem."""
+        return self.part(problem.variant)[0].tool()
+
+    def solved(self, problem: Problem, outputs: tuple[str, ...], reason: str, tool: Tool) -> bool:
+        """Whether a rollout with these outputs, which ended for `reason` and left `tool`, solved the problem."""
+        return reason == "end" and outputs == self.outputs(problem)
+
+    def save(self, folder: str | Path) -> None:  # noqa: B027 (most need nothing)
+        """Keep in a run's folder what its configuration does not say."""
 
     def problem(self, split: str, seed: int, length: int, index: int, variant: str = "") -> Problem:
         """Evaluation problem number `index` of a length: a pure function of the arguments, apart from training.
@@ -153,27 +188,27 @@ class ToolTask(Task):
             commands = [command + PHASE_MARK + phase for phase in self.phases for command in commands]
         return Vocabulary([END, ANSWER, EDGE, *self.symbols, *commands])
 
-    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
+    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
         """In the interactive setting the trace of `solve` with the real tool. Raises UserError for noise elsewhere."""
         if noise and self.setting != "interactive":
             raise UserError(f"mistakes need setting interactive, not {self.setting}: give --data.mistakes 0")
         if self.setting in ("interactive", "no_tool"):
             tool = self.memory()
-            scribe = NoisyScribe(tool, problem.prompt, self.style, noise) if noise else \
-                Scribe(tool, problem.prompt, self.style)
-            self.solve(problem, scribe)
-            trajectory = scribe.end()
+            writer = NoisyScribe(tool, problem.prompt, self.style, noise) if noise else \
+                scribe(tool, problem.prompt, self.style)
+            self.solve(problem, writer)
+            trajectory = writer.end()
             if self.setting == "no_tool":  # what the tool would say is the model's to predict
                 trajectory.kinds = trajectory.kinds.replace(bytes([Kind.OBSERVATION]), bytes([Kind.COMMAND]))
             return trajectory
-        scribe = Scribe(self.tool(), problem.prompt, "paper")
+        writer = scribe(self.tool(), problem.prompt, "paper")
         if self.setting == "single_turn":
-            scribe.phase("call")
-            scribe.command(CALL, *problem.prompt, RETURN)
-        scribe.phase("answer")
-        scribe.answer()
-        scribe.output(*self.outputs(problem))
-        return scribe.end()
+            writer.phase("call")
+            writer.command(CALL, *problem.prompt, RETURN)
+        writer.phase("answer")
+        writer.answer()
+        writer.output(*self.outputs(problem))
+        return writer.end()
 
     def outputs(self, problem: Problem) -> tuple[str, ...]:
         answer = self.answer(problem)

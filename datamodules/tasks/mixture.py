@@ -4,10 +4,10 @@ import random
 from dataclasses import replace
 
 from datamodules.noise import Noise
-from datamodules.tasks.base import Problem, Task, ToolTask
-from datamodules.trajectory import Trajectory
+from datamodules.tasks.base import NewScribe, Problem, Task, ToolTask
+from datamodules.trajectory import Scribe, Trajectory
 from datamodules.vocabulary import Vocabulary
-from tools import UserError
+from tools import Tool, UserError
 
 
 class Mixture(Task):
@@ -67,12 +67,15 @@ class Mixture(Task):
         task, own = self._theirs(problem)
         return task.outputs(own)
 
-    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
+    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
         task, own = self._theirs(problem)
-        return task.record(own, noise)
+        return task.record(own, noise, scribe)
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(dict.fromkeys(token for task in self.tasks for token in task.vocabulary().tokens))
+
+    def tool(self) -> Tool:
+        raise NotImplementedError("every task of a mixture has its own tool: ask `part` for it")
 
     def check_length(self, length: int) -> None:
         for task in self.tasks:

@@ -3,7 +3,7 @@
 import random
 import re
 
-from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact, walk_right
+from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact
 from datamodules.tasks.base import Problem, ToolTask, digits
 from datamodules.trajectory import Scribe
 from tools import EDGE, PointerMemory, UserError
@@ -48,25 +48,25 @@ class Multiplication(ToolTask):
         scribe.phase("start")
         first, second = scribe.pointer(1), scribe.pointer(2)
         scribe.phase("find_times")
-        walk_right(first, "x")
+        first.walk_right("x")
         scribe.phase("find_equals")
-        walk_right(second, "=")
+        second.walk_right("=")
         partials = 0
         while self._next_digit(scribe, second, partials):
             if partials:
                 scribe.think("+", "0", "0")
                 scribe.phase("rewind")
-                walk_right(first, "x")
+                first.walk_right("x")
             partials += 1
             scribe.phase(f"multiply_{partials}")
             self._multiply(scribe, first, second)
         if partials == 2:
             scribe.think("=")
             scribe.phase("find_first")
-            walk_right(first, "=")
+            first.walk_right("=")
             first.right()
             scribe.phase("find_second")
-            walk_right(second, "+")
+            second.walk_right("+")
             second.right()
             scribe.phase("add")
             add_columns(scribe, first, second, _twice_right)

@@ -62,8 +62,7 @@ class Reverse(SequenceTask):
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         scribe.phase("find_equals")
         pointer = scribe.pointer(1)
-        while pointer.read() != "=":
-            pointer.right()
+        pointer.walk_right("=")
         scribe.phase("copy")
         scribe.answer()
         pointer.left()

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import Backbone, State
+from lightning_modules.backbones.base import Backbone, State, check_sizes, check_step_sizes
 from lightning_modules.backbones.decoder import Decoder, StepDecoder
 from lightning_modules.backbones.fast import Fast, convolution_kernel, half_precision, residual_blocks, scan_kernel
 from lightning_modules.backbones.selective_scan import convolution_step, cuda_kernels, selective_scan, selective_step
-from tools import UserError
 
 
 class Mamba(Backbone):
@@ -39,12 +38,12 @@ class Mamba(Backbone):
                  norm_eps: float = 1e-5) -> None:
         super().__init__(vocab_size)
         self.fast = Fast()
-        sizes = {"n_layer": n_layer, "d_model": d_model, "d_state": d_state, "d_conv": d_conv}
-        for name, value in sizes.items():
-            if value < 1:
-                raise UserError(f"Mamba {name} {value} is not allowed: expected at least 1")
-        mixers = (Mixer(d_model, d_inner or 2 * d_model, d_state, d_conv, dt_rank or math.ceil(d_model / 16), dt_min,
-                        dt_max) for _ in range(n_layer))
+        d_inner = 2 * d_model if d_inner is None else d_inner
+        dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        check_sizes("Mamba", n_layer=n_layer, d_model=d_model, d_inner=d_inner, d_state=d_state, d_conv=d_conv,
+                    dt_rank=dt_rank)
+        check_step_sizes("Mamba", dt_min, dt_max)
+        mixers = (Mixer(d_model, d_inner, d_state, d_conv, dt_rank, dt_min, dt_max) for _ in range(n_layer))
         self.backbone = nn.ModuleDict({
             "embedding": nn.Embedding(vocab_size, d_model),
             "layers": nn.ModuleList(
@@ -97,12 +96,11 @@ class Mamba(Backbone):
 
     def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
                 states: torch.dtype = torch.float32) -> Decoder:
-        mixer = self.backbone["layers"][0]["mixer"]
-        if self.lm_head.weight.is_cuda and mixer.d_conv == 4 and mixer.d_state & (mixer.d_state - 1) == 0 \
-                and find_spec("triton"):
-            from lightning_modules.backbones.mamba_decode import MambaDecoder
+        if self.lm_head.weight.is_cuda and find_spec("triton"):
+            from lightning_modules.backbones.mamba_decode import MambaDecoder, can_decode
 
-            return MambaDecoder(self, rows, weights, states)
+            if can_decode(self):
+                return MambaDecoder(self, rows, weights, states)
         return StepDecoder(self, rows, length)  # the parameters of the recurrence need float32
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from datamodules.tasks import Task
+from lightning_modules.batched_rollout import Decoding
 from lightning_modules.callbacks.last_checkpoint import LastCheckpoint, run_folder
 from lightning_modules.evaluation import EVALUATORS, check_lengths, evaluate
 from lightning_modules.metrics import Record, write_metrics
@@ -38,13 +40,15 @@ class LengthGeneralization(Callback):
         validation_problems: during training, for each variant
         evaluators: `rollout` (the truth), `verify` (exact match only, by a parallel pass), or both
         batch_size: rows that are rolled out side by side
+        decoding: engine, precision and temperature of the rollouts
         split: problems of the final evaluation; `validation` to compare recipes without seeing the test problems
     """
 
     def __init__(self, lengths: list[int], problems: int = 32, problems_at_longest: int | None = None,
                  verify_lengths: Sequence[int] = (), verify_problems: int = 4,
                  validation_lengths: Sequence[int] = (), validation_problems: int = 16,
-                 evaluators: Sequence[str] = EVALUATORS, batch_size: int = 64, split: str = "test") -> None:
+                 evaluators: Sequence[str] = EVALUATORS, batch_size: int = 64, split: str = "test",
+                 decoding: Decoding = Decoding()) -> None:  # noqa: B008 (frozen)
         check_lengths([*lengths, *verify_lengths])
         check_lengths(validation_lengths)
         for name, value in {"problems": problems, "problems_at_longest": problems_at_longest or 1,
@@ -61,11 +65,13 @@ class LengthGeneralization(Callback):
         if split not in ("test", "validation"):
             raise UserError(f"unknown split {split!r}: expected test or validation")
         self.evaluators, self.batch_size, self.split = list(evaluators), batch_size, split
+        self.decoding = decoding
         self._train_tokens, self._train_seconds = 0, 0.0
         self._begun: float | None = None  # since when training has been running
+        self._trained = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begun = time.perf_counter()
+        self._begun, self._trained = time.perf_counter(), True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause()
@@ -102,8 +108,10 @@ class LengthGeneralization(Callback):
                                       lambda length: self.validation_problems))
         for record in records:
             variant = record["variant"].replace(" ", "")
-            name = "/".join(filter(None, ("exact_match", self._task(trainer, record), variant, str(record["length"]))))
-            pl_module.log(name, record["exact_match"], sync_dist=True)
+            name = "/".join(filter(None, (self._task(trainer, record), variant, str(record["length"]))))
+            pl_module.log(f"exact_match/{name}", record["exact_match"], sync_dist=True)
+            if trainer.datamodule.task.passes:
+                pl_module.log(f"pass_rate/{name}", record["answer_accuracy"], sync_dist=True)
         pl_module.log("reach", float(common_reach(records)), prog_bar=True, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,12 +123,18 @@ class LengthGeneralization(Callback):
                 callback.on_train_end(trainer, pl_module)
         self._final(trainer, pl_module, run_folder(trainer))
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was cut off in its evaluation has no step left, and Lightning calls no hook of the training."""
+        if not self._trained:
+            self.on_train_end(trainer, pl_module)
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._final(trainer, pl_module, run_folder(trainer) / "test")
 
     def _evaluate(self, trainer, model, lengths, evaluator, split, problems) -> Iterable[Record]:
         return evaluate(model, trainer.datamodule, lengths, problems, evaluator, split, self.batch_size,
-                        trainer.global_rank, trainer.world_size)
+                        trainer.global_rank, trainer.world_size, self.decoding, min(self.verify_lengths, default=None),
+                        run_folder(trainer))
 
     @staticmethod
     def _task(trainer: Trainer, record: Record) -> str:
@@ -135,6 +149,10 @@ class LengthGeneralization(Callback):
         return self.problems
 
     def _final(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
+        with getattr(trainer.strategy, "whole", nullcontext)():  # ranks have unequal numbers of problems
+            self._final_of_whole(trainer, model, folder)
+
+    def _final_of_whole(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
         console = Console(quiet=not trainer.is_global_zero)
         records: list[Record] = []
         for evaluator in self.evaluators:
@@ -154,7 +172,7 @@ class LengthGeneralization(Callback):
                       **origin(model.device), seed=data.seed, backbone=model.backbone.description,
                       parameters=model.backbone.num_parameters, train_tokens=self._train_tokens,
                       train_seconds=round(self._train_seconds, 1))
-        figure = accuracy_figure(records, train_length)
+        figure = accuracy_figure(records, train_length, passes=data.task.passes and "rollout" in self.evaluators)
         save_figure(figure, folder / "curve.png")
         console.print(records_table(records, train_length))
         if isinstance(trainer.logger, TensorBoardLogger):

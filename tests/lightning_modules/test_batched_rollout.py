@@ -37,7 +37,7 @@ def test_the_device_engine_says_what_the_host_engine_says(task, trained):
     if trained:
         _train(backbone, task, problems)
     host = rollout(backbone, task.vocabulary(), task, problems, 4, Decoding("host"))
-    device = rollout(backbone, task.vocabulary(), task, problems, 4, Decoding("device", lanes=2))
+    device = rollout(backbone, task.vocabulary(), task, problems, 4, Decoding("device"))
     for a, b in zip(host, device, strict=True):
         assert (a.tokens, a.kinds, a.reason, a.detail) == (b.tokens, b.kinds, b.reason, b.detail)
     if trained and task.name in ("copy", "turing_increment"):
@@ -80,7 +80,7 @@ def test_what_cannot_be_decoded_is_told():
         rollout(backbone, task.vocabulary(), task, [(task.problem("test", 0, 4, 0, task.variants[0]), 50)], 1,
                 Decoding("device"))
     for wrong, message in (({"engine": "gpu"}, "unknown engine 'gpu'"), ({"weights": "int8"}, "unknown type 'int8'"),
-                           ({"temperature": -1.0}, "temperature -1.0"), ({"lanes": 0}, "lanes 0")):
+                           ({"temperature": -1.0}, "temperature -1.0")):
         with pytest.raises(UserError, match=message):
             Decoding(**wrong)
 
@@ -95,14 +95,15 @@ def test_a_gpu_says_what_the_cpu_says(backbone):
     model, problems = _setting(task, backbone)
     _train(model, task, problems)
     expected = rollout(model, task.vocabulary(), task, problems, 4, Decoding("host"))
-    found = rollout(model.cuda(), task.vocabulary(), task, problems, 4, Decoding("device", lanes=2))
+    found = rollout(model.cuda(), task.vocabulary(), task, problems, 4, Decoding("device"))
     assert [(row.tokens, row.kinds, row.reason) for row in expected] == [
         (row.tokens, row.kinds, row.reason) for row in found]
 
 
 @needs_cuda
 @pytest.mark.parametrize(("weights", "states", "tolerance"), [
-    (torch.float32, torch.float32, 1e-4), (torch.bfloat16, torch.float32, 3e-2), (torch.bfloat16, torch.bfloat16, 3e-2)])
+    (torch.float32, torch.float32, 1e-4), (torch.bfloat16, torch.float32, 3e-2),
+    (torch.bfloat16, torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("rows", [1, 20, 130, 300])
 def test_fused_steps_are_the_model(rows, weights, states, tolerance):
     torch.manual_seed(0)
@@ -110,7 +111,7 @@ def test_fused_steps_are_the_model(rows, weights, states, tolerance):
     tokens = torch.randint(0, 40, (rows, 50), device="cuda")
     decoder = model.decoder(rows, 50, weights, states)
     with torch.inference_mode():
-        expected, _ = model.double()(tokens) if weights == torch.float32 else model(tokens)
+        expected, _ = model(tokens)
         again = torch.arange(0, rows, 3, device="cuda")
         decoder.step(tokens[:, 7])
         decoder.reset(torch.arange(rows, device="cuda"))

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from lightning_modules.metrics import wilson_interval
-from lightning_modules.plots import accuracy_figure, save_figure, short_number
+from lightning_modules.plots import accuracy_figure, growth_figure, save_figure, seeds_figure, short_number
 
 LENGTHS = [5, 10, 20, 50, 100, 1000, 10_000, 50_000, 150_000]
 
@@ -145,3 +145,21 @@ def test_pyplot_is_not_touched():
 )  # fmt: skip
 def test_short_numbers_lose_no_digit(number, text):
     assert short_number(number) == text
+
+
+def test_seeds_are_a_median_with_bars():
+    curve = {10: ([1, 1, 0.5], (0.5, 1)), 100: ([0, 0.25, 1], (0, 1))}
+    axes = seeds_figure({"a": curve, "b": curve}, 10, "title").axes[0]
+    first, _ = (line for line in axes.lines if not line.get_label().startswith("_"))
+    assert list(first.get_ydata()) == [100, 25]
+    segments = next(c for c in axes.collections if hasattr(c, "get_segments")).get_segments()
+    assert [(s[0][1], s[1][1]) for s in segments] == [(50, 100), (0, 100)]
+
+
+def test_growth_has_log_axes_and_shows_a_reach_of_nothing_at_the_bottom():
+    axes = growth_figure({"a": {1: [0, 0], 10: [30, 100]}, "b": {1: [20], 10: [900]}}, "steps", "title").axes[0]
+    first, second = (line for line in axes.lines if not line.get_label().startswith("_"))
+    assert axes.get_xscale() == axes.get_yscale() == "log" and [t.get_text() for t in axes.get_yticklabels()] == [
+        "10", "100", "1K"]
+    assert axes.get_ylim()[0] < first.get_ydata()[0] < 10 and first.get_ydata()[1] == 65
+    assert list(second.get_ydata()) == [20, 900] and axes.get_ylim()[1] > 1000

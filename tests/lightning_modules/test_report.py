@@ -2,45 +2,105 @@ import json
 
 import pytest
 
-from lightning_modules.report import curves, read_runs, report
+from lightning_modules.report import report
+from lightning_modules.results import curves, read_runs
 from tools import UserError
 
 
-def write(folder, name, exact, style="local", **facts):
+def write(folder, name, exact, style="local", evaluator="rollout", experiment="addition_5", setting="interactive",
+          **facts):
     """A file of results with one record a length, of 10 problems."""
-    records = [{"task": "addition", "variant": "", "setting": "interactive", "style": style, "evaluator": "rollout",
+    records = [{"task": "addition", "variant": "", "setting": setting, "style": style, "evaluator": evaluator,
                 "length": n, "problems": 10, "exact_match": e, "exact_match_low": 0, "exact_match_high": 1,
                 "first_error_phases": {} if e == 1 else {"add": round(10 * (1 - e))}} for n, e in exact.items()]
-    path = folder / "addition_5" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / experiment / f"{name}.json"
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(json.dumps({"experiment": "addition_5", "backbone": "mamba 2x64", "command": f"make {name}",
-                                "commit": "abc", "device": "a CPU", **facts, "records": records}))
+                                "commit": "abc", "device": "a CPU", "seed": 1, **facts, "records": records}))
 
 
 def test_every_seed_counts(tmp_path):
     write(tmp_path, "small_seed1", {10: 1.0, 100: 1.0, 1000: 1.0}, seed=1)
-    write(tmp_path, "small_seed2", {10: 1.0, 100: 0.0}, seed=2)  # 1,000 was not tried
+    write(tmp_path, "small_seed2", {10: 1.0, 100: 0.0}, seed=2)  # stopped there: 1,000 counts as 0
     write(tmp_path, "small_seed3", {10: 1.0, 100: 0.9, 1000: 0.3}, seed=3)
+    write(tmp_path, "small_seed4", {10: 1.0, 100: 1.0}, seed=4)  # was not asked for 1,000: no opinion
     curve, = curves(read_runs(tmp_path))
-    assert curve.exact == {10: [1, 1, 1], 100: [1, 0, 0.9], 1000: [1, 0, 0.3]}
-    assert curve.errors == {"add": 11} and [r.perfect for r in curve.reaches] == [1000, 10, 10]
+    assert [curve.at(n) for n in (10, 100, 1000)] == [[1, 1, 1, 1], [1, 0, 0.9, 1], [1, 0, 0.3]]
+    assert curve.errors == {"add": 11} and curve.steady() == [1000, 10, 10, 100] and curve.perfect() == (10, 4)
+    assert curve.reaches() == [(10, 1.0), (100, 1.0), (1000, 0.3), (1000, 1.0)] and curve.median_reach() == (100, 1.0)
+    assert curve.interval(100) == (0, 1)
 
 
-def test_the_page_has_paper_and_own_results_and_says_what_is_missing(tmp_path):
+def test_one_seed_has_the_interval_of_its_problems(tmp_path):
+    write(tmp_path, "small_seed1", {10: 1.0})
+    curve, = curves(read_runs(tmp_path))
+    assert curve.interval(10) == pytest.approx((0.7225, 1), abs=1e-4)  # Wilson, 10 of 10
+
+
+def test_evaluators_that_agree_are_one_curve(tmp_path):
+    write(tmp_path, "a_seed1", {10: 1.0, 100: 0.5})
+    write(tmp_path, "a_seed1_rollout", {10: 1.0}, evaluator="verify")
+    write(tmp_path, "b_seed1", {10: 1.0, 100: 0.5})
+    write(tmp_path, "b_seed1_rollout", {10: 0.9, 100: 0.5, 1000: 0.2}, evaluator="verify")
+    a, b, c = curves(read_runs(tmp_path))
+    assert (a.recipe, a.evaluator, a.at(100)) == ("a", "rollout, verify", [0.5])
+    assert (b.evaluator, c.evaluator, c.at(10)) == ("rollout", "verify", [0.9])
+
+
+@pytest.fixture
+def page(tmp_path):
     results = tmp_path / "results"
-    results.mkdir()
     write(results, "small_seed1", {10: 1.0, 1000: 1.0}, seed=1)
     write(results, "small_seed2", {10: 1.0, 1000: 0.3}, seed=2)
+    write(results, "hard_seed1", {10: 0.8, 1000: 0.0}, style="paper")
+    write(results, "direct_seed1", {5: 1.0, 10: 0.1}, setting="direct")
+    write(results, "small_corrupted5_seed1", {10: 1.0, 1000: 0.7}, experiment="addition_noise_5")
+    for n in (1, 5, 20):
+        write(results, "small_seed1", {10: 1.0, 50 * n: 1.0, 2000: 0.1}, experiment=f"addition_scaling_{n}")
+    for steps in (100, 800):
+        write(results, f"{steps}steps_seed1", {10: 1.0, steps: 1.0, 2000: 0.0}, experiment="addition_steps_5")
+    (results / "horizon").mkdir()
+    for style, verdict in (("local", "bounded: 7 tokens"), ("paper", "growing like n: 606 tokens at 200")):
+        (results / "horizon" / f"{style}.json").write_text(json.dumps({
+            "task": "addition", "setting": "interactive", "style": style, "verdict": verdict,
+            "records": [{"length": 2, "horizon": 7, "phases": {"add": 1}}]}))
     (results / "paper.yaml").write_text(
-        "rows:\n- {what: Figure 2, task: addition, backbone: mamba, trained: 5, paper: all right}\n"
+        "rows:\n- {what: Figure 2, task: addition, backbone: mamba, trained: 5, paper: '5 -> 1,000 (100%)'}\n"
         "- {what: Figure 2, task: addition, backbone: lstm, trained: 5, paper: all right}\n")
-    page = tmp_path / "docs" / "results.md"
-    report(str(results), str(page))
-    text = page.read_text()
-    assert "| 1, 2 | 100% | 65% (30\N{EN DASH}100) | add (7) |" in text
+    report(str(results), str(tmp_path / "docs" / "results.md"))
+    return tmp_path / "docs"
+
+
+def test_the_page_has_paper_and_own_results_and_says_what_is_missing(page):
+    text = (page / "results.md").read_text()
+    assert "| 10 | 1, 2 | 100% | 65% (30\N{EN DASH}100) | add (7) |" in text.replace(f"| {chr(8212)} ", "")
     assert "`make small_seed1` (commit abc, a CPU)" in text
-    assert "**Missing** (3): Figure 2: mamba, paper; Figure 2: lstm, paper; Figure 2: lstm, local." in text
-    assert (tmp_path / "docs/figures/addition_5_interactive_0.png").stat().st_size > 5000
+    assert ("| Figure 2 | mamba | 5 -> 1,000 (100%) | 5 -> 1,000 (30%), 2 seeds (1,000 (30%) to 1,000 (100%)); "
+            "mamba 2x64 | 5 -> 10 (80%), 1 seed; mamba 2x64 |") in text
+    assert "**Missing** (2): Figure 2: lstm (local), lstm (paper)." in text
+    assert len(list((page / "figures").glob("addition_5_interactive_*.png"))) == 2
+
+
+def test_the_page_says_where_ours_is_below_the_paper_and_why(page):
+    text = (page / "results.md").read_text()
+    assert ("**Figure 2, mamba, style paper**: 5 -> 10 (80%), 1 seed; mamba 2x64 (hard); the paper: "
+            "5 -> 1,000 (100%). First errors in add (2); horizon growing like n: 606 tokens at 200.") in text
+    assert "Style local: in 0 of 1 rows" in text
+
+
+def test_claims_are_made_of_numbers(page):
+    text = (page / "results.md").read_text()
+    assert "Setting `direct`: no seed of 1 task passes 2.0 times its training length (addition: 5 -> 10 (10%))" in text
+    assert "median reach: small_corrupted5 1,000 (70%), 1 seed." in text
+    assert "1 of 2 runs with a horizon that is bounded or nearly so get to the largest length tried" in text
+    assert "0 of 1 runs with a horizon that is growing" in text
+
+
+def test_growth_has_its_tables_and_pictures(page):
+    text = (page / "results.md").read_text()
+    assert "| recipe | 1 | 5 | 20 |\n|---|---|---|---|\n| small | 50 | 250 | 1,000 |" in text
+    assert "| recipe | 100 | 800 |\n|---|---|---|\n| up to 5 | 100 | 800 |" in text
+    assert len(list((page / "figures").glob("growth_*.png"))) == 2
 
 
 def test_broken_files_are_named(tmp_path):

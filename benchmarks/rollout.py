@@ -1,0 +1,160 @@
+"""Whole interactive rollouts a second, tool included, beside the libraries' decoding alone.
+
+    python benchmarks/rollout.py                       # a Mamba of 24 x 768 on a GPU, trained first: about 3 minutes
+    python benchmarks/rollout.py --small               # a Mamba of 2 x 64 on the CPU
+
+`ours` is `rollout` from the problems to the tokens that were said: prompts, commands, observations, refilled rows.
+`alternative` is mamba-ssm's decoding in a CUDA graph (no tool, no choice of rows) for each batch, and Hugging Face's
+generate; on the CPU it is the host engine. `floor` are the tokens/s at which the weights are read once, and the states
+read and written once, for every token of a batch, at the speed of a large copy. Writes results/benchmarks/rollout.json.
+"""
+
+import argparse
+import functools
+import math
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.models import copy_bandwidth, trained
+from datamodules.tasks import Addition
+from lightning_modules.backbones import Mamba
+from lightning_modules.batched_rollout import Decoding
+from lightning_modules.metrics import write_metrics
+from lightning_modules.model import TrajectoryModel
+from lightning_modules.rollout import budget, rollout
+from lightning_modules.runs import origin
+
+TARGETS = {64: 150_000, 256: 400_000, 1024: 700_000}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--batches", type=int, nargs="+", default=None)
+    parser.add_argument("--digits", type=int, default=None, help="of the sums")
+    parser.add_argument("--steps", type=int, default=None, help="of the training before")
+    parser.add_argument("--out", default=None)
+    options = parser.parse_args()
+    task = Addition(5)
+    if options.small:
+        shape, steps, rows, length = {"n_layer": 2, "d_model": 64}, 300, 32, 512
+    else:
+        shape, steps, rows, length = {"n_layer": 24, "d_model": 768}, 150, 64, 1024
+    model = trained(task, functools.partial(Mamba, **shape, dt_min=0.1, dt_max=1.0),
+                    steps if options.steps is None else options.steps, rows, length)
+    console, records = Console(width=150), []
+    table = Table("what", "tokens/s", "alternative", "tokens/s of it", "ratio", "of the floor", "exact")
+    out = options.out or f"results/benchmarks/rollout{'_cpu' if options.small else ''}.json"
+
+    def add(what: str, ours: float, name: str, alternative: float | None, floor: float | None, exact: float) -> None:
+        ratio = ours / alternative if alternative else None
+        records.append({"what": what, "ours": ours, "alternative": alternative, "alternative_name": name,
+                        "unit": "tokens/s", "ratio": ratio, "floor": floor, "device": origin(model.device)["device"],
+                        "exact_match": exact})
+        table.add_row(what, f"{ours:,.0f}", name, f"{alternative:,.0f}" if alternative else "",
+                      f"{ratio:.2f}" if ratio else "", f"{ours / floor:.0%}" if floor else "", f"{exact:.0%}")
+        console.print(f"{what}: {ours:,.0f} tokens/s, {name} {alternative or math.nan:,.0f}", highlight=False)
+        write_metrics(out, records, **origin(model.device), targets=TARGETS)
+
+    if options.small:
+        for batch, digits in ((32, options.digits or 1000), (16, options.digits or 1000)):
+            ours, exact, _ = measure(model, task, batch, batch, digits, Decoding("device"))
+            host, _, _ = measure(model, task, batch, batch, digits, Decoding("host"))
+            add(f"{batch} rollouts of {digits:,} digits, 2 x 64, float32", ours, "host engine", host, None, exact)
+    else:
+        bandwidth = copy_bandwidth()
+        console.print(f"copy: {bandwidth / 1e12:.2f} TB/s")
+        for batch in options.batches or TARGETS:
+            for weights, states in (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")):
+                if weights == "float32" and batch != 64:
+                    continue
+                decoding = Decoding("device", weights, states)
+                measure(model, task, batch, batch, 2, decoding)  # compiles
+                ours, exact, _ = measure(model, task, 2 * batch, batch, options.digits or 50, decoding)
+                add(f"batch {batch}, weights {weights}, states {states}", ours, "mamba-ssm decode in a CUDA graph",
+                    library_decode(model, batch), floor(model, batch, weights, states, bandwidth), exact)
+        add("batch 64, weights bfloat16, states bfloat16", records[0]["ours"], "Hugging Face generate",
+            hugging_face_generate(model, 64), None, records[0]["exact_match"])
+    console.print(table)
+
+
+def measure(model: TrajectoryModel, task: Addition, problems: int, batch: int, digits: int,
+            decoding: Decoding) -> tuple[float, float, float]:
+    """Tokens/s of whole rollouts, the share that is exact, and the seconds that they took."""
+    chosen = [task.problem("test", 0, digits, index) for index in range(problems)]
+    references = [task.record(problem) for problem in chosen]
+    begun = time.perf_counter()
+    rows = rollout(model.backbone, model.vocabulary, task,
+                   [(problem, budget(reference)) for problem, reference in zip(chosen, references, strict=True)], batch,
+                   decoding)
+    seconds = time.perf_counter() - begun
+    exact = sum(row.tokens == reference.tokens for row, reference in zip(rows, references, strict=True))
+    return sum(len(row.tokens) for row in rows) / seconds, exact / problems, seconds
+
+
+def floor(model: TrajectoryModel, batch: int, weights: str, states: str, bandwidth: float) -> float:
+    """Tokens/s at which memory alone would allow the decoding of a Mamba."""
+    size = {"float32": 4, "bfloat16": 2}
+    recent, h = model.backbone.initial_state(1)[0]
+    layers = len(model.backbone.initial_state(1))
+    row = layers * (recent.numel() * size[weights] + h.numel() * size[states])
+    step = (model.backbone.num_parameters * size[weights] + 2 * batch * row) / bandwidth
+    return batch / step
+
+
+@functools.cache
+def library_decode(model: TrajectoryModel, batch: int) -> float | None:
+    """Tokens/s of mamba-ssm's cached decoding of the same shape in a CUDA graph, bf16; None without mamba-ssm."""
+    try:
+        from mamba_ssm.models.config_mamba import MambaConfig
+        from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+        from mamba_ssm.utils.generation import update_graph_cache
+    except ImportError:
+        return None
+    layers, width = len(model.backbone.backbone["layers"]), model.backbone.lm_head.in_features
+    library = MambaLMHeadModel(MambaConfig(width, 0, layers, len(model.vocabulary), {"layer": "Mamba1"},
+                                           pad_vocab_size_multiple=8), device="cuda", dtype=torch.bfloat16).eval()
+    with torch.inference_mode():
+        cache = update_graph_cache(library, None, batch, seqlen_og=1, max_seqlen=64)
+        tokens = torch.zeros(batch, 1, dtype=torch.long, device="cuda")
+        positions = torch.full_like(tokens, 5)
+        seconds = _time(lambda: cache.run(tokens, positions, 5))
+    return batch / seconds
+
+
+def hugging_face_generate(model: TrajectoryModel, batch: int) -> float | None:
+    """Tokens/s of transformers' generate on a Mamba of the same shape, bf16; None without transformers."""
+    try:
+        from transformers import MambaConfig, MambaForCausalLM
+    except ImportError:
+        return None
+    layers, width = len(model.backbone.backbone["layers"]), model.backbone.lm_head.in_features
+    config = MambaConfig(vocab_size=len(model.vocabulary), hidden_size=width, num_hidden_layers=layers,
+                         eos_token_id=None, pad_token_id=0, bos_token_id=0)
+    library = MambaForCausalLM(config).cuda().to(torch.bfloat16).eval()
+    prompt = torch.ones(batch, 8, dtype=torch.long, device="cuda")
+    with torch.inference_mode():
+        library.generate(prompt, max_new_tokens=4, do_sample=False)
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        library.generate(prompt, max_new_tokens=32, min_new_tokens=32, do_sample=False)
+        torch.cuda.synchronize()
+    return batch * 32 / (time.perf_counter() - begun)
+
+
+def _time(work, repeats: int = 50) -> float:
+    for _ in range(3):
+        work()
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / repeats
+
+
+if __name__ == "__main__":
+    main()

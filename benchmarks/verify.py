@@ -1,0 +1,110 @@
+"""Verification of long problems: seconds, tokens/s and memory by length, beside the recording of the trajectory alone.
+
+    python benchmarks/verify.py                          # on a GPU, up to 1,000,000 digits: about 2 minutes
+    python benchmarks/verify.py --lengths 10000000       # 350 million tokens
+    python benchmarks/verify.py --small                  # on the CPU, up to 10,000 digits
+
+A Mamba of 2 x 128 is trained on additions of at most 5 digits first; then one test problem of each length is verified
+while it is recorded. `alternative` is the recording alone, which is as fast as verification can get with one process a
+problem. --large times a Mamba of 24 x 768 (untrained, without stopping at its errors) at 100,000 digits. --growth
+compares backbones of fixed and of growing memory at the same lengths. Writes results/benchmarks/verify.json.
+"""
+
+import argparse
+import functools
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.models import trained
+from datamodules.recording import RecordedRows
+from datamodules.tasks import Addition
+from lightning_modules.backbones import LSTM, Mamba, Mistral, Pythia
+from lightning_modules.metrics import write_metrics
+from lightning_modules.model import TrajectoryModel
+from lightning_modules.runs import origin
+from lightning_modules.verify import verify_streamed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=None)
+    parser.add_argument("--steps", type=int, default=None, help="of the training before")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--large", action="store_true", help="only the model of 24 x 768")
+    parser.add_argument("--growth", action="store_true", help="only the comparison of backbones")
+    parser.add_argument("--out", default=None)
+    options = parser.parse_args()
+    task, console = Addition(5), Console(width=150)
+    name = "verify_cpu" if options.small else "verify"
+    out = Path(options.out or f"results/benchmarks/{name}.json")
+    table = Table("what", "exact", "tokens", "seconds", "tokens/s", "recording alone", "ratio", "device MiB",
+                  "host MiB")
+    # Runs of other lengths are kept beside these.
+    records = json.loads(out.read_text(encoding="utf-8"))["records"] if out.is_file() else []
+
+    def add(what: str, model: TrajectoryModel, length: int, record: bool = True, **settings) -> None:
+        row = measure(model, task, length, record, **settings)
+        row = {"what": what, "unit": "tokens/s", "alternative_name": "recording alone", "floor": row["alternative"],
+               "seed": options.seed, **row, **origin(model.device)}
+        records[:] = [*(r for r in records if r["what"] != what), row]
+        table.add_row(what, str(row["exact"]), f"{row['tokens']:,}", f"{row['seconds']:.1f}", f"{row['ours']:,.0f}",
+                      f"{row['alternative'] or 0:,.0f}", f"{row['ratio'] or 0:.2f}", f"{row['device_mib']:,.0f}",
+                      f"{row['host_mib']:,.0f}")
+        console.print(f"{what}: exact {row['exact']}, first error {row['first_error']}, {row['seconds']:.1f} s",
+                      highlight=False)
+        write_metrics(out, records, **origin(model.device))
+
+    if options.large:
+        model = trained(task, functools.partial(Mamba, n_layer=24, d_model=768), 0, 64, 1024)
+        for length in options.lengths or [100_000]:
+            add(f"24 x 768, untrained, {length:,} digits", model, length, False, stop_early=False)
+    elif options.growth:
+        small = {"n_layer": 2, "d_model": 128}
+        for backbone in (Mamba, LSTM, Pythia, functools.partial(Mistral, window=64)):
+            model = trained(task, functools.partial(backbone, **small), 0, 64, 1024)
+            for length in options.lengths or [1_000, 10_000, 100_000, 1_000_000]:
+                if model.backbone.state_size(10**6) < 10**7 or length <= 10_000:
+                    add(f"{model.backbone.description}, untrained, {length:,} digits", model, length, False,
+                        stop_early=False)
+    else:
+        rows, length, steps = (32, 512, 300) if options.small else (64, 1024, 300)
+        width = 64 if options.small else 128
+        begun = time.perf_counter()
+        rate = 5e-3 if options.small else 3e-3
+        model = trained(task, functools.partial(Mamba, n_layer=2, d_model=width, dt_min=0.1, dt_max=1.0),
+                        options.steps if options.steps is not None else steps, rows, length, rate, options.seed)
+        console.print(f"trained in {time.perf_counter() - begun:.0f} s")
+        for digits in options.lengths or ([1_000, 10_000] if options.small else [10_000, 100_000, 1_000_000]):
+            add(f"2 x {width}, seed {options.seed}, {digits:,} digits", model, digits)
+    console.print(table)
+
+
+def measure(model: TrajectoryModel, task: Addition, length: int, record: bool, **settings) -> dict:
+    """One verification of a test problem; `record`: time its recording alone, too."""
+    problem = task.problem("test", 0, length, 0)
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    begun = time.perf_counter()
+    outcome, = verify_streamed(model.backbone, task, [problem], model.vocabulary, **settings)
+    seconds = time.perf_counter() - begun
+    alone = None
+    if record:
+        begun = time.perf_counter()
+        tokens = sum(len(block.ids) for block, in RecordedRows(task, [problem], model.vocabulary, 131_072, 1))
+        alone = tokens / (time.perf_counter() - begun)
+    memory = torch.cuda.max_memory_allocated() if model.device.type == "cuda" else 0
+    ours = outcome.tokens / seconds
+    return {"ours": ours, "alternative": alone, "ratio": alone and ours / alone, "exact": outcome.exact,
+            "first_error": outcome.first_error, "phase": outcome.phase, "tokens": outcome.tokens, "seconds": seconds,
+            "device_mib": memory / 2**20, "host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Logs how long training waits for its data."""
+
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+
+class DataWait(Callback):
+    """Logs `train/data_wait_share`: the share of the time since the last log that went by in waiting for batches.
+
+    On a GPU, which works on the steps it was given in the meantime, it is an upper bound of the time that was lost.
+    Validations do not count.
+    """
+
+    def __init__(self) -> None:
+        self._since: tuple[float, float] | None = None  # the time, and what had been waited by then
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
+                           batch_idx: int) -> None:
+        waited = getattr(trainer.train_dataloader, "waited", None)  # None: a loader of another data module
+        if waited is None or trainer.global_step % trainer.log_every_n_steps:
+            return
+        now = time.perf_counter()
+        if self._since:
+            pl_module.log("train/data_wait_share", (waited - self._since[1]) / (now - self._since[0]))
+        self._since = now, waited
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = None
