@@ -1,4 +1,4 @@
-"""Mamba-3 (Lahoti et al. 2026, arXiv 2603.15569), single input and output, with the parameter names and initialisation of mamba-ssm.
+"""Mamba-3 (Lahoti et al. 2026, arXiv 2603.15569), single input and output, with mamba-ssm's parameter names.
 
     S_t = a_t S_{t-1} + a_t dt_t (1 - l_t) v_{t-1} k_{t-1}^T + dt_t l_t v_t k_t^T      a_t = exp(dt_t A_t)
     y_t = S_t q_t + D v_t
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import check_sizes
+from lightning_modules.backbones.base import check_sizes, check_step_sizes
 from lightning_modules.backbones.fast import half_precision
 from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from lightning_modules.backbones.mamba2 import decay_scan
@@ -49,6 +49,7 @@ class Mamba3(LayeredBackbone):
                  norm_eps: float = 1e-5) -> None:
         super().__init__(vocab_size)
         check_sizes("Mamba3", n_layer=n_layer, d_model=d_model, d_state=d_state, head_dim=head_dim)
+        check_step_sizes("Mamba3", dt_min, dt_max)
         d_inner = d_inner or 2 * d_model
         if d_inner % head_dim:
             raise UserError(f"Mamba3 head_dim {head_dim} does not divide d_inner {d_inner}: give a divisor of it")

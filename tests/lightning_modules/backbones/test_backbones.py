@@ -1,5 +1,8 @@
 """What every backbone promises, each held against an implementation that is not ours."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -76,7 +79,7 @@ def hybrid_logits(net, tokens):
 
 
 def mamba3_logits(net, tokens):
-    """The recurrence of mamba-ssm's kernel for one step, in float64, a token at a time, rotations as complex numbers."""
+    """The recurrence of mamba-ssm's kernel for one step in float64, a token at a time, rotations as complex numbers."""
     p = {k: v.double() for k, v in net.state_dict().items()}
     size, heads, turned = 24, 8, 6
 
@@ -309,6 +312,21 @@ def test_a_state_that_does_not_fit(name):
 def test_impossible_sizes(name):
     with pytest.raises(UserError, match="n_layer 0 is not allowed"):
         type(make(name))(VOCABULARY, n_layer=0)
+
+
+@pytest.mark.parametrize("name", ["Mamba", "Mamba2", "Mamba3", "Hybrid"])
+def test_impossible_step_sizes(name):
+    with pytest.raises(UserError, match=f"{name} dt_min 0.5 and dt_max 0.1 are not allowed"):
+        type(make(name))(VOCABULARY, dt_min=0.5)
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "lstm", "gru"])
+def test_addition_up_to_5_digits_carries_to_1000_as_the_results_say(name):
+    files = [json.loads(path.read_text()) for path in (Path(__file__).parents[3] / "results/addition_5").glob("*.json")]
+    exact = {record["evaluator"] for run in files for record in run["records"]
+             if run["backbone"].split()[0] == name and run["seed"] == 1 and "CPU" in run["device"]
+             and record["style"] == "local" and record["length"] == 1000 and record["exact_match"] == 1.0}
+    assert exact == {"rollout", "verify"}
 
 
 @CUDA
