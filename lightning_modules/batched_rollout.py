@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules.tokens import ANSWER, END, Kind
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone
+from lightning_modules.backbones.decoder import capture
 from tools import Tool, UserError
 from tools.batched import NO_TOKEN, BatchedMemory, Operation, can_batch
 
@@ -89,22 +90,11 @@ class Rows:
         self.seeds = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.log = torch.zeros(rows, capacity, dtype=torch.int16, device=self.device)
         self.stream = torch.cuda.Stream() if self.device.type == "cuda" else None
-        self.graph: torch.cuda.CUDAGraph | None = None
-        if self.stream and backbone.capturable:
-            self._capture()
+        # All rows are idle while the graph is captured.
+        self.graph = capture(self._step, self.stream) if self.stream and backbone.capturable else None
 
     def _on_stream(self):
         return torch.cuda.stream(self.stream) if self.stream else nullcontext()
-
-    def _capture(self) -> None:
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            for _ in range(3):  # compiles what is compiled at the first call; all rows are idle
-                self._step()
-            self.stream.synchronize()
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, stream=self.stream):
-                self._step()
 
     def _step(self) -> None:
         logits = self.decoder.step(self.tokens)

@@ -77,7 +77,8 @@ def paper_section(rows: Sequence[dict[str, Any]]) -> list[str]:
             cells.append(headline(recipes[0]) if recipes else NOTHING)
             everyone += [[row["what"], row["backbone"], row["paper"], style, f"{c.recipe} ({c.backbone})", c.evaluator,
                           c.trained, seeds(c.runs), reached(c), best(c)] for c in recipes]
-            if not recipes:
+            alike = row.get("setting", "interactive") not in ("interactive", "no_tool")  # no commands, no styles
+            if not recipes and not (alike and any(row["ours"].values())):
                 missing[row["what"]].append(f"{row['backbone']} ({style})")
         head.append([row["what"], row["backbone"], row["paper"], *cells])
     gaps = [f"{what}: {', '.join(cells)}" for what, cells in missing.items()]
@@ -177,11 +178,12 @@ def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:
     """Figures and table of one experiment, and the commands."""
     name = cells[0].experiment
     title, lengths = name.replace("_", " "), sorted({length for cell in cells for length in cell.lengths})
-    page = [f"### {title}", ""]
+    page, several = [f"### {title}", ""], len({c.task for c in cells}) > 1
     for setting, style in dict.fromkeys((c.setting, c.style) for c in cells):
         drawn: dict[str, Curve] = {}
         for cell in (c for c in cells if (c.setting, c.style) == (setting, style)):
-            label = ", ".join(filter(None, (cell.recipe.replace(f"_{style}", "").replace("_", " "), cell.variant)))
+            recipe, task = cell.recipe.replace(f"_{style}", "").replace("_", " "), cell.task if several else ""
+            label = ", ".join(filter(None, (recipe, task, cell.variant)))
             if label not in drawn or len(cell.lengths) > len(drawn[label].lengths):  # evaluators that disagree
                 drawn[label] = cell
         for number, start in enumerate(range(0, len(drawn), 6)):
@@ -192,9 +194,10 @@ def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:
             page += [f"![{title}](figures/{path.name})", ""]
     fold = bool(GROWTH.fullmatch(name))
     page += ["<details><summary>table</summary>", ""] if fold else []
-    page += table(["recipe", "problems", "setting, style", "evaluator", "seeds", *(f"{n:,}" for n in lengths),
-                   "first errors"],
-                  [[cell.recipe, cell.variant, f"{cell.setting}, {cell.style}", cell.evaluator, seeds(cell.runs),
+    page += table(["recipe", "task", "setting, style", "evaluator", "problems a length", "seeds",
+                   *(f"{n:,}" for n in lengths), "first errors"],
+                  [[cell.recipe, " ".join(filter(None, (cell.task, cell.variant))), f"{cell.setting}, {cell.style}",
+                    cell.evaluator, few_to_many(cell.problems.values()), seeds(cell.runs),
                     *(spread(cell.at(n)) for n in lengths), phases(cell.errors)] for cell in cells])
     page += ["</details>", ""] if fold else []
     page += ["<details><summary>commands</summary>", ""]
@@ -225,6 +228,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 def seeds(runs: Sequence[Run]) -> str:
     return ", ".join(map(str, sorted({run.facts["seed"] for run in runs if run.facts.get("seed") is not None})))
+
+
+def few_to_many(values: Iterable[int]) -> str:
+    low, high = min(values := list(values)), max(values)
+    return str(low) if low == high else f"{low}{TO}{high}"
 
 
 def spread(values: Sequence[float]) -> str:

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils._pytree import tree_map_
 
 from datamodules.tasks import Problem, Task
 from datamodules.tokens import ANSWER, END, Kind, turns
 from datamodules.trajectory import Trajectory
 from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones.base import Backbone, select_rows
-from lightning_modules.batched_rollout import Decoding, batched_rollout
+from lightning_modules.backbones.base import Backbone
+from lightning_modules.backbones.decoder import StepDecoder, capture
+from lightning_modules.batched_rollout import TYPES, Decoding, batched_rollout
 from lightning_modules.metrics import Outcome
 from tools import InvalidCommand, Tool, UserError
 
@@ -29,6 +29,7 @@ class Rollout:
     reason: str = ""
     detail: str = ""
     _given: deque[str] = field(default_factory=deque)
+    _answer: Sequence[str] | None = None
     _answering: bool = False
 
     def __post_init__(self) -> None:
@@ -37,6 +38,8 @@ class Rollout:
 
     def advance(self, predicted: str) -> str:
         """Take the model's next token, unless one is forced (prompt, observation); returns the one that was taken."""
+        if self._answer is not None and not self._listen():
+            return self.tokens[-1]
         if self._given:
             token = self._given.popleft()
             self.kinds.append(Kind.PROMPT if len(self.tokens) < len(self.problem.prompt) else Kind.OBSERVATION)
@@ -46,6 +49,8 @@ class Rollout:
         self.tokens.append(token)
         if not self.reason and len(self.tokens) >= self.budget:
             self.reason = "budget"
+        if self.reason:
+            self.tool.close()
         return token
 
     def _feed(self, token: str) -> Kind:
@@ -54,42 +59,72 @@ class Rollout:
             return Kind.END
         try:
             observation = self.tool.feed(token)
-        except InvalidCommand as error:
-            self.reason, self.detail = "invalid_command", str(error)
-            return Kind.COMMAND
-        except Exception as error:  # a tool's fault must not take the other rows down
-            self.reason, self.detail = "tool_error", f"{type(error).__name__}: {error}"
+        except Exception as error:
+            return self._fail(error)
+        if isinstance(observation, tuple):
+            self._given.extend(observation)
             return Kind.COMMAND
         if observation is not None:
-            self._given.extend(observation)
+            self._answer = observation
             return Kind.COMMAND
         if token == ANSWER:
             self._answering = not self._answering
             return Kind.THOUGHT
         return Kind.OUTPUT if self._answering else Kind.THOUGHT
 
+    def _listen(self) -> bool:
+        """Take an observation that was not there at once: until now the tools of all rows worked side by side."""
+        answer, self._answer = self._answer, None
+        try:
+            self._given.extend(answer)
+        except Exception as error:
+            self._fail(error)
+            self.tool.close()
+        return not self.reason
+
+    def _fail(self, error: Exception) -> Kind:
+        """End the row; a tool's fault must not take the other rows down."""
+        if isinstance(error, InvalidCommand):
+            self.reason, self.detail = "invalid_command", str(error)
+        else:
+            self.reason, self.detail = "tool_error", f"{type(error).__name__}: {error}"
+        return Kind.COMMAND
+
     def outputs(self) -> tuple[str, ...]:
         return tuple(t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT)
 
 
 class _Stepper:
-    """Greedy steps of a batch of rows on the host's command."""
+    """Greedy steps of a batch of rows on the host's command; on CUDA replayed from a graph."""
 
-    def __init__(self, backbone: Backbone, rows: int) -> None:
-        self.backbone, self.device = backbone, next(backbone.parameters()).device
-        self.state = backbone.initial_state(rows)
+    def __init__(self, backbone: Backbone, rows: int, length: int, decoding: Decoding) -> None:
+        self.device = next(backbone.parameters()).device
+        self.decoder = backbone.decoder(rows, length, TYPES[decoding.weights], TYPES[decoding.states])
+        self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self.graph = capture(self._step) if self.device.type == "cuda" and backbone.capturable else None
+
+    def _step(self) -> None:
+        self.predicted = self.decoder.step(self.tokens).argmax(-1)
 
     def __call__(self, tokens: Sequence[int]) -> list[int]:
-        logits, self.state = self.backbone.step(torch.tensor(tokens, device=self.device), self.state)
-        return logits.argmax(-1).tolist()
+        self.tokens.copy_(torch.tensor(tokens))
+        if self.graph:
+            self.graph.replay()
+        else:
+            self._step()
+        return self.predicted.tolist()
 
-    def reset(self, row: int) -> None:
-        """Give a row the initial state."""
-        tree_map_(lambda state, initial: state[row].copy_(initial[0]), self.state, self.backbone.initial_state(1))
+    def reset(self, rows: Sequence[int]) -> None:
+        """Give rows the initial state."""
+        self.decoder.reset(torch.tensor(rows, device=self.device))
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows."""
-        self.state = select_rows(self.state, torch.tensor(rows, device=self.device))
+    def keep(self, rows: Sequence[int]) -> bool:
+        """Drop all other rows, where shapes may change (not in a graph); tells whether it did."""
+        if self.graph or not isinstance(self.decoder, StepDecoder):
+            return False
+        self.decoder.keep(torch.tensor(rows, device=self.device))
+        self.tokens = self.tokens[: len(rows)]
+        return True
 
 
 @torch.inference_mode()
@@ -100,7 +135,7 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
     Rows end on their own and are refilled from `problems`; the result is in the order of `problems`. Nothing that the
     model writes raises: a row that cannot go on ends with a reason.
     """
-    rows = [Rollout(problem, budget, task.part(problem.variant)[0].tool()) for problem, budget in problems]
+    rows = [Rollout(problem, budget, task.tool_for(problem)) for problem, budget in problems]
     if not rows:
         return []
     if decoding.batched(backbone, [row.tool for row in rows]):
@@ -109,7 +144,7 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
         raise UserError(f"temperature {decoding.temperature} needs tools of one token a call, and engine auto or "
                         f"device")
     else:
-        _on_host(backbone, vocabulary, rows, batch_size)
+        _on_host(backbone, vocabulary, rows, batch_size, decoding)
     return rows
 
 
@@ -128,29 +163,33 @@ def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[
             row.detail = again.detail
 
 
-def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int) -> None:
+def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int,
+             decoding: Decoding) -> None:
     queue = deque(everything)
     rows: list[Rollout | None] = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
-    stepper, names, ids = _Stepper(backbone, len(rows)), vocabulary.tokens, vocabulary.id
+    stepper = _Stepper(backbone, len(rows), max(row.budget for row in everything), decoding)
+    names, ids = vocabulary.tokens, vocabulary.id
+    stepper.reset(range(len(rows)))  # capturing a graph leaves traces
     inputs = [ids(row.advance("")) for row in rows]
     while True:
         predicted = stepper(inputs)
         ended = []
         for i, row in enumerate(rows):
-            inputs[i] = ids(row.advance(names[predicted[i]]))
-            if row.reason:
-                ended.append(i)
+            if row is not None:
+                inputs[i] = ids(row.advance(names[predicted[i]]))
+                if row.reason:
+                    ended.append(i)
         for i in ended:
             rows[i] = queue.popleft() if queue else None
             if rows[i] is not None:
-                stepper.reset(i)
+                stepper.reset([i])
                 inputs[i] = ids(rows[i].advance(""))
         if ended and None in rows:
             kept = [i for i, row in enumerate(rows) if row is not None]
             if not kept:
                 return
-            stepper.keep(kept)
-            rows, inputs = [rows[i] for i in kept], [inputs[i] for i in kept]
+            if stepper.keep(kept):
+                rows, inputs = [rows[i] for i in kept], [inputs[i] for i in kept]
 
 
 def budget(reference: Trajectory) -> int:
@@ -169,7 +208,7 @@ def judge(row: Rollout, task: Task, reference: Trajectory) -> Outcome:
         correct = sum(i < len(said) and said[i] == reference.tokens[i] for i in predicted)
         pairs = zip(said, reference.tokens, strict=False)
         first_error = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(said), len(reference.tokens) - 1))
-    return Outcome(exact=exact, answer_correct=row.reason == "end" and row.outputs() == task.outputs(row.problem),
+    return Outcome(exact=exact, answer_correct=task.solved(row.problem, row.outputs(), row.reason, row.tool),
                    predicted_tokens=len(predicted), correct_tokens=correct, first_error=first_error,
                    phase=None if first_error is None else reference.phase_at(first_error),
                    turns=turns(row.kinds), tokens=len(row.tokens), reason=row.reason)

@@ -2,10 +2,11 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_
+from torch.utils._pytree import tree_map, tree_map_
 
 
 class Decoder(ABC):
@@ -41,6 +42,25 @@ class StepDecoder(Decoder):
     def reset(self, rows: Tensor) -> None:
         tree_map_(lambda state, initial: state.index_copy_(0, rows, initial.expand(len(rows), *state.shape[1:])
                                                            .to(state.dtype)), self.state, self.initial)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these, int64 [k]."""
+        self.state = tree_map(lambda leaf: leaf.index_select(0, rows), self.state)
+
+
+def capture(step: Callable[[], object], stream: torch.cuda.Stream | None = None) -> torch.cuda.CUDAGraph:
+    """A CUDA graph of what `step` launches, run three times before, for what is compiled at the first call."""
+    stream = stream or torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    return graph
 
 
 def _keep(old: Tensor, new: Tensor) -> None:

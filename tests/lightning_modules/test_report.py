@@ -73,7 +73,7 @@ def page(tmp_path):
 
 def test_the_page_has_paper_and_own_results_and_says_what_is_missing(page):
     text = (page / "results.md").read_text()
-    assert "| 1, 2 | 100% | 65% (30\N{EN DASH}100) | add (7) |" in text.replace(f"| {chr(8212)} ", "")
+    assert "| 10 | 1, 2 | 100% | 65% (30\N{EN DASH}100) | add (7) |" in text.replace(f"| {chr(8212)} ", "")
     assert "`make small_seed1` (commit abc, a CPU)" in text
     assert ("| Figure 2 | mamba | 5 -> 1,000 (100%) | 5 -> 1,000 (30%), 2 seeds (1,000 (30%) to 1,000 (100%)); "
             "mamba 2x64 | 5 -> 10 (80%), 1 seed; mamba 2x64 |") in text
