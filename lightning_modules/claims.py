@@ -17,6 +17,8 @@ PAPER = re.compile(r"-> ([\d,]+) \((\d+)%\)")
 GROWTH = re.compile(r"(.+)_(?:scaling|steps)_\d+")
 """Experiments of many recipes that differ in training length or steps: shown as growth, their tables folded."""
 STYLES = ("local", "paper")
+SHORT = 25
+"""Tokens of a horizon that a small model can be expected to keep."""
 
 
 def summary(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
@@ -87,7 +89,7 @@ def headline(curve: Curve) -> str:
 
 
 def below(row: dict[str, Any], style: str) -> bool:
-    """Whether our best recipe's median seed is below the paper's share at the paper's length (or the next one tried)."""
+    """Whether our best recipe's median seed is below the paper's share at the paper's length (or the next tried)."""
     numbers = PAPER.search(row["paper"])
     if not numbers or not row["ours"][style]:
         return False
@@ -98,15 +100,17 @@ def below(row: dict[str, Any], style: str) -> bool:
 
 def reaches_by_horizon(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) \
         -> list[tuple[str, str, float, list[float]]]:
-    """(task, verdict, largest length tried, reach of every run) of small-memory models, lengths as multiples of the
-    training length; reach: at least 90% at every length up to it."""
+    """(task with its horizon, kind of horizon, largest length tried, reach of every run) of Mambas, lengths as multiples
+    of the training length; reach: at least 90% at every length up to it."""
     lines: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for content in horizons:
-        kind = f"horizon {content['verdict'].partition(' like')[0].partition(':')[0]}"
+        tokens = content["records"][-1]["horizon"]
+        kind = "horizon growing" if content["verdict"].startswith("growing") else \
+            f"horizon bounded, {'up to' if tokens <= SHORT else 'over'} {SHORT} tokens"
         for c in everything:
             if (c.task, c.setting, c.style) == (content["task"], content["setting"], content["style"]) and c.trained \
                     and c.backbone.startswith("mamba ") and c.experiment == f"{c.task}_{c.trained}":
-                name = ", ".join(filter(None, (c.task, c.variant, c.style)))
+                name = ", ".join(filter(None, (c.task, c.variant, c.style))) + f" ({tokens})"
                 lines[name, kind] += [(reach / c.trained, max(c.lengths) / c.trained) for reach in c.steady(0.9)]
     return [(name, kind, max(most for _, most in values), [reach for reach, _ in values])
             for (name, kind), values in lines.items()]
@@ -115,8 +119,8 @@ def reaches_by_horizon(everything: Sequence[Curve], horizons: Sequence[dict[str,
 def horizon_claims(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) -> list[str]:
     runs: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for _, kind, most, reaches in reaches_by_horizon(everything, horizons):
-        runs["growing" if kind.endswith("growing") else "bounded or nearly so"] += [(r, most) for r in reaches]
-    parts = [f"{sum(reach >= 0.99 * most for reach, most in values)} of {len(values)} runs with a horizon that is "
+        runs[kind] += [(reach, most) for reach in reaches]
+    parts = [f"{sum(reach >= 0.99 * most for reach, most in values)} of {len(values)} runs with a "
              f"{kind} get to the largest length tried (median {median(reach for reach, _ in values):.3g} times the "
              f"training length)" for kind, values in sorted(runs.items())]
     return [f"Horizon, known without training, against reach: {'; '.join(parts)}."] if parts else []
