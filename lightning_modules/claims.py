@@ -19,6 +19,7 @@ GROWTH = re.compile(r"(.+)_(?:scaling|steps)_\d+")
 STYLES = ("local", "paper")
 SHORT = 25
 """Tokens of a horizon that a small model can be expected to keep."""
+KINDS = (f"bounded, up to {SHORT} tokens", f"bounded, over {SHORT} tokens", "growing")
 
 
 def summary(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
@@ -99,31 +100,35 @@ def below(row: dict[str, Any], style: str) -> bool:
 
 
 def reaches_by_horizon(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) \
-        -> list[tuple[str, str, float, list[float]]]:
-    """(task with its horizon, kind of horizon, largest length tried, reach of every run) of Mambas, lengths as multiples
-    of the training length; reach: at least 90% at every length up to it."""
+        -> list[tuple[str, str, list[tuple[float, float]]]]:
+    """(task with its horizon, kind of horizon, (reach, largest length tried) of every run) of Mambas, the kinds in the
+    order of `KINDS`, the lengths as multiples of the training length; reach: at least 90% at every length up to it."""
     lines: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for content in horizons:
         tokens = content["records"][-1]["horizon"]
-        kind = "horizon growing" if content["verdict"].startswith("growing") else \
-            f"horizon bounded, {'up to' if tokens <= SHORT else 'over'} {SHORT} tokens"
+        kind = KINDS[2 if content["verdict"].startswith("growing") else tokens > SHORT]
         for c in everything:
             if (c.task, c.setting, c.style) == (content["task"], content["setting"], content["style"]) and c.trained \
                     and c.backbone.startswith("mamba ") and c.experiment == f"{c.task}_{c.trained}":
                 name = ", ".join(filter(None, (c.task, c.variant, c.style))) + f" ({tokens})"
-                lines[name, kind] += [(reach / c.trained, max(c.lengths) / c.trained) for reach in c.steady(0.9)]
-    return [(name, kind, max(most for _, most in values), [reach for reach, _ in values])
-            for (name, kind), values in lines.items()]
+                lines[name, kind] += [(reach / c.trained, max(one) / c.trained)
+                                      for reach, one in zip(c.steady(0.9), c.exact, strict=True)]
+    return sorted(((name, kind, runs) for (name, kind), runs in lines.items()), key=lambda r: (KINDS.index(r[1]), r[0]))
 
 
 def horizon_claims(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) -> list[str]:
-    runs: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for _, kind, most, reaches in reaches_by_horizon(everything, horizons):
-        runs[kind] += [(reach, most) for reach in reaches]
-    parts = [f"{sum(reach >= 0.99 * most for reach, most in values)} of {len(values)} runs with a "
-             f"{kind} get to the largest length tried (median {median(reach for reach, _ in values):.3g} times the "
-             f"training length)" for kind, values in sorted(runs.items())]
-    return [f"Horizon, known without training, against reach: {'; '.join(parts)}."] if parts else []
+    """For each kind of horizon, how far the runs get that master the training length; the others say nothing of it."""
+    kinds: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for _, kind, runs in reaches_by_horizon(everything, horizons):
+        kinds[kind] += runs
+    parts = []
+    for kind, runs in kinds.items():
+        if learnt := [(reach, most) for reach, most in runs if reach >= 1]:
+            parts.append(f"{kind}: {sum(reach >= most for reach, most in learnt)} of {len(learnt)} runs get to the "
+                         f"largest length tried, median {median(reach for reach, _ in learnt):.3g} times the training "
+                         f"length (and {len(runs) - len(learnt)} do not master the training length)")
+    return [f"Horizon, known without training, against the reach of trained Mambas: {'; '.join(parts)}."] \
+        if parts else []
 
 
 def noise_claims(everything: Sequence[Curve]) -> list[str]:
