@@ -1,5 +1,5 @@
 """The command line: fit, validate, test, rollout (one problem, step by step), export (for transformers), analyze
-(horizons, no training), sweep (a grid of runs) and report (docs/results.md)."""
+(horizons, no training), sweep (a grid of runs), report (docs/results.md) and collect (trajectories of agents)."""
 
 import inspect
 import itertools
@@ -31,6 +31,8 @@ from lightning_modules.analysis import analysis_table, analyze, clash_text
 from lightning_modules.backbones import Backbone
 from lightning_modules.backbones.pretrained import export
 from lightning_modules.callbacks import REQUEUE, DataWait, LastCheckpoint, LengthGeneralization, RunProgress
+from lightning_modules.callbacks.last_checkpoint import run_folder
+from lightning_modules.collect import collect
 from lightning_modules.evaluation import check_lengths
 from lightning_modules.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
@@ -106,7 +108,7 @@ class Trainer(lightning.Trainer):
         console.print(trace_legend())
         same = row.tokens == reference.tokens
         console.print(trace_text(row.tokens, row.kinds, reference.phases if same else None, limit))
-        right = row.reason == "end" and row.outputs() == task.outputs(problem)
+        right = task.solved(problem, row.outputs(), row.reason, row.tool)
         verdict = "[green]right[/green]" if right else "[red]wrong[/red]"
         console.print(f"answer {''.join(row.outputs()) or 'none'}: {verdict} "
                       f"(expected {''.join(task.outputs(problem))}); trajectory "
@@ -165,6 +167,8 @@ class SaveConfig(SaveConfigCallback):
             return
         self.overwrite = isinstance(trainer.logger, TensorBoardLogger)  # whose folder `claim_folder` has made ours
         super().setup(trainer, pl_module, stage)
+        if trainer.is_global_zero:
+            trainer.datamodule.task.save(run_folder(trainer))
 
 
 class CLI(LightningCLI):
@@ -275,8 +279,8 @@ def command_line(**options: Any) -> CLI:
 
 def main(arguments: list[str]) -> None:
     try:
-        if arguments[:1] in (["report"], ["sweep"]):
-            auto_cli({"report": report, "sweep": sweep}, args=arguments, parser_class=Parser)
+        if arguments[:1] in (["report"], ["sweep"], ["collect"]):
+            auto_cli({"report": report, "sweep": sweep, "collect": collect}, args=arguments, parser_class=Parser)
             return
         sys.argv[1:] = complete(arguments)
         callbacks = command_line().trainer.callbacks

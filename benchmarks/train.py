@@ -174,9 +174,34 @@ class Bench:
         loops |= {f"only {key}": (replace(none, **{key: True}), False) for key in ("norm", "layout", "keep")}
         loops |= {"only the fused optimizer": (none, True), "all measures": (Fast(), True)}
         rates: dict[str, float] = {}
-        for key, (fast, fused) in loops.items():
+        loops |= {f"the suite's scan, {registers or 'all'} registers": (Fast(scan=True), True, registers)
+                  for registers in (168, None, 128)}
+        for key, (fast, fused, *registers) in loops.items():
+            if registers:
+                from lightning_modules.backbones import scan_cuda
+
+                scan_cuda.REGISTERS, = registers
             rates[key], = speeds([self.ours("mamba", fast, fused)], self.seconds / 2)
             self.row(f"mamba, {key}", rates[key], rates["none of the measures"], "none of the measures", None)
+            self.free()
+
+    def profile(self) -> None:
+        """Which kernels take the time of a step of Mamba: the library's loop, this suite's, and that with its scan."""
+        if self.device.type == "cpu":
+            return
+        for title, make in (("mamba-ssm", lambda: self.alternative("mamba")[1]), ("ours", lambda: self.ours("mamba")),
+                            ("ours, own scan", lambda: self.ours("mamba", Fast(scan=True)))):
+            loop = make()
+            loop.run(3)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                loop.run(2)
+            kernels = sorted(profile.key_averages(), key=lambda e: -e.self_device_time_total)
+            table = Table("kernel", "calls a step", "ms a step", title=title)
+            table.add_row("all", "", f"{sum(e.self_device_time_total for e in kernels) / 2000:.1f}")
+            for event in kernels[:14]:
+                table.add_row(event.key[:90], str(event.count // 2), f"{event.self_device_time_total / 2000:.2f}")
+            self.console.print(table)
+            del loop
             self.free()
 
     def compiled(self) -> None:
@@ -290,7 +315,7 @@ ALTERNATIVES = {
     "mistral": functools.partial(attention_model, name="Mistral"),
     "lstm": functools.partial(recurrent_model, cell=nn.LSTM),
     "gru": functools.partial(recurrent_model, cell=nn.GRU)}
-EXTRA = ("measures", "compiled")
+EXTRA = ("measures", "profile", "compiled")
 OVERLAYS = {"mamba": "mamba_130m.yaml", "mamba2": "mamba2_130m.yaml", "pythia": "pythia_paper.yaml",
             "mistral": "mistral_paper.yaml", "lstm": "lstm_paper.yaml", "gru": "gru_paper.yaml"}
 
@@ -305,7 +330,8 @@ def main() -> None:
     parser.add_argument("--out", default="results/benchmarks/train.json")
     options = parser.parse_args()
     bench = Bench(options)
-    for name in ("mamba", "measures", *(n for n in ALTERNATIVES if n != "mamba"), "compiled"):  # what matters first
+    # What matters most comes first.
+    for name in ("mamba", "measures", "profile", *(n for n in ALTERNATIVES if n != "mamba"), "compiled"):
         if name not in options.only:
             continue
         works = [getattr(bench, name)] if name in EXTRA else [functools.partial(bench.compare, name)]

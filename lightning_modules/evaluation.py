@@ -66,7 +66,7 @@ def _outcomes(model: TrajectoryModel, data: TrajectoryDataModule, cells: Sequenc
               evaluator: str, split: str, batch_size: int, decoding: Decoding) -> list[Outcome]:
     task, vocabulary = data.task, model.vocabulary
     problems = [data.problem(split, length, index, variant) for variant, index in cells]
-    references = [task.record(problem) for problem in problems]
+    references = task.references(problems)
     if evaluator == "verify":
         return verify(model.backbone, vocabulary, references, batch_size=batch_size)
     budgets = [(problem, budget(reference)) for problem, reference in zip(problems, references, strict=True)]

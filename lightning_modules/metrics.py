@@ -153,6 +153,7 @@ class LengthMetrics(Metric):
         count = dict(zip(_COUNTS, self.counts.tolist(), strict=True))
         n = count["problems"]
         low, high = wilson_interval(count["exact"], n)
+        answer_low, answer_high = wilson_interval(count["answers"], count["judged"])
         return {
             **self.cell,
             "problems": n,
@@ -160,6 +161,8 @@ class LengthMetrics(Metric):
             "exact_match_low": low,
             "exact_match_high": high,
             "answer_accuracy": _ratio(count["answers"], count["judged"]),
+            "answer_low": answer_low,
+            "answer_high": answer_high,
             "token_accuracy": _ratio(count["correct"], count["predicted"]),
             "first_error": self._first_error(dim_zero_cat(self.first_errors)),
             "first_error_phases": _nonzero(self.phases, self.phase_counts),

@@ -27,15 +27,20 @@ DODGE, MOST_DODGE = 0.011, 0.03
 and no point leaves its tick."""
 
 
-def accuracy_figure(records: Iterable[Record], train_length: int | None = None, title: str | None = None) -> Figure:
+def accuracy_figure(records: Iterable[Record], train_length: int | None = None, title: str | None = None,
+                    passes: bool = False) -> Figure:
     """Exact match in percent against problem length (log scale), a line for each curve in the records.
 
     records:      records of metrics.json; bars are their 95% Wilson intervals
     train_length: largest length of the training data, marked by a vertical line
     title:        by default what all records have in common, e.g. `addition, local, rollout`
+    passes:       show the share of right answers instead of exact match, where answers are judged
 
     Needs no display and leaves pyplot's global state alone. Raises ValueError if there is nothing to draw.
     """
+    if passes:
+        records = [r | {"exact_match": r["answer_accuracy"], "exact_match_low": r["answer_low"],
+                        "exact_match_high": r["answer_high"]} for r in records if r["answer_accuracy"] is not None]
     curves = group_records(records)
     if not curves:
         raise ValueError("there is nothing to draw: no record has any problems")
@@ -47,6 +52,8 @@ def accuracy_figure(records: Iterable[Record], train_length: int | None = None, 
     low, high = _limits([*lengths, *([train_length] if train_length else [])])
     _draw_curves(axes, {labels[cell] or common: curve for cell, curve in curves.items()}, math.log(high / low))
     _style_axes(axes, lengths, train_length, (low, high))
+    if passes:
+        axes.set_ylabel("pass rate")
     if train_length:
         _mark_training(axes, train_length)
     _write_head(axes, title or common, len(curves), bool(train_length))
@@ -67,6 +74,30 @@ def horizon_figure(lengths: Sequence[int], horizons: Sequence[int], train_length
     axes.set_ylabel("horizon (tokens)")
     _mark_training(axes, train_length)
     _write_head(axes, title, 1, True)
+    return figure
+
+
+def collection_figure(rows: Sequence[Record], title: str) -> Figure:
+    """Pass rate in percent with its 95% interval, and mean length in characters, against the number of functions.
+
+    rows: `n`, `pass_rate`, `pass_rate_low`, `pass_rate_high` and `characters`
+    """
+    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    n, rate = [row["n"] for row in rows], [100 * row["pass_rate"] for row in rows]
+    bars = [[100 * (row["pass_rate"] - row["pass_rate_low"]) for row in rows],
+            [100 * (row["pass_rate_high"] - row["pass_rate"]) for row in rows]]
+    axes.errorbar(n, rate, bars, color=COLOURS[0], marker=MARKERS[0], linewidth=2, label="fixed (left)")
+    axes.set_ylim(-2, 102)
+    axes.set_xlabel("functions")
+    axes.set_ylabel("fixed (%)")
+    length = axes.twinx()
+    length.plot(n, [row["characters"] for row in rows], color=COLOURS[1], marker=MARKERS[1], linestyle=DASHES[1],
+                label="length (right)")
+    length.set_ylim(bottom=0)
+    length.set_ylabel("mean length (characters)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    axes.set_title(title)
     return figure
 
 

@@ -29,6 +29,7 @@ class Rollout:
     reason: str = ""
     detail: str = ""
     _given: deque[str] = field(default_factory=deque)
+    _answer: Sequence[str] | None = None
     _answering: bool = False
 
     def __post_init__(self) -> None:
@@ -37,6 +38,8 @@ class Rollout:
 
     def advance(self, predicted: str) -> str:
         """Take the model's next token, unless one is forced (prompt, observation); returns the one that was taken."""
+        if self._answer is not None and not self._listen():
+            return self.tokens[-1]
         if self._given:
             token = self._given.popleft()
             self.kinds.append(Kind.PROMPT if len(self.tokens) < len(self.problem.prompt) else Kind.OBSERVATION)
@@ -46,6 +49,8 @@ class Rollout:
         self.tokens.append(token)
         if not self.reason and len(self.tokens) >= self.budget:
             self.reason = "budget"
+        if self.reason:
+            self.tool.close()
         return token
 
     def _feed(self, token: str) -> Kind:
@@ -54,19 +59,36 @@ class Rollout:
             return Kind.END
         try:
             observation = self.tool.feed(token)
-        except InvalidCommand as error:
-            self.reason, self.detail = "invalid_command", str(error)
-            return Kind.COMMAND
-        except Exception as error:  # a tool's fault must not take the other rows down
-            self.reason, self.detail = "tool_error", f"{type(error).__name__}: {error}"
+        except Exception as error:
+            return self._fail(error)
+        if isinstance(observation, tuple):
+            self._given.extend(observation)
             return Kind.COMMAND
         if observation is not None:
-            self._given.extend(observation)
+            self._answer = observation
             return Kind.COMMAND
         if token == ANSWER:
             self._answering = not self._answering
             return Kind.THOUGHT
         return Kind.OUTPUT if self._answering else Kind.THOUGHT
+
+    def _listen(self) -> bool:
+        """Take an observation that was not there at once: until now the tools of all rows worked side by side."""
+        answer, self._answer = self._answer, None
+        try:
+            self._given.extend(answer)
+        except Exception as error:
+            self._fail(error)
+            self.tool.close()
+        return not self.reason
+
+    def _fail(self, error: Exception) -> Kind:
+        """End the row; a tool's fault must not take the other rows down."""
+        if isinstance(error, InvalidCommand):
+            self.reason, self.detail = "invalid_command", str(error)
+        else:
+            self.reason, self.detail = "tool_error", f"{type(error).__name__}: {error}"
+        return Kind.COMMAND
 
     def outputs(self) -> tuple[str, ...]:
         return tuple(t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT)
@@ -113,7 +135,7 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
     Rows end on their own and are refilled from `problems`; the result is in the order of `problems`. Nothing that the
     model writes raises: a row that cannot go on ends with a reason.
     """
-    rows = [Rollout(problem, budget, task.part(problem.variant)[0].tool()) for problem, budget in problems]
+    rows = [Rollout(problem, budget, task.tool_for(problem)) for problem, budget in problems]
     if not rows:
         return []
     if decoding.batched(backbone, [row.tool for row in rows]):
@@ -186,7 +208,7 @@ def judge(row: Rollout, task: Task, reference: Trajectory) -> Outcome:
         correct = sum(i < len(said) and said[i] == reference.tokens[i] for i in predicted)
         pairs = zip(said, reference.tokens, strict=False)
         first_error = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(said), len(reference.tokens) - 1))
-    return Outcome(exact=exact, answer_correct=row.reason == "end" and row.outputs() == task.outputs(row.problem),
+    return Outcome(exact=exact, answer_correct=task.solved(row.problem, row.outputs(), row.reason, row.tool),
                    predicted_tokens=len(predicted), correct_tokens=correct, first_error=first_error,
                    phase=None if first_error is None else reference.phase_at(first_error),
                    turns=turns(row.kinds), tokens=len(row.tokens), reason=row.reason)

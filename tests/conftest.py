@@ -3,3 +3,20 @@ import os
 # Several processes that each spin on every core slow each other down many times over.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
+import pytest
+
+from datamodules.collection import Collection, start_collection
+from tests.agents import UNSANDBOXED
+
+
+@pytest.fixture(scope="session")
+def trajectories(tmp_path_factory):
+    """A folder with a few trajectories of each scripted agent, in folders of its name."""
+    folder = tmp_path_factory.mktemp("trajectories")
+    for agent in ("interactive", "single_turn"):
+        collection = Collection(agent=agent, lengths=(4, 8), shard_size=4, unsandboxed=UNSANDBOXED)
+        start_collection(str(folder / agent), collection)
+        for number in range(2):
+            collection.shard(str(folder / agent), number, 8)
+    return folder

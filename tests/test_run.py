@@ -280,7 +280,7 @@ def test_a_prompt_that_is_no_problem(trained):
 
 
 EXPERIMENTS = [[path.name] if path.name != "million.yaml" else ["add.yaml", path.name]
-               for path in sorted((ROOT / "configs").glob("*.yaml"))]
+               for path in sorted((ROOT / "configs").glob("*.yaml")) if not path.name.startswith("codefix")]
 OVERLAYS = [["add.yaml", f"{folder}/{path.name}"] for folder in ("model", "trainer")
             for path in sorted((ROOT / "configs" / folder).glob("*.yaml"))]
 

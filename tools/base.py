@@ -32,6 +32,9 @@ class Tool(ABC):
     def reset(self, prompt: Sequence[str]) -> None:
         """Start a new problem, whose question is `prompt`."""
 
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Let go of what the tool holds (processes, files); called when a rollout's row has ended."""
+
     def slips(self, rng: random.Random) -> list[Slip]:
         """Wrong commands that could be given now and taken back: what noisy training trajectories are made of."""
         return []

@@ -4,6 +4,8 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from datamodules.noise import Noise, NoisyScribe
 from datamodules.tokens import ANSWER, END, Kind
@@ -24,11 +26,15 @@ NewScribe = Callable[[Tool, Sequence[str], str], Scribe]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question. `length` is its complexity in the task's own unit (digits of the operands, say)."""
+    """A question. `length` is its complexity in the task's own unit (digits of the operands, say).
+
+    source: what the question is about where the prompt does not say it (files, say)
+    """
 
     prompt: tuple[str, ...]
     length: int
     variant: str = ""
+    source: Any = None
 
 
 class Task(ABC):
@@ -37,6 +43,8 @@ class Task(ABC):
     name:       of the task, in results and checkpoints
     max_length: complexity up to which training problems go
     variants:   kinds of problems that are evaluated apart
+    truncated:  whether a trajectory that is longer than a training row is cut, instead of refused
+    passes:     whether what counts is that a problem is solved, however, and not that the trajectory is the reference's
     """
 
     name: str
@@ -45,6 +53,8 @@ class Task(ABC):
     setting: str
     phases: Sequence[str]
     variants: Sequence[str] = ("",)
+    truncated = False
+    passes = False
 
     @abstractmethod
     def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
@@ -73,6 +83,10 @@ class Task(ABC):
         scribe: makes the scribe from a tool, a prompt and a style
         """
 
+    def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
+        """The reference trajectories of several problems."""
+        return [self.record(problem) for problem in problems]
+
     @abstractmethod
     def vocabulary(self) -> Vocabulary:
         """All tokens of its problems and trajectories."""
@@ -82,8 +96,23 @@ class Task(ABC):
         """Raises UserError if no problem has that length."""
 
     @abstractmethod
-    def part(self, variant: str) -> tuple["ToolTask", str]:
+    def part(self, variant: str) -> tuple["Task", str]:
         """The task of one tool that problems of a variant belong to, and what they are called there."""
+
+    @abstractmethod
+    def tool(self) -> Tool:
+        """A new tool for a rollout."""
+
+    def tool_for(self, problem: Problem) -> Tool:
+        """A new tool for a rollout of that problem."""
+        return self.part(problem.variant)[0].tool()
+
+    def solved(self, problem: Problem, outputs: tuple[str, ...], reason: str, tool: Tool) -> bool:
+        """Whether a rollout with these outputs, which ended for `reason` and left `tool`, solved the problem."""
+        return reason == "end" and outputs == self.outputs(problem)
+
+    def save(self, folder: str | Path) -> None:  # noqa: B027 (most need nothing)
+        """Keep in a run's folder what its configuration does not say."""
 
     def problem(self, split: str, seed: int, length: int, index: int, variant: str = "") -> Problem:
         """Evaluation problem number `index` of a length: a pure function of the arguments, apart from training.

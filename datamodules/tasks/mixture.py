@@ -7,7 +7,7 @@ from datamodules.noise import Noise
 from datamodules.tasks.base import NewScribe, Problem, Task, ToolTask
 from datamodules.trajectory import Scribe, Trajectory
 from datamodules.vocabulary import Vocabulary
-from tools import UserError
+from tools import Tool, UserError
 
 
 class Mixture(Task):
@@ -73,6 +73,9 @@ class Mixture(Task):
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(dict.fromkeys(token for task in self.tasks for token in task.vocabulary().tokens))
+
+    def tool(self) -> Tool:
+        raise NotImplementedError("every task of a mixture has its own tool: ask `part` for it")
 
     def check_length(self, length: int) -> None:
         for task in self.tasks:

@@ -2,17 +2,17 @@
 
 import functools
 import math
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import Backbone, State
+from lightning_modules.backbones.base import Backbone, State, check_sizes, check_step_sizes
 from lightning_modules.backbones.decoder import Decoder, StepDecoder
-from lightning_modules.backbones.fast import Fast, residual_blocks
+from lightning_modules.backbones.fast import Fast, convolution_kernel, half_precision, residual_blocks, scan_kernel
 from lightning_modules.backbones.selective_scan import convolution_step, cuda_kernels, selective_scan, selective_step
-from tools import UserError
 
 
 class Mamba(Backbone):
@@ -38,12 +38,12 @@ class Mamba(Backbone):
                  norm_eps: float = 1e-5) -> None:
         super().__init__(vocab_size)
         self.fast = Fast()
-        sizes = {"n_layer": n_layer, "d_model": d_model, "d_state": d_state, "d_conv": d_conv}
-        for name, value in sizes.items():
-            if value < 1:
-                raise UserError(f"Mamba {name} {value} is not allowed: expected at least 1")
-        mixers = (Mixer(d_model, d_inner or 2 * d_model, d_state, d_conv, dt_rank or math.ceil(d_model / 16), dt_min,
-                        dt_max) for _ in range(n_layer))
+        d_inner = 2 * d_model if d_inner is None else d_inner
+        dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        check_sizes("Mamba", n_layer=n_layer, d_model=d_model, d_inner=d_inner, d_state=d_state, d_conv=d_conv,
+                    dt_rank=dt_rank)
+        check_step_sizes("Mamba", dt_min, dt_max)
+        mixers = (Mixer(d_model, d_inner, d_state, d_conv, dt_rank, dt_min, dt_max) for _ in range(n_layer))
         self.backbone = nn.ModuleDict({
             "embedding": nn.Embedding(vocab_size, d_model),
             "layers": nn.ModuleList(
@@ -156,6 +156,8 @@ class Mixer(nn.Module):
 
     def fused(self, hidden: Tensor, fast: Fast = Fast()) -> Tensor:  # noqa: B008 (frozen)
         """The same as `forward` from the initial state by mamba-ssm's fused kernel, without the last state."""
+        if fast.scan and half_precision(hidden) and (scan := scan_kernel(hidden.shape[1], self.d_inner, self.d_state)):
+            return self._token_scan(scan, hidden)
         if fast.layout:  # [2 D, B T] as [B, 2 D, T]
             xz = (self.in_proj.weight @ hidden.flatten(0, 1).t()).unflatten(1, hidden.shape[:2]).transpose(0, 1)
         else:
@@ -164,6 +166,16 @@ class Mixer(nn.Module):
             xz, self.conv1d.weight, self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight, self.out_proj.weight,
             None, -torch.exp(self.A_log.float()), None, None, self.D.float(), delta_bias=self.dt_proj.bias.float(),
             delta_softplus=True, checkpoint_lvl=0 if fast.keep else 1)
+
+    def _token_scan(self, scan: Callable, hidden: Tensor) -> Tensor:
+        """The same, with the channels last all the way."""
+        inwards, gates = self.in_proj.weight.chunk(2)  # two products, whose gradients need not be put side by side
+        x, z = F.linear(hidden, inwards), F.linear(hidden, gates)
+        x = convolution_kernel()(x.transpose(1, 2), self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
+        x = x.transpose(1, 2)
+        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt = F.linear(dt, self.dt_proj.weight)
+        return self.out_proj(scan(x, dt, z, B, C, -torch.exp(self.A_log.float()), self.D, self.dt_proj.bias))
 
     def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
         """hidden [B, d_model], one token; `state` is updated in place."""

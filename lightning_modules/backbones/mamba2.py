@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import check_sizes
+from lightning_modules.backbones.base import check_sizes, check_step_sizes
 from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from lightning_modules.backbones.selective_scan import import_kernels
 from tools import UserError
@@ -45,7 +45,9 @@ class Mamba2(LayeredBackbone):
         super().__init__(vocab_size)
         check_sizes("Mamba2", n_layer=n_layer, d_model=d_model, d_state=d_state, d_conv=d_conv, head_dim=head_dim,
                     n_groups=n_groups)
-        d_inner = d_inner or 2 * d_model
+        d_inner = 2 * d_model if d_inner is None else d_inner
+        check_sizes("Mamba2", d_inner=d_inner)
+        check_step_sizes("Mamba2", dt_min, dt_max)
         if d_inner % head_dim:
             raise UserError(f"Mamba2 head_dim {head_dim} does not divide d_inner {d_inner}: give a divisor of it")
         if d_inner // head_dim % n_groups:

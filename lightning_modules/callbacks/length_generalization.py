@@ -108,8 +108,10 @@ class LengthGeneralization(Callback):
                                       lambda length: self.validation_problems))
         for record in records:
             variant = record["variant"].replace(" ", "")
-            name = "/".join(filter(None, ("exact_match", self._task(trainer, record), variant, str(record["length"]))))
-            pl_module.log(name, record["exact_match"], sync_dist=True)
+            name = "/".join(filter(None, (self._task(trainer, record), variant, str(record["length"]))))
+            pl_module.log(f"exact_match/{name}", record["exact_match"], sync_dist=True)
+            if trainer.datamodule.task.passes:
+                pl_module.log(f"pass_rate/{name}", record["answer_accuracy"], sync_dist=True)
         pl_module.log("reach", float(common_reach(records)), prog_bar=True, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -170,7 +172,7 @@ class LengthGeneralization(Callback):
                       **origin(model.device), seed=data.seed, backbone=model.backbone.description,
                       parameters=model.backbone.num_parameters, train_tokens=self._train_tokens,
                       train_seconds=round(self._train_seconds, 1))
-        figure = accuracy_figure(records, train_length)
+        figure = accuracy_figure(records, train_length, passes=data.task.passes and "rollout" in self.evaluators)
         save_figure(figure, folder / "curve.png")
         console.print(records_table(records, train_length))
         if isinstance(trainer.logger, TensorBoardLogger):

@@ -65,7 +65,9 @@ def filled(outcomes) -> LengthMetrics:
 
 def check(record) -> None:
     low, high = record["exact_match_low"], record["exact_match_high"]
-    assert {k: v for k, v in record.items() if k not in ("exact_match_low", "exact_match_high")} == EXPECTED
+    assert (record["answer_low"], record["answer_high"]) == wilson_interval(2, 5)
+    ends = ("exact_match_low", "exact_match_high", "answer_low", "answer_high")
+    assert {k: v for k, v in record.items() if k not in ends} == EXPECTED
     # Wilson for 1 of 5, z = 1.96: (0.2 + 0.38416 -+ 1.96 sqrt(0.032 + 0.038416)) / 1.76832
     assert low == pytest.approx((0.58416 - 1.96 * math.sqrt(0.070416)) / 1.76832, abs=1e-4)
     assert high == pytest.approx((0.58416 + 1.96 * math.sqrt(0.070416)) / 1.76832, abs=1e-4)

@@ -1,0 +1,84 @@
+"""Scripted agents in mini-swe-agent's loop and the sandbox: how many code bases they fix, and how fast.
+
+    python benchmarks/agents.py --lengths 4,8,16,32,64 --problems 200
+
+Beside it what starting Python alone costs, which every run of the code pays: the floor of a trajectory.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+
+from datamodules.collection import Collection, summary
+from datamodules.scripted import AGENTS
+from lightning_modules.metrics import wilson_interval
+from lightning_modules.runs import origin
+from tools.sandbox import Sandbox
+
+
+def one(job: tuple[Collection, int]) -> dict:
+    collection, index = job
+    return summary(collection.record(index))
+
+
+def start_of_python(unsandboxed: bool, runs: int = 20) -> float:
+    """Seconds of one `python3 -c pass` in a sandbox that is there."""
+    with Sandbox(unsandboxed=unsandboxed) as sandbox:
+        sandbox.run("python3 -c pass")
+        start = time.perf_counter()
+        for _ in range(runs):
+            sandbox.run("python3 -c pass")
+        return (time.perf_counter() - start) / runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", default="4,8,16,32,64", help="functions; a range such as 4-16 is one cell")
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--agents", default=",".join(AGENTS))
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--unsandboxed", action="store_true")
+    parser.add_argument("--out", default="results/benchmarks/agents.json")
+    options = parser.parse_args()
+    table = Table("agent", "functions", "fixed", "needless", "messages", "trajectories/s", "python3 starts a s")
+    rows = []
+    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("fork")) as pool:
+        for agent in options.agents.split(","):
+            for lengths in options.lengths.split(","):
+                low, _, high = lengths.partition("-")
+                collection = Collection(agent, 1, (int(low), int(high or low)), unsandboxed=options.unsandboxed)
+                list(pool.map(one, [(collection, -1 - i) for i in range(options.workers)]))  # imports, judges
+                start = time.perf_counter()
+                records = list(pool.map(one, [(collection, i) for i in range(options.problems)]))
+                seconds = time.perf_counter() - start
+                floor = options.workers / (sum(pool.map(start_of_python, [options.unsandboxed] * options.workers))
+                                           / options.workers)
+                fixed = sum(record["fixed"] for record in records)
+                row = {"agent": agent, "functions": lengths, "problems": options.problems, "fixed": fixed,
+                       "fixed_low": wilson_interval(fixed, options.problems)[0],
+                       "needless": sum(record["needless"] for record in records),
+                       "messages": sum(2 * record["turns"] + 1 for record in records) / options.problems,
+                       "trajectories_per_second": options.problems / seconds, "python_starts_per_second": floor}
+                rows.append(row)
+                table.add_row(agent, lengths, f"{fixed}/{options.problems}", str(row["needless"]),
+                              f"{row['messages']:.1f}", f"{row['trajectories_per_second']:.1f}", f"{floor:.0f}")
+    Console(width=120, emoji=False).print(table)
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    facts = origin(torch.device("cpu")) | {"workers": options.workers, "load": os.getloadavg()[0]}
+    Path(options.out).write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

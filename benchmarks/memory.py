@@ -1,0 +1,116 @@
+"""Memory of `verify` by the length of the trajectory: flat for a fixed memory, growing for full attention.
+
+    python benchmarks/memory.py                     # up to a million tokens, small models on the CPU: a few minutes
+
+`ours` is the largest resident memory of the process during `verify` above what it had before, the trajectory included;
+`alternative` is the same at the shortest length. Each model has a process of its own. Writes
+results/benchmarks/memory.json.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.tasks import Addition
+from lightning_modules import backbones
+from lightning_modules.metrics import write_metrics
+from lightning_modules.runs import origin
+from lightning_modules.verify import verify
+
+LENGTHS = (10_000, 100_000, 1_000_000)
+GROWING = (10_000, 20_000, 40_000)
+"""Tokens where the memory grows: full attention takes time that is quadratic in them."""
+
+MODELS = {"Mamba": LENGTHS, "Mamba2": LENGTHS, "LSTM": LENGTHS, "GRU": LENGTHS, "Mistral": LENGTHS,
+          "Suffix": LENGTHS, "Pythia": GROWING, "Hybrid": GROWING}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--longest", type=int, default=max(LENGTHS), help="tokens")
+    parser.add_argument("--out", default="results/benchmarks/memory.json")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one, [n for n in MODELS[options.one] if n <= options.longest])))
+        return
+    table, rows = Table("backbone", "tokens", "peak, MB", "of that at the shortest", "state, bytes", "seconds"), []
+    for name in options.only:
+        command = [sys.executable, __file__, "--one", name, "--longest", str(options.longest)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise SystemExit(f"{name}: {result.stderr[-2000:]}")
+        cells = json.loads(result.stdout.splitlines()[-1])
+        for cell in cells:
+            ratio = cell["peak"] / cells[0]["peak"]
+            rows.append({"what": f"verify of {cell['tokens']:,} tokens, {cell['backbone']}", "ours": cell["peak"],
+                         "alternative": cells[0]["peak"], "alternative_name": f"{cells[0]['tokens']:,} tokens",
+                         "unit": "MB", "ratio": ratio, "floor": None, "device": "CPU", "tokens": cell["tokens"],
+                         "state_bytes": cell["state"], "seconds": cell["seconds"]})
+            table.add_row(cell["backbone"], f"{cell['tokens']:,}", f"{cell['peak']:.1f}", f"{ratio:.2f}",
+                          f"{cell['state']:,}", f"{cell['seconds']:.0f}")
+            print(f"{cell['backbone']}, {cell['tokens']:,} tokens: {cell['peak']:.1f} MB")
+        write_metrics(options.out, rows, **origin(torch.device("cpu")))
+    Console(width=120).print(table)
+
+
+def measure(name: str, lengths: list[int]) -> list[dict]:
+    """Peak memory of `verify` at each length, in MB above what was resident before."""
+    task = Addition(5)
+    vocabulary = task.vocabulary()
+    torch.manual_seed(0)
+    net = getattr(backbones, name)(len(vocabulary)).eval()
+    trajectories = {n: trajectory(task, n) for n in lengths}
+    verify(net, vocabulary, [trajectories[lengths[0]]])  # compiles, and fills the allocator
+    cells = []
+    for tokens in lengths:
+        before, begun = resident(), time.perf_counter()
+        with Peak() as peak:
+            verify(net, vocabulary, [trajectories[tokens]])
+        cells.append({"tokens": len(trajectories[tokens].tokens), "backbone": net.description,
+                      "peak": max(0.1, (peak.value - before) / 1e6), "state": net.state_size(tokens),
+                      "seconds": round(time.perf_counter() - begun, 1)})
+    return cells
+
+
+def trajectory(task: Addition, tokens: int):
+    """The shortest trajectory of at least so many tokens, to a digit."""
+    digits = tokens // 40
+    while len((reference := task.record(task.problem("test", 0, digits, 0, task.variants[0]))).tokens) < tokens:
+        digits += max(1, (tokens - len(reference.tokens)) // 36)
+    return reference
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+class Peak:
+    """The largest resident memory, in bytes, that is seen while the block runs."""
+
+    def __enter__(self) -> "Peak":
+        self.value, self._end = resident(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.005):
+            self.value = max(self.value, resident())
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+if __name__ == "__main__":
+    main()

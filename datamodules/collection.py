@@ -1,0 +1,212 @@
+"""Collects trajectories of agents in the real loop and sandbox into files, the same for the same seed."""
+
+import gzip
+import json
+import os
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from datamodules.codebases import CodeBase, check, check_limits, code_base
+from datamodules.scripted import AGENTS, SUBMIT
+from tools import UserError
+from tools.sandbox import Limits, Sandbox
+
+TASK = (f"`python3 main.py` fails: v10 is declared in main.py and used in foo.py. Pass it along, then submit with "
+        f"`{SUBMIT}`.")
+META = "collection.json"
+
+Record = dict[str, Any]
+"""A trajectory: `index`, `n`, `messages` (role and content each), `status` of the loop, `fixed`, `needless` files."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What is collected: everything that the trajectories depend on.
+
+    agent:       `interactive` or `single_turn` (scripted), or `llm`: the model that `model` describes
+    seed:        of the code bases
+    lengths:     fewest and most functions of a code base; uniform between them
+    shard_size:  trajectories in one file
+    system, instance: templates of the first two messages; empty: short ones for scripted agents, mini-swe-agent's own
+                 for an LLM
+    step_limit:  most messages of an agent
+    model:       mini-swe-agent's configuration of a model: `model_name`, `model_class`, `model_kwargs`, ...
+    unsandboxed: run commands as they are on this machine
+    """
+
+    agent: str = "interactive"
+    seed: int = 0
+    lengths: tuple[int, int] = (4, 16)
+    shard_size: int = 200
+    system: str = ""
+    instance: str = ""
+    step_limit: int = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    unsandboxed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.agent not in (*AGENTS, "llm", "files"):
+            raise UserError(f"unknown agent {self.agent!r}: expected {', '.join(AGENTS)} or llm")
+        low, high = self.lengths
+        if not 2 <= low <= high <= 1000:
+            raise UserError(f"lengths {list(self.lengths)} are not possible: expected two numbers from 2 to 1,000")
+        if self.shard_size < 1:
+            raise UserError(f"shard_size {self.shard_size} is not allowed: expected at least 1")
+        if self.agent == "llm" and not self.model.get("model_name"):
+            raise UserError("agent llm needs a model: give --model with a model_name, such as "
+                            "'{model_name: openai/NAME, model_kwargs: {api_base: http://HOST/v1}}'")
+
+    def templates(self):
+        """The first two messages of its agents."""
+        from tools.agent import Templates, llm_templates
+
+        if self.agent == "llm" and not self.system:
+            return llm_templates(self.step_limit)
+        return Templates(self.system or "You repair code by bash commands, one a message.",
+                         self.instance or "{{task}}", self.step_limit)
+
+    def code_base(self, index: int) -> CodeBase:
+        """The code base of trajectory number `index`."""
+        n = random.Random(f"collection/{self.seed}/{index}").randint(*self.lengths)
+        return code_base(f"collection/{self.seed}/{index}", n)
+
+    def record(self, index: int) -> Record:
+        """Let the agent fix code base number `index`, and judge what it leaves."""
+        from tools.agent import PolicyModel, llm, run_agent
+
+        code = self.code_base(index)
+        model = llm(self.model) if self.agent == "llm" else PolicyModel(AGENTS[self.agent])
+        with Sandbox(Limits(), self.unsandboxed) as sandbox:
+            sandbox.write(code.files())
+            messages, status = run_agent(model, sandbox, TASK, self.templates())
+            files = sandbox.read()
+        verdict = check(code, files, judge(self.unsandboxed))
+        return {"index": index, "n": len(code), "messages": [plain(m) for m in messages], "status": status,
+                "fixed": verdict.fixed, "needless": list(verdict.needless)}
+
+    def shard(self, folder: str, number: int, count: int) -> list[Record]:
+        """Collect what is missing of file number `number`, of `count` trajectories in all; summaries of its records."""
+        path = Path(folder) / f"{number:05}.jsonl.gz"
+        start = number * self.shard_size
+        records = read_shard(path) if path.is_file() else []
+        if missing := range(start + len(records), min(start + self.shard_size, count)):
+            records += [self.record(index) for index in missing]
+            write_shard(path, records)
+        return [summary(record) for record in records]
+
+
+def judge(unsandboxed: bool) -> Sandbox:
+    """This thread's sandbox for checking what agents left; apart from theirs."""
+    return _judge(unsandboxed, os.getpid(), threading.get_ident())
+
+
+@cache
+def _judge(unsandboxed: bool, process: int, thread: int) -> Sandbox:
+    return Sandbox(check_limits(Limits()), unsandboxed)
+
+
+def plain(message: dict[str, Any]) -> dict[str, str]:
+    """A message's role and text; a command that came as a tool call is put into the text, as text models write it."""
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        content = "".join(part.get("text", "") for part in content)
+    actions = (message.get("extra") or {}).get("actions") or []
+    if message["role"] == "assistant" and message.get("tool_calls"):
+        content += "".join(f"\n\n```mswea_bash_command\n{action['command']}\n```" for action in actions)
+    return {"role": message["role"], "content": content.strip() if message["role"] == "assistant" else content}
+
+
+def summary(record: Record) -> Record:
+    messages = record["messages"]
+    return {"n": record["n"], "fixed": record["fixed"], "needless": len(record["needless"]),
+            "turns": sum(m["role"] == "assistant" for m in messages),
+            "characters": sum(len(m["content"]) for m in messages)}
+
+
+def write_shard(path: Path, records: Sequence[Record]) -> None:
+    """Write a file at once or not at all; the same records give the same bytes."""
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(gzip.compress(lines.encode("utf-8", errors="replace"), 6, mtime=0))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_shard(path: Path) -> list[Record]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path} is not a whole file of trajectories ({error}): delete it and collect again") from error
+
+
+def start_collection(folder: str, collection: Collection) -> None:
+    """Note what is collected; raises UserError if the folder holds something else."""
+    path = Path(folder) / META
+    content = json.loads(json.dumps(asdict(collection)))
+    del content["unsandboxed"]  # makes no difference
+    content["model"].pop("model_kwargs", None)  # may hold a key
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if different := [key for key in content if there.get(key) != content[key]]:
+            raise UserError(f"{folder} holds trajectories with another {', '.join(different)}: give another --folder")
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_collection(folder: str) -> tuple[Collection, Iterator[Record]]:
+    """What a folder's trajectories are, and the trajectories, in order. Raises UserError if it is no such folder."""
+    path = Path(folder) / META
+    shards = sorted(Path(folder).glob("*.jsonl.gz"))
+    if not path.is_file():
+        raise UserError(f"there are no trajectories in {folder}: collect some with python run.py collect {folder}")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["lengths"] = tuple(content["lengths"])
+    return Collection(**content), (record for shard in shards for record in read_shard(shard))
+
+
+def average_characters(summaries: Sequence[Record]) -> dict[int, float]:
+    """Mean length of the trajectories of each n."""
+    lengths: dict[int, list[int]] = {}
+    for record in summaries:
+        lengths.setdefault(record["n"], []).append(record["characters"])
+    return {n: sum(values) / len(values) for n, values in sorted(lengths.items())}
+
+
+def read_files(source: str, folder: str, shard_size: int) -> list[Record]:
+    """Take over mini-swe-agent's .traj.json files of a folder into shards; returns the records without messages.
+
+    Whether their code was fixed is not known here: it counts as fixed if the agent submitted. n is 0 unless the file
+    says it (`info.n`). Raises UserError for a file that is no such trajectory.
+    """
+    paths = sorted(Path(source).rglob("*.traj.json"))
+    if not paths:
+        raise UserError(f"there are no .traj.json files in {source}: give the folder that mini-swe-agent wrote them to")
+    records = [read_trajectory(path, index) for index, path in enumerate(paths)]
+    for number, start in enumerate(range(0, len(records), shard_size)):
+        write_shard(Path(folder) / f"{number:05}.jsonl.gz", records[start : start + shard_size])
+    return [summary(record) for record in records]
+
+
+def read_trajectory(path: Path, index: int = 0) -> Record:
+    """One of mini-swe-agent's .traj.json files as a record."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        info = content.get("info", {})
+        messages = [plain(message) for message in content["messages"] if message["role"] != "exit"]
+        if not any(message["role"] == "assistant" for message in messages):
+            raise ValueError("no message of an agent")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a trajectory of mini-swe-agent ({type(error).__name__}: {error}): expected "
+                        f"JSON with messages") from error
+    status = info.get("exit_status", "")
+    return {"index": index, "n": int(info.get("n", 0)), "messages": messages, "status": status,
+            "fixed": status == "Submitted", "needless": []}

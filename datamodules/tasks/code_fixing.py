@@ -1,0 +1,245 @@
+"""Code fixing: a model repairs a code base through bash, in mini-swe-agent's loop (paper, section 3)."""
+
+import hashlib
+import os
+import random
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.codebases import LONGEST, RUN, SHORTEST, CodeBase, check, code_base
+from datamodules.collection import META, TASK, Record, average_characters, judge, read_collection, summary
+from datamodules.noise import Noise
+from datamodules.scripted import AGENTS, PRINT_ALL, SUBMIT
+from datamodules.tasks.base import Problem, Task
+from datamodules.text import END_OF_MESSAGE, TextCodec
+from datamodules.tokens import END, Kind
+from datamodules.trajectory import Trajectory
+from datamodules.vocabulary import Vocabulary
+from tools import Tool, UserError
+from tools.sandbox import Limits, Sandbox
+
+PHASES = ("run", "read", "fix", "submit", "other")
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Tokens of many trajectories: ids [sum of lengths], kinds likewise; trajectory i is [starts[i], starts[i + 1])."""
+
+    ids: np.ndarray
+    kinds: np.ndarray
+    starts: np.ndarray
+
+
+class CodeFixing(Task):
+    """A generated code base of n functions whose v10 is not passed from main to foo. Length: n.
+
+    Training trajectories are read from a folder that `python run.py collect` wrote. A message of the agent is many
+    command tokens, the last of them [EOM]; it is answered by the observation, which [EOM] ends too. With the kinds of
+    the tokens below (Q prompt, C command, O observation, E end token)::
+
+        You repair ... [EOM] Run it. ```mswea_bash_command python3 main.py > /dev/null ``` [EOM]
+        QQQQQQQQQQQQQQ QQQQQ CCCCCCC CCCCCCCCCCCCCCCCCCCCC CCCCCCCCCCCCCCCCCCCCCCCCCCCCCC CCCCC
+        <returncode>1</returncode> <output> Traceback ... NameError: name 'v10' is not defined </output> [EOM]
+        OOOOOOOOOOOOOOOOOOOOOOOOOO OOOOOOOO OOOOOOOOOOOOO OOOOOOOOOOOOOOOOOOOOOOOOOOOOOOOOOOOO OOOOOOOOO OOOOO
+        Pass v10 on in foo.py and main.py. ``` ... ``` [EOM] ...   It runs clean. ``` echo COMPLETE... ``` [EOM] [END]
+        CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC CCCCCCCCCCC CCCCC OOO   CCCCCCCCCCCCCC CCCCCCCCCCCCCCCCCCCCCC CCCCC EEEEE
+
+    A rollout is solved if the code that is left runs and prints what it should, however that came about.
+
+    Args:
+        trajectories: folder of the training trajectories; what agent made them is the task's `setting`. To evaluate
+            where they are not, a run's own folder will do, with its tokenizer.json as the tokenizer; rows of the loss
+            are then made on the spot, slowly
+        max_length: most functions of a training trajectory's code base
+        tokenizer: a folder, file or hub name of a tokenizer; null: a BPE trained on the trajectories, kept beside them
+        vocab_size: of that BPE
+        shorter_than_average: only trajectories that are shorter than the average for their n (paper: distillation)
+        unsandboxed: run what a model writes as it is on this machine, where there is no bubblewrap
+        seconds: time limit of one command
+    """
+
+    name = "code_fixing"
+    style = "paper"
+    phases = PHASES
+    truncated = passes = True
+
+    def __init__(self, trajectories: str, max_length: int = 16, tokenizer: str | None = None, vocab_size: int = 1024,
+                 shorter_than_average: bool = False, unsandboxed: bool = False, seconds: float = 10.0) -> None:
+        self.check_length(max_length)
+        self.max_length, self.unsandboxed, self.limits = max_length, unsandboxed, Limits(seconds)
+        self.folder, self._shorter = Path(trajectories), shorter_than_average
+        self.collection, records = read_collection(trajectories)
+        self.setting = self.collection.agent
+        self._records: list[Record] | None = None
+        self._read: Callable[[], list[Record]] = lambda: self._chosen(list(records))
+        self.codec = self._codec(tokenizer, vocab_size)
+        self._vocabulary = self.codec.vocabulary
+        self._tokens = self._encoded()
+        self._references: dict[str, Trajectory] = {}
+        self._prompt = tuple(self._message_tokens(self._first_messages()))
+
+    # What is trained on
+
+    def records(self) -> list[Record]:
+        """The training trajectories: those that fixed the code, of the lengths that are asked for."""
+        if self._records is None:
+            self._records = self._read()
+        return self._records
+
+    def _chosen(self, records: list[Record]) -> list[Record]:
+        if not records:
+            raise UserError(f"there are no trajectories in {self.folder}: collect some with python run.py collect "
+                            f"{self.folder}")
+        records = [record for record in records if record["fixed"] and record["n"] <= self.max_length]
+        if self._shorter:
+            summaries = [summary(record) for record in records]
+            average = average_characters(summaries)
+            records = [r for r, s in zip(records, summaries, strict=True) if s["characters"] < average[s["n"]]]
+        if not records:
+            raise UserError(f"no trajectory in {self.folder} fixed its code with at most {self.max_length} functions")
+        return records
+
+    def _codec(self, name: str | None, vocab_size: int) -> TextCodec:
+        if name:
+            return TextCodec.load(name)
+        path = self.folder / f"tokenizer_{vocab_size}.json"
+        if not path.is_file():
+            texts = (message["content"] for record in self.records()[:5000] for message in record["messages"])
+            TextCodec.train(texts, vocab_size).save(path)
+        return TextCodec.load(str(path))
+
+    def _encoded(self) -> Tokens | None:
+        """All trajectories as tokens, kept beside them in a file; None if there is none."""
+        shards = [(path.name, path.stat().st_size) for path in sorted(self.folder.glob("*.jsonl.gz"))]
+        if not shards:
+            return None
+        facts = f"{shards} {self.max_length} {self._shorter} {self.codec.tokenizer.to_str()}"
+        path = self.folder / f"tokens_{hashlib.sha256(facts.encode()).hexdigest()[:16]}.npz"
+        if not path.is_file():
+            trajectories = [self.trajectory(record["messages"]) for record in self.records()]
+            ids = [self._vocabulary.encode(t.tokens).astype(np.uint32) for t in trajectories]
+            starts = np.cumsum([0, *map(len, ids)])
+            kinds = np.frombuffer(b"".join(t.kinds for t in trajectories), dtype=np.uint8)
+            temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+            np.savez(temporary, ids=np.concatenate(ids), kinds=kinds, starts=starts)
+            temporary.replace(path)
+            self._records = None
+        with np.load(path) as arrays:
+            return Tokens(arrays["ids"], arrays["kinds"], arrays["starts"])
+
+    def trajectory(self, messages: list[dict[str, str]]) -> Trajectory:
+        """The messages of an agent, from the first two on, as tokens and kinds."""
+        first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        tokens = self._message_tokens(messages[:first])
+        kinds, phases = bytearray([Kind.PROMPT]) * len(tokens), []
+        for message in messages[first:]:
+            own = message["role"] == "assistant"
+            if own:
+                phases.append((len(tokens), phase_of(message["content"])))
+            new = self._message_tokens([message])
+            tokens += new
+            kinds += bytearray([Kind.COMMAND if own else Kind.OBSERVATION]) * len(new)
+        return Trajectory([*tokens, END], kinds + bytearray([Kind.END]), phases)
+
+    def _message_tokens(self, messages: list[dict[str, str]]) -> list[str]:
+        return [*self.codec.encode("\n".join(message["content"] for message in messages)), END_OF_MESSAGE]
+
+    def _first_messages(self) -> list[dict[str, str]]:
+        from tools.agent import prompt_messages
+
+        return prompt_messages(TASK, self.collection.templates())
+
+    # Problems
+
+    def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
+        return self._problem(f"problem/{rng.getrandbits(128)}", length)
+
+    def sample_training(self, rng: random.Random) -> Problem:
+        if self._tokens is None:  # the scripted agent at work, a few a second
+            return self.sample(rng, rng.randint(*self.collection.lengths))
+        return Problem((), 0, source=rng.randrange(len(self._tokens.starts) - 1))
+
+    def parse(self, text: str) -> Problem:
+        match = re.fullmatch(r"\s*(\d{1,4})(?:/(\w+))?\s*", text)
+        if not match:
+            raise UserError(f"{text!r} is not a problem of code fixing: expected a number of functions and a seed, "
+                            f"like 16/1")
+        self.check_length(int(match[1]))
+        return self._problem(f"typed/{match[2] or 0}", int(match[1]))
+
+    def _problem(self, seed: str, length: int) -> Problem:
+        return Problem(self._prompt, length, source=code_base(seed, length))
+
+    def answer(self, problem: Problem) -> tuple[str, ...]:
+        return ()
+
+    outputs = answer
+
+    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
+        """A training trajectory, or what the scripted agent really does about a code base."""
+        if noise:
+            raise UserError("mistakes are not possible in code fixing, whose trajectories are read from files: give "
+                            "--data.mistakes 0")
+        if not isinstance(problem.source, CodeBase):
+            tokens = self._tokens
+            part = slice(*tokens.starts[problem.source : problem.source + 2])
+            return Trajectory(self._vocabulary.decode(tokens.ids[part].tolist()), bytearray(tokens.kinds[part]), [])
+        return self.references([problem])[0]
+
+    def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
+        """What the scripted agent really does about each code base; several at a time, and each only once."""
+        missing = {problem.source.seed: problem for problem in problems if problem.source.seed not in self._references}
+        with ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as pool:
+            self._references.update(zip(missing, pool.map(self._reference, missing.values()), strict=True))
+        return [self._references[problem.source.seed] for problem in problems]
+
+    def _reference(self, problem: Problem) -> Trajectory:
+        from tools.agent import PolicyModel, run_agent
+
+        with Sandbox(self.limits, self.unsandboxed) as sandbox:
+            sandbox.write(problem.source.files())
+            policy = AGENTS.get(self.setting, AGENTS["interactive"])
+            messages, _ = run_agent(PolicyModel(policy), sandbox, TASK, self.collection.templates())
+        return self.trajectory(messages)
+
+    def solved(self, problem: Problem, outputs: tuple[str, ...], reason: str, tool: Tool) -> bool:
+        """Runs the code that was left, for whatever reason the rollout ended."""
+        return check(problem.source, tool.files, judge(self.unsandboxed)).fixed
+
+    # The rest of a task
+
+    def tool(self) -> Tool:
+        raise NotImplementedError("a tool of code fixing is made for a problem: ask `tool_for`")
+
+    def tool_for(self, problem: Problem) -> Tool:
+        from tools.agent import AgentTool
+
+        return AgentTool(self.codec, TASK, self.collection.templates(), self.limits, self.unsandboxed,
+                         problem.source.files())
+
+    def vocabulary(self) -> Vocabulary:
+        return self._vocabulary
+
+    def part(self, variant: str) -> tuple[Task, str]:
+        return self, variant
+
+    def check_length(self, length: int) -> None:
+        if not SHORTEST <= length <= LONGEST:
+            raise UserError(f"length {length} is not allowed: a code base has {SHORTEST} to {LONGEST:,} functions")
+
+    def save(self, folder: str | Path) -> None:
+        """The tokenizer, as tokenizer.json, and what the trajectories were."""
+        self.codec.save(Path(folder) / "tokenizer.json")
+        (Path(folder) / META).write_text((self.folder / META).read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def phase_of(message: str) -> str:
+    """What an agent's message is for, by its command."""
+    command = message.partition("```mswea_bash_command\n")[2]
+    starts = {RUN: "run", PRINT_ALL: "read", "sed": "fix", SUBMIT: "submit"}
+    return next((phase for start, phase in starts.items() if command.startswith(start)), "other")

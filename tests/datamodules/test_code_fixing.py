@@ -1,0 +1,116 @@
+import random
+
+import pytest
+
+from datamodules.collection import read_collection
+from datamodules.stream import RowStream
+from datamodules.tasks import CodeFixing
+from datamodules.tokens import END, Kind
+from lightning_modules.rollout import Rollout, budget, judge
+from tests.agents import UNSANDBOXED
+from tools import UserError
+
+
+@pytest.fixture(scope="module", params=["interactive", "single_turn"])
+def task(trajectories, request):
+    return CodeFixing(str(trajectories / request.param), 8, vocab_size=400, unsandboxed=UNSANDBOXED)
+
+
+def told(task, trajectory, kinds):
+    """What a trajectory's tokens of some kinds say."""
+    tokens = [t for t, k in zip(trajectory.tokens, trajectory.kinds, strict=True) if k in kinds]
+    return task.codec.decode([t for t in tokens if t not in (END, task.codec.end_of_message)])
+
+
+def test_training_trajectories_say_what_the_files_say(task):
+    _, records = read_collection(str(task.folder))
+    for index, record in enumerate(records):
+        problem = type(task.parse("4"))((), 0, source=index)
+        trajectory = task.record(problem)
+        assert trajectory.tokens[-1] == END and trajectory.kinds[-1] == Kind.END
+        messages = record["messages"]
+        assert told(task, trajectory, {Kind.PROMPT}) == "\n".join(m["content"] for m in messages[:2])
+        assert told(task, trajectory, {Kind.COMMAND}) == "".join(
+            m["content"] for m in messages if m["role"] == "assistant")
+        assert told(task, trajectory, {Kind.OBSERVATION}) == "".join(m["content"] for m in messages[3:]
+                                                                     if m["role"] == "user")
+        assert trajectory.turns() == sum(m["role"] == "user" for m in messages[3:])
+        prompt = task.sample(random.Random(0), 4).prompt
+        assert tuple(trajectory.tokens[: len(prompt)]) == prompt  # what a rollout starts with, too
+
+
+def test_the_stream_is_a_function_of_seed_and_index(task):
+    first, again, other = (RowStream(task, seed, 512, packed=True) for seed in (1, 1, 2))
+    for index in (0, 5):
+        assert (first[index][0] == again[index][0]).all() and len(first[index][0]) == 513
+    assert (first[0][0] != other[0][0]).any() and (first[0][0] != first[5][0]).any()
+
+
+def test_a_second_task_takes_the_files_that_the_first_left(task, monkeypatch):
+    monkeypatch.setattr(CodeFixing, "records", lambda self: pytest.fail("read again"))
+    again = CodeFixing(str(task.folder), 8, vocab_size=400, unsandboxed=UNSANDBOXED)
+    assert again.vocabulary() == task.vocabulary() and (again._tokens.ids == task._tokens.ids).all()
+
+
+@pytest.mark.parametrize("length", [4, 20])
+def test_the_reference_as_model_is_exact_and_passes(task, length):
+    problem = task.problem("test", 0, length, 0)
+    reference, = task.references([problem])
+    assert task.record(problem) is reference
+    row = Rollout(problem, budget(reference), task.tool_for(problem))
+    for token in reference.tokens:
+        row.advance(token)
+    assert row.reason == "end" and row.kinds == reference.kinds
+    outcome = judge(row, task, reference)
+    assert outcome.exact and outcome.answer_correct and outcome.turns == reference.turns()
+    assert {phase for _, phase in reference.phases} <= set(task.phases) - {"other"}
+
+
+def test_a_rollout_is_judged_by_the_code_that_it_leaves(task):
+    """The first messages leave the bug; a fix passes although the row is cut off before its last word."""
+    problem = task.problem("test", 0, 6, 1)
+    reference, = task.references([problem])
+    cuts = [i for i, token in enumerate(reference.tokens) if token == task.codec.end_of_message]
+    passed = []
+    for cut in cuts:
+        row = Rollout(problem, cut + 1, task.tool_for(problem))
+        while not row.reason:
+            row.advance(reference.tokens[len(row.tokens)])
+        assert row.reason == "budget"
+        outcome = judge(row, task, reference)
+        assert not outcome.exact
+        passed.append(outcome.answer_correct)
+    assert passed == sorted(passed) and not passed[1] and passed[-1]
+
+
+def test_rubbish_goes_on_or_ends_with_a_reason(task):
+    problem = task.problem("test", 0, 4, 2)
+    for word, reason in (("a", "budget"), (task.codec.end_of_message, "invalid_command")):
+        row = Rollout(problem, 1000, task.tool_for(problem))
+        while not row.reason:
+            row.advance(word)
+        assert row.reason == reason and not judge(row, task, task.record(problem)).answer_correct
+    assert "RepeatedFormatError" in row.detail
+    assert b"".join(bytes([k]) for k in row.kinds).count(bytes([Kind.OBSERVATION, Kind.COMMAND])) == 2
+
+
+def test_what_a_user_types(task):
+    assert task.parse("12/3").length == 12 and task.parse(" 7 ").source.seed == "typed/0/7"
+    for text, words in (("x", "not a problem"), ("1", "2 to 1,000"), ("2000", "2 to 1,000")):
+        with pytest.raises(UserError, match=words):
+            task.parse(text)
+    with pytest.raises(UserError, match="mistakes are not possible"):
+        task.record(task.parse("4"), noise=object())
+    with pytest.raises(UserError, match="at most 2 functions"):
+        CodeFixing(str(task.folder), 2, vocab_size=400)
+
+
+def test_only_shorter_than_average(trajectories):
+    folder = str(trajectories / "interactive")
+    task = CodeFixing(folder, 8, shorter_than_average=True, vocab_size=400, unsandboxed=UNSANDBOXED)
+    _, records = read_collection(folder)
+    sizes = {}
+    for record in records:
+        sizes.setdefault(record["n"], []).append(sum(len(m["content"]) for m in record["messages"]))
+    expected = sum(size < sum(group) / len(group) for group in sizes.values() for size in group)
+    assert len(task._tokens.starts) - 1 == expected > 0

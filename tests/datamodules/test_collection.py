@@ -1,0 +1,145 @@
+import gzip
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from datamodules.collection import (
+    Collection,
+    average_characters,
+    read_collection,
+    read_files,
+    read_shard,
+    read_trajectory,
+    start_collection,
+    summary,
+)
+from datamodules.scripted import AGENTS, SUBMIT, message
+from tests.agents import UNSANDBOXED, needs_bubblewrap
+from tools import UserError
+from tools.agent import Agent, PolicyModel, SandboxEnvironment
+from tools.sandbox import Sandbox
+
+
+def collection(**settings):
+    return Collection(**{"lengths": (4, 6), "shard_size": 3, "unsandboxed": UNSANDBOXED} | settings)
+
+
+def test_trajectories_are_a_function_of_seed_and_index(tmp_path):
+    for name in "ab":
+        start_collection(str(tmp_path / name), collection())
+    assert [len(collection().shard(str(tmp_path / "a"), k, 8)) for k in range(3)] == [3, 3, 2]
+    collection().shard(str(tmp_path / "b"), 1, 8)
+    first, again = ((tmp_path / name / "00001.jsonl.gz").read_bytes() for name in "ab")
+    assert first == again
+    found, records = read_collection(str(tmp_path / "a"))
+    records = list(records)
+    assert found == Collection(lengths=(4, 6), shard_size=3) and [r["index"] for r in records] == list(range(8))
+    assert all(r["fixed"] and r["status"] == "Submitted" and 4 <= r["n"] <= 6 and not r["needless"] for r in records)
+    assert collection(seed=1).record(0)["messages"] != records[0]["messages"]
+
+
+@needs_bubblewrap
+def test_the_sandbox_makes_no_difference_to_what_is_said():
+    inside, outside = (collection(unsandboxed=unsandboxed, lengths=(8, 12)) for unsandboxed in (False, True))
+    for index in range(3):
+        assert inside.record(index) == outside.record(index)
+
+
+def test_a_file_that_is_there_stays_and_another_collection_is_refused(tmp_path):
+    start_collection(str(tmp_path), collection())
+    records = collection().shard(str(tmp_path), 0, 1)
+    path = tmp_path / "00000.jsonl.gz"
+    before = path.stat().st_mtime_ns
+    assert collection().shard(str(tmp_path), 0, 1) == records and path.stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="another agent, seed"):
+        start_collection(str(tmp_path), collection(agent="single_turn", seed=3))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="not a whole file"):
+        read_shard(path)
+    with pytest.raises(UserError, match=r"no trajectories in .*: collect some with"):
+        read_collection(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"agent": "x"}, "unknown agent 'x'"), ({"lengths": (1, 4)}, "not possible"), ({"lengths": (5, 4)}, "not possible"),
+    ({"shard_size": 0}, "at least 1"), ({"agent": "llm"}, "needs a model")])
+def test_settings_that_are_not_possible(settings, words):
+    with pytest.raises(UserError, match=words):
+        collection(**settings)
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """An OpenAI-compatible endpoint whose model is the scripted agent, but for its second answer, which is none."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.bodies.append(body)
+        messages = [m for m in body["messages"] if "Format error" not in m["content"]]
+        text = AGENTS["interactive"](messages)
+        if len(self.server.bodies) == 2:
+            text = "I think about it."
+        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
+                  "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+                  "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_llm_behind_an_endpoint_is_an_agent_too(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    server.bodies = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    model = {"model_name": "openai/scripted", "model_kwargs": {
+        "api_base": f"http://127.0.0.1:{server.server_port}/v1", "api_key": "none"}}
+    try:
+        record = collection(agent="llm", model=model, step_limit=30).record(0)
+    finally:
+        server.shutdown()
+    assert record["fixed"] and record["status"] == "Submitted"
+    assert "exactly ONE bash code block" in server.bodies[0]["messages"][0]["content"]  # mini-swe-agent's own words
+    assert "v10 is declared in main.py" in record["messages"][1]["content"]
+    assert sum("Format error" in m["content"] for m in record["messages"]) == 1
+
+
+def test_trajectories_of_mini_swe_agent_are_read(tmp_path):
+    said = iter([message("Run.", "echo hi"), message("Done.", SUBMIT)])
+    with Sandbox(unsandboxed=UNSANDBOXED) as box:
+        agent = Agent(PolicyModel(lambda _: next(said)), SandboxEnvironment(box), system_template="s",
+                      instance_template="{{task}}", cost_limit=0, output_path=tmp_path / "in/one.traj.json")
+        agent.run("fix it")
+    record = read_trajectory(tmp_path / "in/one.traj.json")
+    assert [m["role"] for m in record["messages"]] == ["system", "user", "assistant", "user", "assistant"]
+    assert [m["content"] for m in record["messages"][1:3]] == ["fix it", message("Run.", "echo hi")]
+    assert record["fixed"] and record["status"] == "Submitted"
+    calls = {"messages": [{"role": "system", "content": "s"},
+                          {"role": "user", "content": [{"type": "text", "text": "t"}]},
+                          {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}],
+                           "extra": {"actions": [{"command": "ls"}]}}, {"role": "tool", "content": "x"},
+                          {"role": "exit", "content": ""}], "info": {"exit_status": "LimitsExceeded", "n": 7}}
+    (tmp_path / "in/two.traj.json").write_text(json.dumps(calls))
+    (tmp_path / "out").mkdir()
+    assert [r["fixed"] for r in read_files(str(tmp_path / "in"), str(tmp_path / "out"), 10)] == [True, False]
+    two = json.loads(gzip.decompress((tmp_path / "out/00000.jsonl.gz").read_bytes()).splitlines()[1])
+    assert two["n"] == 7 and two["messages"][1]["content"] == "t"
+    assert two["messages"][2]["content"] == "```mswea_bash_command\nls\n```" and len(two["messages"]) == 4
+    (tmp_path / "in/bad.traj.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"bad\.traj\.json is not a trajectory"):
+        read_files(str(tmp_path / "in"), str(tmp_path / "out"), 10)
+    with pytest.raises(UserError, match=r"no \.traj.json files"):
+        read_files(str(tmp_path / "out"), str(tmp_path / "out"), 10)
+
+
+def test_average_lengths():
+    records = [{"n": n, "fixed": True, "needless": [], "messages": [{"role": "assistant", "content": "x" * size}]}
+               for n, size in ((4, 1), (4, 3), (5, 7))]
+    assert average_characters([summary(record) for record in records]) == {4: 2.0, 5: 7.0}

@@ -1,0 +1,131 @@
+"""mini-swe-agent's real loop with policies that are not a model."""
+
+import time
+
+import pytest
+
+from datamodules.codebases import check, check_limits, code_base
+from datamodules.scripted import AGENTS, SUBMIT, message
+from datamodules.text import TextCodec
+from tests.agents import UNSANDBOXED
+from tools import InvalidCommand
+from tools.agent import AgentTool, PolicyModel, Templates, prompt_messages, run_agent
+from tools.sandbox import Limits, Sandbox
+
+TEMPLATES = Templates("You repair code.", "Please: {{task}}")
+
+
+def run(policy, files=None, templates=TEMPLATES):
+    with Sandbox(Limits(seconds=2), UNSANDBOXED) as box:
+        box.write(files or {"main.py": b"print(1)\n"})
+        messages, status = run_agent(PolicyModel(policy), box, "fix it", templates)
+        return messages, status, box.read()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("n", [2, 5, 17, 70])
+def test_scripted_agents_fix_the_code(agent, n):
+    code = code_base("agents", n)
+    messages, status, files = run(AGENTS[agent], code.files())
+    with Sandbox(check_limits(Limits()), UNSANDBOXED) as box:
+        verdict = check(code, files, box)
+    assert verdict.fixed and not verdict.needless and status == "Submitted"
+    assert [m["role"] for m in messages[:3]] == ["system", "user", "assistant"]
+    assert messages[1]["content"] == "Please: fix it" == prompt_messages("fix it", TEMPLATES)[1]["content"]
+    if agent == "single_turn":
+        assert len(messages) == 5
+
+
+def test_observations_are_those_of_mini_swe_agent():
+    said = iter([message("one", "echo out; echo err >&2; exit 3"), message("two", "sleep 60"),
+                 message("three", "seq 100000"), message("done", SUBMIT)])
+    messages, status, _ = run(lambda _: next(said))
+    seen = [m["content"] for m in messages if m["role"] == "user"][1:]
+    assert status == "Submitted"
+    assert seen[0] == "<returncode>3</returncode>\n<output>\nout\nerr\n</output>"
+    assert seen[1] == ("<exception>An error occurred while executing the command: timed out after 2 seconds</exception>"
+                       "\n<returncode>-1</returncode>\n<output>\n</output>")
+    assert "488895 characters elided" in seen[2] and len(seen[2]) < 110_000  # 588,895 in all
+
+
+BAD = {"no command": "I do not know.", "two commands": message("a", "ls") + message("b", "ls"), "nothing": "",
+       "rubbish": "\x00\ufffd\x1b[2J```mswea_bash_command\nls", "another language": "```python\nprint(1)\n```"}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_message_without_one_command_gets_the_format_error_and_the_loop_goes_on(bad):
+    said = iter([BAD[bad], message("done", SUBMIT)])
+    messages, status, _ = run(lambda _: next(said))
+    assert status == "Submitted"
+    count = 2 if bad == "two commands" else 0
+    assert f"EXACTLY ONE action in triple backticks, found {count} actions" in messages[2]["content"]
+
+
+def test_the_loop_ends_with_a_reason():
+    messages, status, _ = run(lambda _: "nothing")
+    assert status == "RepeatedFormatError" and len(messages) == 5
+    _, status, _ = run(lambda _: message("again", "ls"), templates=Templates("a", "b", step_limit=3))
+    assert status == "LimitsExceeded"
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return TextCodec.train([message("Run it.", "python3 main.py"), SUBMIT], 300)
+
+
+def tool(codec, files=None):
+    made = AgentTool(codec, "fix it", TEMPLATES, Limits(seconds=5), UNSANDBOXED, files or {"main.py": b"print(1)\n"})
+    made.reset(())
+    return made
+
+
+def say(tool, codec, text):
+    for token in codec.encode(text):
+        assert tool.feed(token) == ()
+    return tool.feed(codec.end_of_message)
+
+
+def heard(codec, answer):
+    assert not len(answer) or answer[-1] == codec.end_of_message
+    return codec.decode(list(answer)[:-1])
+
+
+def test_a_rollout_drives_the_loop_token_by_token(codec):
+    row = tool(codec)
+    assert heard(codec, say(row, codec, message("Run.", "python3 main.py; echo x > new"))).endswith("\n1\n</output>")
+    assert "found 0 actions" in heard(codec, say(row, codec, "hm"))
+    assert len(say(row, codec, message("Done.", SUBMIT))) == 0
+    assert row.status == "Submitted" and row.files == {"main.py": b"print(1)\n", "new": b"x\n"}
+    with pytest.raises(InvalidCommand, match=r"has ended .Submitted."):
+        row.feed("a")
+    row.reset(())
+    assert row.status == "" and heard(codec, say(row, codec, message("", "ls"))).endswith("main.py\n</output>")
+    row.close()
+    assert row.files == {"main.py": b"print(1)\n"}
+
+
+def test_a_loop_that_gives_up_ends_the_row(codec):
+    row = tool(codec)
+    for _ in range(2):
+        assert "EXACTLY ONE" in heard(codec, say(row, codec, "\ufffd\x00"))
+    with pytest.raises(InvalidCommand, match="RepeatedFormatError"):
+        len(say(row, codec, "nothing"))
+    row.close()
+
+
+def test_a_row_that_is_cut_off_keeps_its_files(codec):
+    row = tool(codec)
+    answer = say(row, codec, message("", "echo 2 > main.py; sleep 0.2"))
+    row.close()
+    assert row.files == {"main.py": b"2\n"} and answer is not None
+    row.close()
+
+
+def test_rows_work_at_the_same_time(codec):
+    rows = [tool(codec) for _ in range(6)]
+    start = time.monotonic()
+    answers = [say(row, codec, message("", "sleep 1")) for row in rows]
+    assert all("<returncode>0" in heard(codec, answer) for answer in answers)
+    assert time.monotonic() - start < 4
+    for row in rows:
+        row.close()

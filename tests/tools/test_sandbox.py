@@ -1,0 +1,244 @@
+"""What a command may do in the sandbox, and what it tries in vain. The escapes are really tried."""
+
+import contextlib
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.agents import needs_bubblewrap
+from tools import UserError, sandbox, seccomp
+from tools.sandbox import Limits, Sandbox, check_bubblewrap
+
+SMALL = Limits(seconds=2, memory=128 << 20, processes=24, disk=4 << 20, output=100_000, files=200)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    with Sandbox(SMALL) as box:
+        yield box
+
+
+@pytest.fixture
+def box(shared):
+    """The same sandbox for all tests: it must survive what each of them does."""
+    shared.clear()
+    shared.write({"main.py": b"print('hello')\n"})
+    yield shared
+    result = shared.run("cat main.py; exit 3")
+    assert (result.output, result.returncode, result.exceeded) == ("print('hello')\n", 3, "")
+
+
+def processes(marker: str) -> list[str]:
+    """Command lines on this machine that contain `marker`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if marker in line and path.parent.name != str(os.getpid()):
+                found.append(line)
+    return found
+
+
+def gone(marker: str) -> bool:
+    """Whether no such process is left, or will be in a moment: the system takes a little to end one."""
+    deadline = time.monotonic() + 2
+    while processes(marker) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not processes(marker)
+
+
+@needs_bubblewrap
+def test_commands_see_only_their_folder_and_the_system(box):
+    result = box.run("python3 main.py; pwd; ls -A; echo $HOME; echo wrong >&2; false")
+    assert (result.output, result.returncode) == ("hello\n/repo\nmain.py\n/repo\nwrong\n", 1)
+    assert box.run("cd /; ls -A").output.split() == ["bin", "dev", "etc", "lib", "lib64", "proc", "repo", "usr"]
+    assert box.run("X=1; cd /usr").returncode == 0 and box.run("echo $X; pwd").output == "\n/repo\n"
+
+
+@needs_bubblewrap
+def test_the_environment_is_clean_and_listings_are_the_same_every_time(box, monkeypatch):
+    monkeypatch.setenv("SECRET_KEY", "abc")
+    with Sandbox(SMALL) as other:
+        other.write({"main.py": b"print('hello')\n"})
+        again = [other.run(command) for command in ("env | sort", "ls -l", "id -u; hostname; cat x")]
+    assert "SECRET" not in again[0].output and "Jan  1  1970" in again[1].output
+    assert again == [box.run(command) for command in ("env | sort", "ls -l", "id -u; hostname; cat x")]
+
+
+@needs_bubblewrap
+def test_files_of_the_host_cannot_be_read(tmp_path, monkeypatch):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("42-is-secret")
+    monkeypatch.setenv("SECRET_IN_ENVIRONMENT", "43-is-secret")
+    host = os.getpid()
+    with Sandbox(SMALL) as box:
+        result = box.run(f"cat {secret} /etc/passwd /etc/shadow /proc/{host}/environ /proc/[0-9]*/root{secret}; "
+                         f"cat /proc/[0-9]*/environ; ls /root /home {tmp_path} {Path(__file__).parent}; "
+                         f"find / -maxdepth 2 -name secret.txt; cat /proc/[0-9]*/cwd/{secret.name}")
+    assert "HOME=/repo" in result.output  # it did read what it could
+    assert not any(text in result.output for text in ("is-secret", "root:x", "test_sandbox.py", "PYTEST"))
+
+
+@needs_bubblewrap
+def test_nothing_outside_the_folder_can_be_written(box, tmp_path):
+    places = ["/", "/usr/", "/usr/bin/", "/etc/", "/dev/", "/dev/shm/", "/proc/", f"{tmp_path}/"]
+    result = box.run("; ".join(f"touch {place}escaped && echo wrote {place}" for place in places))
+    assert "wrote" not in result.output
+    assert not any(Path(place, "escaped").exists() for place in places)
+    assert "yes" not in box.run("unshare -rm mount -t tmpfs none /repo && echo yes; mount -o remount,rw / && echo yes; "
+                                "mount -t tmpfs none /repo && echo yes; chroot / true && echo yes").output
+
+
+@needs_bubblewrap
+def test_links_lead_nowhere(box, tmp_path):
+    (tmp_path / "secret").write_text("42-is-secret")
+    box.run(f"ln -s {tmp_path}/secret link; ln -s {tmp_path} folder; ln -s / root; ln -s ../../.. up; mkfifo pipe; "
+            f"ln -s /dev/zero zero; mkdir deep; ln -s . deep/deeper; echo x > folder/new; echo y > deep/own")
+    assert box.read() == {"main.py": b"print('hello')\n", "deep/own": b"y\n"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["secret"]
+    assert "secret" not in box.run("cat link folder/secret root/root/secret up/secret").output.replace("/secret", "")
+
+
+@needs_bubblewrap
+def test_there_is_no_network(box):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        port = server.getsockname()[1]
+        result = box.run(f"(exec 3<>/dev/tcp/127.0.0.1/{port}) && echo reached; python3 -c 'import socket; "
+                         f"socket.create_connection((\"127.0.0.1\", {port}), 1); print(\"reached\")'; "
+                         f"python3 -c 'import socket; print(socket.if_nameindex())'")
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert "reached" not in result.output and "[(1, 'lo')]" in result.output
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(("command", "seconds"), [
+    (":(){ :|:& };:; wait", 8), ("python3 -c 'import os\nwhile True: os.fork()'", 8),
+    ("for i in $(seq 100); do sleep 54321 & done; wait", 8)], ids=["bash", "python", "many"])
+def test_fork_bombs_end(box, command, seconds):
+    start = time.monotonic()
+    box.run(command)
+    assert time.monotonic() - start < seconds
+    assert box.run("echo again").output == "again\n" and gone("sleep 54321")
+
+
+@needs_bubblewrap
+def test_memory_is_limited_for_one_process_and_for_all_together(box):
+    one = box.run("python3 -c 'x = bytearray(1 << 30)'")
+    assert one.returncode and "MemoryError" in one.output
+    hold = "import time; x = bytearray(90 << 20); time.sleep(60)"
+    many = box.run(f"while true; do echo; sleep 0.01; done & for i in 1 2 3 4 5; do python3 -c '{hold}' & done; wait")
+    assert many.exceeded == "more than 128 MB of memory" and many.returncode == -1
+
+
+@needs_bubblewrap
+@pytest.mark.skipif(seccomp.program() is None, reason="the numbers of this machine's system calls are not known")
+def test_memory_cannot_hide_from_the_limit(box):
+    result = box.run("""python3 -c '
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+for call in (lambda: libc.memfd_create(b"x", 0), lambda: libc.shmget(0, 1 << 20, 0o1600), lambda: libc.unshare(1 << 28),
+             lambda: libc.ptrace(16, os.getppid(), 0, 0)):
+    print(call(), ctypes.get_errno() == errno.ENOSYS)
+'""")
+    assert result.output == "-1 True\n" * 4
+
+
+@needs_bubblewrap
+def test_disk_is_limited(box):
+    full = box.run("cat /dev/zero > a; cat /dev/zero > b; echo end")
+    assert "end" in full.output and sum(map(len, box.read().values())) <= SMALL.disk
+    box.clear()
+    box.write({"main.py": b"print('hello')\n"})
+    flood = box.run("i=0; while true; do : > file$i; i=$((i + 1)); done")
+    assert flood.exceeded == "more than 200 files" and len(box.read()) <= SMALL.files
+    assert box.run("sleep 0.2; ls | wc -l").returncode == 0
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize("command", ["yes", "cat /dev/zero", "python3 -c 'while True: print(1)' >&2"])
+def test_endless_output_is_cut(box, command):
+    result = box.run(command)
+    assert result.exceeded == "more than 100000 bytes of output" and len(result.output) == 100_000
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize("command", [
+    "sleep 54322", "while true; do :; done", "trap '' TERM INT HUP; sleep 54322", "cat", "kill -STOP $$",
+    "exec >&-; exec 2>&-; sleep 54322"])
+def test_what_never_ends_is_ended(box, command):
+    start = time.monotonic()
+    result = box.run(command, 0.3)
+    assert time.monotonic() - start < 3 and gone("sleep 54322")
+    assert result.exceeded == "timed out after 0.3 seconds" or command == "cat"  # its input is empty
+
+
+@needs_bubblewrap
+def test_background_processes_do_not_outlive_their_command(box):
+    result = box.run("""
+        sleep 54323 & setsid nohup sleep 54323 &
+        (setsid bash -c 'sleep 54323 & disown; sleep 54323' &)
+        python3 -c 'import os
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execvp("sleep", ["sleep", "54323"])'
+        echo done""")
+    assert "done" in result.output and not result.exceeded
+    assert gone("sleep 54323") and "sleep" not in box.run("cat /proc/[0-9]*/comm").output
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize("command", ["kill -9 -1; sleep 54324", "kill -STOP $PPID; sleep 54324", "kill -9 $PPID",
+                                     "head -c 100000 /dev/zero > /proc/$PPID/fd/1", "echo -5 > /proc/$PPID/fd/1",
+                                     "echo 99999999999 > /proc/$PPID/fd/1; sleep 54324"])
+def test_an_attack_on_the_sandbox_ends_in_a_new_one(box, command, monkeypatch):
+    monkeypatch.setattr(sandbox, "_GRACE", 0.5)
+    box.run("echo changed > other.txt")
+    result = box.run(command, 1)
+    assert result.returncode == -1 or not result.exceeded
+    assert gone("sleep 54324")
+    assert box.run("echo again").output == "again\n"
+
+
+@needs_bubblewrap
+def test_commands_that_are_no_text(box):
+    assert box.run("echo \0").returncode == 126
+    assert box.run("x" * 200_000).output == "bash: argument list too long\n"
+    assert box.run("\x01\x02\udcff\ufffd").returncode == 127
+    assert box.run("printf '\\xff\\xfe'").output == "\ufffd\ufffd"
+
+
+@needs_bubblewrap
+def test_closing_leaves_no_process():
+    box = Sandbox(Limits(disk=(16 << 20) + 54326))
+    box.write({"a": b"b"})
+    pid = box._process.pid
+    box.close()
+    box.close()
+    assert not Path(f"/proc/{pid}").exists()
+    assert gone(f"{box.limits.memory} {box.limits.processes} {box.limits.disk}")
+
+
+def test_without_bubblewrap_there_is_a_refusal(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_bubblewrap.cache_clear()
+    with pytest.raises(UserError, match=r"no bubblewrap.*apt-get install bubblewrap"):
+        Sandbox()
+    check_bubblewrap.cache_clear()
+
+
+def test_unsandboxed_says_the_same_of_the_same_commands():
+    with Sandbox(SMALL, unsandboxed=True) as plain:
+        folder = plain._folder
+        plain.write({"main.py": b"import sys\nprint(sys.path[0])\nx\n", "a/b": b"1"})
+        result = plain.run("python3 main.py; pwd; ls; sleep 54325 & sleep 54325")
+        assert result.exceeded == "timed out after 2 seconds" and gone("sleep 54325")
+        assert result.output.startswith("/repo\nTraceback") or "File \"/repo/main.py\"" in result.output
+        assert folder not in result.output and plain.read()["a/b"] == b"1"
+        assert len(plain.run("yes").output) == 100_000
+    assert not Path(folder).exists()
