@@ -6,7 +6,6 @@ Beside it what starting Python alone costs, which every run of the code pays: th
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import sys
@@ -23,7 +22,7 @@ import torch
 
 from datamodules.collection import Collection, summary
 from datamodules.scripted import AGENTS
-from lightning_modules.metrics import wilson_interval
+from lightning_modules.metrics import wilson_interval, write_metrics
 from lightning_modules.runs import origin
 from tools.sandbox import Sandbox
 
@@ -75,9 +74,7 @@ def main() -> None:
                 table.add_row(agent, lengths, f"{fixed}/{options.problems}", str(row["needless"]),
                               f"{row['messages']:.1f}", f"{row['trajectories_per_second']:.1f}", f"{floor:.0f}")
     Console(width=120, emoji=False).print(table)
-    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    facts = origin(torch.device("cpu")) | {"workers": options.workers, "load": os.getloadavg()[0]}
-    Path(options.out).write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
+    write_metrics(options.out, rows, **origin(torch.device("cpu")), workers=options.workers, load=os.getloadavg()[0])
 
 
 if __name__ == "__main__":
