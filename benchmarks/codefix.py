@@ -23,11 +23,12 @@ from lightning_modules.sweep import Cell, Pool
 ROOT = Path(__file__).parent.parent
 
 MODELS = {
-    "mamba": "--model.backbone Mamba --model.backbone.n_layer 8 --model.backbone.d_model 384 "
-             "--model.learning_rate 2e-3",
-    "pythia": "--model.backbone Pythia --model.backbone.n_layer 4 --model.backbone.d_model 384 "
-              "--model.backbone.n_head 6 --model.learning_rate 1e-3",
+    "mamba": "--model.backbone Mamba --model.backbone.n_layer 6 --model.backbone.d_model 256 "
+             "--model.learning_rate 3e-3",
+    "pythia": "--model.backbone Pythia --model.backbone.n_layer 3 --model.backbone.d_model 256 "
+              "--model.backbone.n_head 4 --model.learning_rate 1e-3",
 }
+"""About 2.8 million parameters each."""
 
 
 def main() -> None:
