@@ -9,6 +9,7 @@ results/benchmarks/memory.json.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -45,7 +46,9 @@ def main() -> None:
     table, rows = Table("backbone", "tokens", "peak, MB", "of that at the shortest", "state, bytes", "seconds"), []
     for name in options.only:
         command = [sys.executable, __file__, "--one", name, "--longest", str(options.longest)]
-        result = subprocess.run(command, capture_output=True, text=True)
+        # One thread: a single row gains nothing by more, and their buffers would count.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
         if result.returncode:
             raise SystemExit(f"{name}: {result.stderr[-2000:]}")
         cells = json.loads(result.stdout.splitlines()[-1])

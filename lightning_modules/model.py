@@ -19,6 +19,9 @@ from tools import UserError
 
 IGNORED = -100
 
+LARGE_VOCABULARY = 1024
+"""From so many tokens on, the head and the loss leave out what is not predicted, for which the host must wait."""
+
 
 def masked_targets(tokens: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
     """Next-token targets int64 [B, T] of rows [B, T + 1]; -100 where the next token is not the model's to predict."""
@@ -67,10 +70,16 @@ class TrajectoryModel(LightningModule):
         elsewhere ranks may have unequal numbers of batches, and each has its own mean.
         """
         targets = masked_targets(batch["tokens"], batch["kinds"])
-        logits, _ = self.backbone(batch["tokens"][:, :-1], return_state=False)
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none",
-                                 ignore_index=IGNORED).view_as(targets)
-        count = (targets != IGNORED).sum()
+        inputs, predicted = batch["tokens"][:, :-1], targets != IGNORED
+        if len(self.vocabulary) < LARGE_VOCABULARY:
+            logits, _ = self.backbone(inputs, return_state=False)
+            losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none",
+                                     ignore_index=IGNORED).view_as(targets)
+        else:
+            chosen = F.cross_entropy(self.backbone.logits_at(inputs, predicted).float(), targets[predicted],
+                                     reduction="none")
+            losses = torch.zeros_like(targets, dtype=torch.float32).masked_scatter(predicted, chosen)
+        count = predicted.sum()
         if self.training and dist.is_available() and dist.is_initialized():
             dist.all_reduce(count)
             count = count / dist.get_world_size()

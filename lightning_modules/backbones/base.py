@@ -52,6 +52,13 @@ class Backbone(nn.Module, ABC):
         return_state: False lets a backbone take a faster way that leaves no state (then None is returned for it)
         """
 
+    def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+        """Logits [k, V] after the k of `tokens` [B, T] that `chosen`, bool [B, T], marks, from the initial state.
+
+        A large vocabulary takes most of the memory of training; a backbone can leave out the head for the others.
+        """
+        return self(tokens, return_state=False)[0][chosen]
+
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Logits [B, V] after one token a row, [B], and the new state; safe to capture in a CUDA graph.

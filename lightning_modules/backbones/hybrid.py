@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_modules.backbones.attention import Cache, head_width
-from lightning_modules.backbones.base import check_sizes
+from lightning_modules.backbones.base import check_sizes, check_step_sizes
 from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from lightning_modules.backbones.mamba import Mixer
 from lightning_modules.backbones.mistral import SelfAttention
@@ -48,6 +48,7 @@ class Hybrid(LayeredBackbone):
         n_kv_head = n_head if n_kv_head is None else n_kv_head
         check_sizes("Hybrid", n_layer=n_layer, d_model=d_model, n_head=n_head, n_kv_head=n_kv_head, d_state=d_state,
                     d_conv=d_conv, window=1 if window is None else window)
+        check_step_sizes("Hybrid", dt_min, dt_max)
         if wrong := [i for i in attention if not 0 <= i < n_layer]:
             raise UserError(f"Hybrid attention layer {wrong[0]} is none of its {n_layer} layers: give numbers from 0 "
                             f"to {n_layer - 1}")

@@ -54,19 +54,27 @@ class LayeredBackbone(Backbone):
         return [layer.reserve(part, length) for layer, part in zip(self.parts[1], state, strict=True)]
 
     def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
-        embedding, layers, norm, head = self.parts
+        hidden, state = self._features(tokens, state, return_state)
+        return self.parts[3](hidden), state
+
+    def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+        return self.parts[3](self._features(tokens, None, return_state=False)[0][chosen])
+
+    def _features(self, tokens: Tensor, state: State | None, return_state: bool) -> tuple[Tensor, State | None]:
+        """What the head takes, [B, T, d_model], and the new state."""
+        embedding, layers, norm, _ = self.parts
         if state is not None:
             self.check_state(state, len(tokens))
         elif return_state:
             state = self.initial_state(len(tokens))
         elif tokens.is_cuda and isinstance(layers[0], Block):
             blocks = ((layer.norm, functools.partial(_update, layer.mixer)) for layer in layers)
-            return head(residual_blocks(embedding(tokens), blocks, norm, self.fast)), None
+            return residual_blocks(embedding(tokens), blocks, norm, self.fast), None
         hidden, new = embedding(tokens), []
         for i, layer in enumerate(layers):
             hidden, layer_state = layer(hidden, state and state[i])
             new.append(layer_state)
-        return head(norm(hidden)), new if return_state else None
+        return norm(hidden), new if return_state else None
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         embedding, layers, norm, head = self.parts

@@ -72,13 +72,20 @@ class Mamba(Backbone):
         return [layer["mixer"].initial_state(batch_size) for layer in self.backbone["layers"]]
 
     def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
+        hidden, state = self._features(tokens, state, return_state)
+        return self.lm_head(hidden), state
+
+    def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+        return self.lm_head(self._features(tokens, None, return_state=False)[0][chosen])
+
+    def _features(self, tokens: Tensor, state: State | None, return_state: bool) -> tuple[Tensor, State | None]:
+        """What the head takes, [B, T, d_model], and the new state."""
         if state is not None:
             self.check_state(state, len(tokens))
         elif not return_state and tokens.is_cuda and cuda_kernels() is not None:
             blocks = ((layer["norm"], functools.partial(layer["mixer"].fused, fast=self.fast))
                       for layer in self.backbone["layers"])
-            hidden = residual_blocks(self.backbone["embedding"](tokens), blocks, self.backbone["norm_f"], self.fast)
-            return self.lm_head(hidden), None
+            return residual_blocks(self.backbone["embedding"](tokens), blocks, self.backbone["norm_f"], self.fast), None
         else:
             state = self.initial_state(tokens.shape[0])
         hidden, new = self.backbone["embedding"](tokens).float(), []
@@ -86,7 +93,7 @@ class Mamba(Backbone):
             update, layer_state = layer["mixer"](layer["norm"](hidden), layer_state)
             hidden = hidden + update
             new.append(layer_state)
-        return self.lm_head(self.backbone["norm_f"](hidden)), new if return_state else None
+        return self.backbone["norm_f"](hidden), new if return_state else None
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         hidden = self.backbone["embedding"](tokens)

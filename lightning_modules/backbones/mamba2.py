@@ -179,25 +179,33 @@ def chunk_scan(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor, C: 
 
 def matrix_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """The same in the chunked matrix form (section 6, "SSD"): quadratic within a chunk, a recurrence between chunks."""
+    return decay_scan(x.to(A.dtype) * delta[..., None], delta * A, B.to(A.dtype), C.to(A.dtype), state)
+
+
+def decay_scan(x: Tensor, decay: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """h_t = exp(decay_t) h_{t-1} + x_t B_t^T, y_t = h_t C_t in the chunked matrix form; decay [B, T, H], not above 0.
+
+    The other shapes are those of `chunk_scan`, whose delta is in x and decay here.
+    """
     batch, length, heads, width = x.shape
     groups, size = B.shape[2:]
     shape = batch, groups, heads // groups
     chunk = min(CHUNK, length)
     count = -(-length // chunk)
-    padding = count * chunk - length  # steps of size 0 change nothing
-    x, B, C = (F.pad(part.to(A.dtype), (0, 0, 0, 0, 0, padding)) for part in (x, B, C))
-    delta = F.pad(delta, (0, 0, 0, padding))
+    padding = count * chunk - length  # steps without decay and input change nothing
+    x, B, C = (F.pad(part, (0, 0, 0, 0, 0, padding)) for part in (x, B, C))
+    kind, decay = x.dtype, F.pad(decay, (0, 0, 0, padding))
     # [B, K, G, (H / G,) Q, ...]: K chunks of Q tokens.
-    x = (x * delta[..., None]).view(batch, count, chunk, groups, -1, width).permute(0, 1, 3, 4, 2, 5)
+    x = x.view(batch, count, chunk, groups, -1, width).permute(0, 1, 3, 4, 2, 5)
     B, C = (part.view(batch, count, chunk, groups, size).transpose(2, 3) for part in (B, C))
     # Differences of these sums must be exact where the sums are large: hence float64.
-    decay = (delta * A).double().view(batch, count, chunk, groups, -1).permute(0, 1, 3, 4, 2).cumsum(-1)
+    decay = decay.double().view(batch, count, chunk, groups, -1).permute(0, 1, 3, 4, 2).cumsum(-1)
     future = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).triu(1)
-    between = torch.exp((decay[..., None] - decay[..., None, :]).to(A.dtype).masked_fill(future, -torch.inf))
+    between = torch.exp((decay[..., None] - decay[..., None, :]).to(kind).masked_fill(future, -torch.inf))
     within = ((C @ B.mT)[:, :, :, None] * between) @ x
     # [B, K, G, H / G, P, N]
-    added = (x * torch.exp((decay[..., -1:] - decay).to(A.dtype))[..., None]).mT @ B[:, :, :, None]
-    decay = decay.to(A.dtype)
+    added = (x * torch.exp((decay[..., -1:] - decay).to(kind))[..., None]).mT @ B[:, :, :, None]
+    decay = decay.to(kind)
     kept = torch.exp(decay[..., -1])[..., None, None]
     h, before = state.view(*shape, width, size), []
     for k in range(count):

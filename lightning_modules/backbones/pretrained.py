@@ -63,6 +63,9 @@ class Pretrained(Backbone):
     def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
         return self.model(tokens, state, return_state)
 
+    def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+        return self.model.logits_at(tokens, chosen)
+
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         return self.model.step(tokens, state)
 

@@ -48,7 +48,10 @@ class Suffix(Backbone):
 
     def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
         self._merge()
-        state = self.initial_state(tokens.shape[0]) if state is None else state
+        if state is None:
+            state = self.initial_state(len(tokens))
+        else:
+            self.check_state(state, len(tokens))
         seen = torch.cat([state, tokens + 1], 1)
         keys, low, high, count = self._table.to(tokens.device)
         predicted = torch.full_like(tokens, END)

@@ -7,7 +7,7 @@ import torch
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.tasks import Copy
 from datamodules.tokens import Kind
-from lightning_modules.backbones import Mamba
+from lightning_modules.backbones import LSTM, Mamba, Pythia
 from lightning_modules.evaluation import evaluate
 from lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
 
@@ -17,6 +17,21 @@ def test_loss_is_on_what_the_model_writes():
                            Kind.PADDING]], dtype=torch.uint8)
     tokens = torch.arange(7)[None]
     assert masked_targets(tokens, kinds).tolist() == [[1, IGNORED, 3, 4, 5, IGNORED]]
+
+
+@pytest.mark.parametrize("backbone", [Mamba, Pythia, LSTM])
+def test_a_large_vocabulary_has_the_same_loss_and_gradients(backbone, monkeypatch):
+    data = TrajectoryDataModule(Copy(4), batch_size=2, row_length=128)
+    torch.manual_seed(0)
+    model = TrajectoryModel(functools.partial(backbone, n_layer=1, d_model=16), data.vocabulary)
+    batch, results = next(iter(data.val_dataloader())), []
+    for limit in (1024, 1):
+        monkeypatch.setattr("lightning_modules.model.LARGE_VOCABULARY", limit)
+        model.zero_grad()
+        loss, losses = model.losses(batch)
+        loss.backward()
+        results.append([loss.detach(), losses.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert results[0][0] > 0 and all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,14 @@
 """What every backbone promises, each held against an implementation that is not ours."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mistral, Pythia
+from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
 from lightning_modules.backbones.base import reset_rows, select_rows
 from tools import UserError
 
@@ -75,7 +78,44 @@ def hybrid_logits(net, tokens):
     return norm("norm_f", hidden) @ weights["lm_head.weight"].T
 
 
+def mamba3_logits(net, tokens):
+    """The recurrence of mamba-ssm's kernel for one step in float64, a token at a time, rotations as complex numbers."""
+    p = {k: v.double() for k, v in net.state_dict().items()}
+    size, heads, turned = 24, 8, 6
+
+    def norm(x, weight, eps=1e-5):
+        return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
+
+    def turn(x, by):
+        pairs = torch.view_as_complex(x[..., : 2 * turned].unflatten(-1, (-1, 2)).contiguous())
+        return torch.cat([torch.view_as_real(pairs * by).flatten(-2), x[..., 2 * turned :]], -1)
+
+    hidden = p["backbone.embedding.weight"][tokens]
+    for i in range(2):
+        q = {k.split("mixer.")[-1]: v for k, v in p.items() if f"layers.{i}." in k}
+        parts = (norm(hidden, p[f"backbone.layers.{i}.norm.weight"]) @ q["in_proj.weight"].T).split(
+            [64, 64, size, size, heads, heads, heads, turned], -1)
+        z, x, b, c, dt, a, trap, angles = parts
+        z, x, dt = z.unflatten(-1, (heads, 8)), x.unflatten(-1, (heads, 8)), (dt + q["dt_bias"]).exp().log1p()
+        a = -(a.exp().log1p()).clamp(min=1e-4)
+        b, c = (norm(part, q[f"{n}_norm.weight"])[:, :, None] + q[f"{n}_bias"][:, 0]
+                for n, part in (("B", b), ("C", c)))
+        state, old, by, outputs = torch.zeros(len(tokens), heads, 8, size, dtype=torch.float64), 0, 1, []
+        for t in range(tokens.shape[1]):
+            by = by * torch.exp(1j * torch.pi * angles[:, t, None].tanh() * dt[:, t, :, None])
+            new = x[:, t, ..., None] * turn(b[:, t], by)[:, :, None]
+            alpha, share = torch.exp(a[:, t] * dt[:, t])[..., None, None], trap[:, t].sigmoid()[..., None, None]
+            step = dt[:, t, :, None, None]
+            state, old = alpha * state + alpha * step * (1 - share) * old + step * share * new, new
+            outputs.append((state * turn(c[:, t], by)[:, :, None]).sum(-1))
+        y = (torch.stack(outputs, 1) + q["D"][:, None] * x) * z * z.sigmoid()
+        hidden = hidden + y.flatten(-2) @ q["out_proj.weight"].T
+    return norm(hidden, p["backbone.norm_f.weight"]) @ p["lm_head.weight"].T
+
+
 REFERENCES = {
+    "Mamba3": (lambda: Mamba3(VOCABULARY, n_layer=2, d_model=32, d_state=24, head_dim=8, dt_min=0.01, dt_max=1.0,
+                              initializer_range=0.3), mamba3_logits),
     "Hybrid": (lambda: Hybrid(VOCABULARY, n_layer=3, d_model=32, n_kv_head=2, initializer_range=0.3), hybrid_logits),
     "Mamba2": (lambda: Mamba2(VOCABULARY, n_layer=2, d_model=32, d_state=24, head_dim=8, n_groups=2, dt_min=0.01,
                               dt_max=1.0, initializer_range=0.3), mamba2_logits),
@@ -87,7 +127,7 @@ REFERENCES = {
 }
 BUILD = {name: build for name, (build, _) in REFERENCES.items()} | {
     "Mamba": lambda: Mamba(VOCABULARY, n_layer=2, d_model=32, initializer_range=0.3)}
-FIXED = ["LSTM", "GRU", "Mamba", "Mamba2"]
+FIXED = ["LSTM", "GRU", "Mamba", "Mamba2", "Mamba3"]
 
 
 def make(name):
@@ -247,6 +287,8 @@ def test_long_passes_make_no_quadratic_masks(name, monkeypatch):
     (lambda: Pythia(VOCABULARY, d_model=64, n_head=3), "n_head 3 does not divide d_model 64"),
     (lambda: Mistral(VOCABULARY, d_model=64, n_kv_head=3), "n_kv_head 3 does not divide n_head 4"),
     (lambda: Mamba2(VOCABULARY, d_model=64, head_dim=48), "head_dim 48 does not divide d_inner 128"),
+    (lambda: Mamba3(VOCABULARY, d_model=64, head_dim=48), "head_dim 48 does not divide d_inner 128"),
+    (lambda: Mamba3(VOCABULARY, d_state=18), "d_state 18, rope_share 0.5 are not allowed"),
     (lambda: Mamba2(VOCABULARY, n_groups=3), "n_groups 3 does not divide its 8 heads"),
     (lambda: Mistral(VOCABULARY, window=0), "window 0 is not allowed"),
     (lambda: Hybrid(VOCABULARY, n_layer=2, attention=[2]), "attention layer 2 is none of its 2 layers"),
@@ -270,6 +312,21 @@ def test_a_state_that_does_not_fit(name):
 def test_impossible_sizes(name):
     with pytest.raises(UserError, match="n_layer 0 is not allowed"):
         type(make(name))(VOCABULARY, n_layer=0)
+
+
+@pytest.mark.parametrize("name", ["Mamba", "Mamba2", "Mamba3", "Hybrid"])
+def test_impossible_step_sizes(name):
+    with pytest.raises(UserError, match=f"{name} dt_min 0.5 and dt_max 0.1 are not allowed"):
+        type(make(name))(VOCABULARY, dt_min=0.5)
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "lstm", "gru"])
+def test_addition_up_to_5_digits_carries_to_1000_as_the_results_say(name):
+    files = [json.loads(path.read_text()) for path in (Path(__file__).parents[3] / "results/addition_5").glob("*.json")]
+    exact = {record["evaluator"] for run in files for record in run["records"]
+             if run["backbone"].split()[0] == name and run["seed"] == 1 and "CPU" in run["device"]
+             and record["style"] == "local" and record["length"] == 1000 and record["exact_match"] == 1.0}
+    assert exact == {"rollout", "verify"}
 
 
 @CUDA
