@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py                     # up to a million tokens, small models on the CPU: a few minutes
 
-`ours` is the largest resident memory of the process during `verify`, `alternative` the same at the shortest length, and
-`above` what of it was not there before; the trajectories of all lengths are there all the time. Each model has a process
-of its own. Writes results/benchmarks/memory.json.
+`ours` is the largest resident memory of the process during `verify`, `alternative` the same at the shortest length,
+and `above` what of it was not there before; the trajectories of all lengths are there all the time. Each model has a
+process of its own. Writes results/benchmarks/memory.json.
 """
 
 import argparse
@@ -43,7 +43,8 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.one, [n for n in MODELS[options.one] if n <= options.longest])))
         return
-    table, rows = Table("backbone", "tokens", "peak, MB", "of the shortest's", "above before, MB", "state, bytes", "seconds"), []
+    table = Table("backbone", "tokens", "peak, MB", "of the shortest's", "above before, MB", "state, bytes", "seconds")
+    rows = []
     for name in options.only:
         command = [sys.executable, __file__, "--one", name, "--longest", str(options.longest)]
         # One thread: a single row gains nothing by more, and their buffers would count.
@@ -60,7 +61,7 @@ def main() -> None:
                          "above": cell["above"], "state_bytes": cell["state"], "seconds": cell["seconds"]})
             table.add_row(cell["backbone"], f"{cell['tokens']:,}", f"{cell['peak']:.0f}", f"{ratio:.2f}",
                           f"{cell['above']:.1f}", f"{cell['state']:,}", f"{cell['seconds']:.0f}")
-            print(f"{cell['backbone']}, {cell['tokens']:,} tokens: {cell['peak']:.0f} MB, {cell['above']:.1f} more than before")
+            print(f"{cell['backbone']}, {cell['tokens']:,} tokens: {cell['peak']:.0f} MB, {cell['above']:.1f} more")
         write_metrics(options.out, rows, **origin(torch.device("cpu")))
     Console(width=120).print(table)
 
