@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2, help="trainings side by side")
     parser.add_argument("--minutes", type=float, default=None, help="that the trainings may take in all")
     parser.add_argument("--trajectories", default="trajectories", help="folder; has a folder for each agent")
-    parser.add_argument("--results", default="results/codefix")
+    parser.add_argument("--results", default="results/code_fixing_16")
     parser.add_argument("--unsandboxed", action="store_true")
     parser.add_argument("--options", default="", help="further options of run.py fit")
     options = parser.parse_args()
@@ -71,7 +71,7 @@ def collect(options: argparse.Namespace, agent: str) -> None:
 
 def cell(options: argparse.Namespace, model: str, agent: str, seed: int) -> Cell:
     name = f"{model}_{agent}_seed{seed}"
-    text = (f"--config {ROOT}/configs/codefix.yaml {MODELS[model]} --data.task.trajectories "
+    text = (f"--config configs/codefix.yaml {MODELS[model]} --data.task.trajectories "
             f"{options.trajectories}/{agent} --data.task.unsandboxed {str(options.unsandboxed).lower()} "
             f"--data.batch_size 32 --data.row_length 2048 --trainer.max_steps {options.steps} "
             f"--trainer.val_check_interval {options.steps} --evaluation.validation_lengths [] "

@@ -10,6 +10,7 @@ import argparse
 import random
 import resource
 import time
+import tracemalloc
 from collections import Counter
 
 import torch
@@ -21,12 +22,15 @@ from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Mult
 from datamodules.tokens import END
 from lightning_modules.backbones import Backbone
 from lightning_modules.metrics import write_metrics
-from lightning_modules.rollout import rollout
+from lightning_modules.rollout import Rollout, rollout
 from lightning_modules.runs import origin
 from tools.base import PHASE_MARK
 
 KINDS = ("uniform", "commands", "thoughts", "left", "right", "searches", "end")
 """Any token; only commands; only what is no command; runs to either end; searches for the most frequent; the end."""
+
+ROW_BYTES = 512
+"""Most memory of a row, its tool's included, for each token of its prompt and budget."""
 
 SEARCHES = ("find", "[OBSERVATION]", "=", "\n", "[CALL]", "[RETURN]")
 
@@ -90,11 +94,28 @@ def storm(task: ToolTask, kind: str, rows: int, budget: int, seed: int = 0, agai
     return sum(len(row.tokens) for row in together), Counter(row.reason for row in together)
 
 
+def row_memory(task: ToolTask, kind: str, budget: int, seed: int = 0) -> float:
+    """Bytes of a row and its tool at their peak, a token of its prompt and budget; raises AssertionError beyond
+    `ROW_BYTES`."""
+    rng, names = random.Random(seed), task.vocabulary().tokens
+    allowed = [names[i] for i in nonsense(task, kind).allowed.tolist()]
+    problem = task.problem("validation", seed, task.max_length, 0, task.variants[0])
+    tracemalloc.start()
+    row = Rollout(problem, budget, task.tool())
+    while not row.reason:
+        row.advance(rng.choice(allowed))
+    used = tracemalloc.get_traced_memory()[1] / (len(problem.prompt) + budget)
+    tracemalloc.stop()
+    assert used <= ROW_BYTES, (task.name, kind, used)
+    return used
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=10_000_000, help="to write in all")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--budget", type=int, default=4000, help="tokens of a row")
+    parser.add_argument("--again", type=int, default=8, help="rows of every storm that are rolled out again alone")
     parser.add_argument("--out", default="results/benchmarks/hostile.json")
     options = parser.parse_args()
     totals: dict[tuple[str, str], Counter] = {}
@@ -103,7 +124,7 @@ def main() -> None:
     while done < options.tokens:
         for task in TASKS:
             for kind in KINDS:
-                tokens, reasons = storm(task, kind, options.rows, options.budget, seed)
+                tokens, reasons = storm(task, kind, options.rows, options.budget, seed, options.again)
                 done += tokens
                 name = f"{task.name}, {task.setting}", kind
                 totals.setdefault(name, Counter()).update({"tokens": tokens, **reasons})
@@ -112,9 +133,11 @@ def main() -> None:
         print(f"{done:,} tokens, {time.time() - begun:.0f} s, {memory[-1]:,} MiB at most", flush=True)
     table, rows = Table("task", "nonsense", "tokens", "reasons"), []
     for (task_name, kind), counts in totals.items():
+        task = next(task for task in TASKS if f"{task.name}, {task.setting}" == task_name)
         reasons = {k: v for k, v in counts.items() if k != "tokens"}
         table.add_row(task_name, kind, f"{counts['tokens']:,}", ", ".join(f"{k} {v}" for k, v in reasons.items()))
-        rows.append({"what": f"{task_name}, {kind}", "tokens": counts["tokens"], **reasons})
+        rows.append({"what": f"{task_name}, {kind}", "tokens": counts["tokens"],
+                     "bytes/token of a row": round(row_memory(task, kind, options.budget)), **reasons})
     Console(width=120).print(table)
     write_metrics(options.out, rows, **origin(torch.device("cpu")), tokens=done, seconds=time.time() - begun,
                   peak_mib_by_round=memory)

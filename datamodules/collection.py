@@ -6,6 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,11 @@ class Collection:
 
         code = self.code_base(index)
         model = llm(self.model) if self.agent == "llm" else PolicyModel(AGENTS[self.agent])
-        with Sandbox(Limits(), self.unsandboxed) as sandbox:
+        # Scripted agents are trusted not to attack the sandbox: they may share one.
+        shared = nullcontext(_sandbox("agent", self.unsandboxed)) if self.agent in AGENTS else \
+            Sandbox(Limits(), self.unsandboxed)
+        with shared as sandbox:
+            sandbox.clear()
             sandbox.write(code.files())
             messages, status = run_agent(model, sandbox, TASK, self.templates())
             files = sandbox.read()
@@ -102,12 +107,16 @@ class Collection:
 
 def judge(unsandboxed: bool) -> Sandbox:
     """This thread's sandbox for checking what agents left; apart from theirs."""
-    return _judge(unsandboxed, os.getpid(), threading.get_ident())
+    return _sandbox("judge", unsandboxed)
+
+
+def _sandbox(use: str, unsandboxed: bool) -> Sandbox:
+    return _new_sandbox(use, unsandboxed, os.getpid(), threading.get_ident())
 
 
 @cache
-def _judge(unsandboxed: bool, process: int, thread: int) -> Sandbox:
-    return Sandbox(check_limits(Limits()), unsandboxed)
+def _new_sandbox(use: str, unsandboxed: bool, process: int, thread: int) -> Sandbox:
+    return Sandbox(check_limits(Limits()) if use == "judge" else Limits(), unsandboxed)
 
 
 def plain(message: dict[str, Any]) -> dict[str, str]:

@@ -17,6 +17,9 @@ PAPER = re.compile(r"-> ([\d,]+) \((\d+)%\)")
 GROWTH = re.compile(r"(.+)_(?:scaling|steps)_\d+")
 """Experiments of many recipes that differ in training length or steps: shown as growth, their tables folded."""
 STYLES = ("local", "paper")
+SHORT = 25
+"""Tokens of a horizon that a small model can be expected to keep."""
+KINDS = (f"bounded, up to {SHORT} tokens", f"bounded, over {SHORT} tokens", "growing")
 
 
 def summary(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
@@ -28,7 +31,7 @@ def summary(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
         under = [f"{row['what'].partition(',')[0]}, {row['backbone']}" for row in known if below(row, style)]
         if known:
             lines.append(f"Style {style}: in {len(known) - len(under)} of {len(known)} rows of the paper's tables that "
-                         f"were measured, our median seed is at or above the paper's best"
+                         f"were measured, our median seed has at least the paper's share at the paper's length"
                          + (f"; below: {'; '.join(under)}" if under else "") + ".")
     far = longest(everything)
     if far:
@@ -87,38 +90,45 @@ def headline(curve: Curve) -> str:
 
 
 def below(row: dict[str, Any], style: str) -> bool:
-    """Whether the median of our best recipe is below the paper's number."""
+    """Whether our best recipe's median seed is below the paper's share at the paper's length (or the next tried)."""
     numbers = PAPER.search(row["paper"])
     if not numbers or not row["ours"][style]:
         return False
-    reach, share = row["ours"][style][0].median_reach()
-    return (reach, round(100 * share)) < (int(numbers[1].replace(",", "")), int(numbers[2]))
+    curve, length = row["ours"][style][0], int(numbers[1].replace(",", ""))
+    tried = next((n for n in curve.lengths if n >= length), None)
+    return tried is None or round(100 * median(curve.at(tried))) < int(numbers[2])
 
 
 def reaches_by_horizon(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) \
-        -> list[tuple[str, str, float, list[float]]]:
-    """(task, verdict, largest length tried, reach of every run) of small-memory models, lengths as multiples of the
-    training length; reach: at least 90% at every length up to it."""
+        -> list[tuple[str, str, list[tuple[float, float]]]]:
+    """(task with its horizon, kind of horizon, (reach, largest length tried) of every run) of Mambas, the kinds in the
+    order of `KINDS`, the lengths as multiples of the training length; reach: at least 90% at every length up to it."""
     lines: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for content in horizons:
-        kind = f"horizon {content['verdict'].partition(' like')[0].partition(':')[0]}"
+        tokens = content["records"][-1]["horizon"]
+        kind = KINDS[2 if content["verdict"].startswith("growing") else tokens > SHORT]
         for c in everything:
             if (c.task, c.setting, c.style) == (content["task"], content["setting"], content["style"]) and c.trained \
                     and c.backbone.startswith("mamba ") and c.experiment == f"{c.task}_{c.trained}":
-                name = ", ".join(filter(None, (c.task, c.variant, c.style)))
-                lines[name, kind] += [(reach / c.trained, max(c.lengths) / c.trained) for reach in c.steady(0.9)]
-    return [(name, kind, max(most for _, most in values), [reach for reach, _ in values])
-            for (name, kind), values in lines.items()]
+                name = ", ".join(filter(None, (c.task, c.variant, c.style))) + f" ({tokens})"
+                lines[name, kind] += [(reach / c.trained, max(one) / c.trained)
+                                      for reach, one in zip(c.steady(0.9), c.exact, strict=True)]
+    return sorted(((name, kind, runs) for (name, kind), runs in lines.items()), key=lambda r: (KINDS.index(r[1]), r[0]))
 
 
 def horizon_claims(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) -> list[str]:
-    runs: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for _, kind, most, reaches in reaches_by_horizon(everything, horizons):
-        runs["growing" if kind.endswith("growing") else "bounded or nearly so"] += [(r, most) for r in reaches]
-    parts = [f"{sum(reach >= 0.99 * most for reach, most in values)} of {len(values)} runs with a horizon that is "
-             f"{kind} get to the largest length tried (median {median(reach for reach, _ in values):.3g} times the "
-             f"training length)" for kind, values in sorted(runs.items())]
-    return [f"Horizon, known without training, against reach: {'; '.join(parts)}."] if parts else []
+    """For each kind of horizon, how far the runs get that master the training length; the others say nothing of it."""
+    kinds: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for _, kind, runs in reaches_by_horizon(everything, horizons):
+        kinds[kind] += runs
+    parts = []
+    for kind, runs in kinds.items():
+        if learnt := [(reach, most) for reach, most in runs if reach >= 1]:
+            parts.append(f"{kind}: {sum(reach >= most for reach, most in learnt)} of {len(learnt)} runs get to the "
+                         f"largest length tried, median {median(reach for reach, _ in learnt):.3g} times the training "
+                         f"length (and {len(runs) - len(learnt)} do not master the training length)")
+    return [f"Horizon, known without training, against the reach of trained Mambas: {'; '.join(parts)}."] \
+        if parts else []
 
 
 def noise_claims(everything: Sequence[Curve]) -> list[str]:

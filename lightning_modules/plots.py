@@ -166,18 +166,18 @@ def growth_figure(lines: Mapping[str, Mapping[int, Sequence[int]]], what: str, t
     return figure
 
 
-def reach_figure(rows: Sequence[tuple[str, str, float, Sequence[float]]]) -> Figure:
+def reach_figure(rows: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) -> Figure:
     """How far trained models get, a line for each kind of trajectory; each point is one training run.
 
-    rows: (label, kind, largest length tried, reach of each run), the lengths as multiples of the training length. Lines
-          are sorted by kind, in the order in which the kinds come up, and a kind has one colour and marker.
+    rows: (label, kind of horizon, (reach, largest length tried) of each run), the lengths as multiples of the training
+          length. Lines are sorted by kind, in the order in which the kinds come up; a kind has one colour and marker.
     """
-    kinds = list(dict.fromkeys(kind for _, kind, _, _ in rows))
+    kinds = list(dict.fromkeys(kind for _, kind, _ in rows))
     rows = sorted(rows, key=lambda row: -kinds.index(row[1]))
     figure = Figure(figsize=(6.4, 1.0 + 0.24 * len(rows)), dpi=200, layout="constrained")
     axes = figure.add_subplot()
-    for y, (_, kind, most, reaches) in enumerate(rows):
-        i = kinds.index(kind)
+    for y, (_, kind, runs) in enumerate(rows):
+        i, most, reaches = kinds.index(kind), max(tried for _, tried in runs), [reach for reach, _ in runs]
         axes.plot([1, most], [y, y], color="0.85", linewidth=4, solid_capstyle="butt", zorder=1)
         shown = axes.get_legend_handles_labels()[1]
         for value in sorted(set(reaches)):
@@ -188,17 +188,17 @@ def reach_figure(rows: Sequence[tuple[str, str, float, Sequence[float]]]) -> Fig
                       markersize=5.5, markeredgecolor="white", markeredgewidth=0.5, zorder=3, clip_on=False,
                       label=None if kind in shown else kind)  # fmt: skip
             shown.append(kind)
-    axes.set_yticks(range(len(rows)), [label for label, _, _, _ in rows])
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}\N{MULTIPLICATION SIGN}")
-    axes.set_xlabel("reach, as a multiple of the training length (grey: up to the largest tried)", fontsize=9)
+    axes.set_xlabel("reach / training length (grey: up to the largest tried)", fontsize=9)
     axes.tick_params(labelsize=8.5)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     order = [labels.index(kind) for kind in kinds]
     figure.legend([handles[k] for k in order], kinds, loc="outside upper left", ncols=len(kinds), frameon=False,
-                  fontsize=9)  # fmt: skip
+                  fontsize=8.5, title="horizon", title_fontsize=8.5, alignment="left")  # fmt: skip
     return figure
 
 

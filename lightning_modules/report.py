@@ -139,10 +139,12 @@ def horizon_section(everything: Sequence[Curve], horizons: Sequence[dict[str, An
             "How many tokens back one must look to know every token that a model has to predict "
             "(`python run.py analyze`), on validation problems up to each length; no training.", ""]
     if lines:
-        save_figure(reach_figure(sorted(lines, key=lambda line: (line[1], line[0]))), figures / "horizon_reach.png")
+        save_figure(reach_figure(lines), figures / "horizon_reach.png")
         page += ["![horizon and reach](figures/horizon_reach.png)", "",
                  "Each point is a trained Mamba, every recipe and every seed: the largest length up to which at least "
-                 "90% of the problems of every length are exact.", ""]
+                 "90% of the problems of every length are exact. In brackets the horizon, in tokens, at the largest "
+                 "length that was analysed; *bounded* includes horizons that still grow, but slower than any power of "
+                 "the length.", ""]
     return [*page, "<details><summary>horizons of all tasks</summary>", "",
             *table(["task", "setting", "style", "verdict", "horizon (tokens)", "worst decisions in"], rows),
             "</details>", ""]

@@ -115,7 +115,7 @@ def read_runs(folder: str | Path) -> list[Run]:
     for path in sorted(Path(folder).glob("*/*.json")):
         content = read_json(path)
         records = content.get("records", ()) if isinstance(content, dict) else ()
-        if records and "exact_match" in records[0]:
+        if records and {"task", "exact_match"} <= records[0].keys():
             runs.append(Run(path.parent.name, path.stem, content, records))
     return runs
 

@@ -227,6 +227,11 @@ def bubblewrap(disk: int) -> tuple[str, ...]:
     arguments += ["--ro-bind-try", "/etc/alternatives", "/etc/alternatives"]
     if not python().startswith("/usr/"):
         arguments += ["--ro-bind", sys.base_prefix, sys.base_prefix]
+    # The standard library only: installed packages differ between machines, and their start-up hooks take time.
+    for folder in (root for prefix in ("/usr", "/usr/local", sys.base_prefix) for kind in ("dist", "site")
+                   for root in Path(prefix, "lib").glob(f"python3*/{kind}-packages")):
+        if str(folder).startswith("/usr/") or not python().startswith("/usr/"):
+            arguments += ["--tmpfs", str(folder), "--remount-ro", str(folder)]
     return (*arguments, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--size", str(disk), "--tmpfs",
             FOLDER, "--chdir", FOLDER, "--remount-ro", "/")
 

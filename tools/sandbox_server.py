@@ -93,15 +93,21 @@ def read_files(limit, most):
 class Runner:
     def __init__(self, namespaced, memory, processes, disk, output, files):
         self.namespaced, self.memory, self.processes = namespaced, memory, processes
-        self.disk, self.output, self.files = disk, output, files
+        self.output, self.files = output, files
         self.null = os.open(os.devnull, os.O_RDONLY)
+        # Commands inherit the limits; forking a process that sets its own would take as long as a short command.
+        limits = [(resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, disk), (resource.RLIMIT_CORE, 0),
+                  (resource.RLIMIT_NOFILE, 64)]
+        if namespaced:  # counted for each sandbox; outside for all that the user runs
+            limits.append((resource.RLIMIT_NPROC, processes))
+        for limit, value in limits:
+            resource.setrlimit(limit, (value, value))
 
     def run(self, command, seconds):
         """Return code, what was exceeded (empty if nothing was), output."""
         reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            self.become(command, writer, seconds)
+        ends = [(os.POSIX_SPAWN_DUP2, self.null, 0), (os.POSIX_SPAWN_DUP2, writer, 1), (os.POSIX_SPAWN_DUP2, writer, 2)]
+        pid = os.posix_spawn("/bin/bash", [b"bash", b"-c", command], os.environ, file_actions=ends, setsid=True)
         os.close(writer)
         poll = select.poll()
         poll.register(reader, select.POLLIN)
@@ -140,23 +146,6 @@ class Runner:
         if process is not None:
             os.close(process)
         return b"%d" % (-1 if exceeded else code), exceeded, bytes(output[: self.output])
-
-    def become(self, command, writer, seconds):
-        try:
-            os.setsid()
-            os.dup2(self.null, 0)
-            os.dup2(writer, 1)
-            os.dup2(writer, 2)
-            os.closerange(3, 256)
-            for limit, value in ((resource.RLIMIT_AS, self.memory), (resource.RLIMIT_FSIZE, self.disk),
-                                 (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 64),
-                                 (resource.RLIMIT_CPU, int(seconds) + 1)):
-                resource.setrlimit(limit, (value, value))
-            if self.namespaced:  # counted for each sandbox; outside for all that the user runs
-                resource.setrlimit(resource.RLIMIT_NPROC, (self.processes, self.processes))
-            os.execv("/bin/bash", [b"bash", b"-c", command])
-        finally:
-            os._exit(127)
 
     def end(self, pid):
         """Kill the command's process and all that it left, until nothing is there; returns its return code."""

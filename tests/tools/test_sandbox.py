@@ -55,6 +55,7 @@ def test_commands_see_only_their_folder_and_the_system(box):
     result = box.run("python3 main.py; pwd; ls -A; echo $HOME; echo wrong >&2; false")
     assert (result.output, result.returncode) == ("hello\n/repo\nmain.py\n/repo\nwrong\n", 1)
     assert box.run("cd /; ls -A").output.split() == ["bin", "dev", "etc", "lib", "lib64", "proc", "repo", "usr"]
+    assert box.run("python3 -c 'import json, sqlite3'; python3 -c 'import pip'").output.endswith("named 'pip'\n")
     assert box.run("X=1; cd /usr").returncode == 0 and box.run("echo $X; pwd").output == "\n/repo\n"
 
 
@@ -84,7 +85,8 @@ def test_files_of_the_host_cannot_be_read(tmp_path, monkeypatch):
 
 @needs_bubblewrap
 def test_nothing_outside_the_folder_can_be_written(box, tmp_path):
-    places = ["/", "/usr/", "/usr/bin/", "/etc/", "/dev/", "/dev/shm/", "/proc/", f"{tmp_path}/"]
+    packages = [f"{path}/" for path in Path("/usr/lib").glob("python3*/dist-packages")]
+    places = ["/", "/usr/", "/usr/bin/", *packages, "/etc/", "/dev/", "/dev/shm/", "/proc/", f"{tmp_path}/"]
     result = box.run("; ".join(f"touch {place}escaped && echo wrote {place}" for place in places))
     assert "wrote" not in result.output
     assert not any(Path(place, "escaped").exists() for place in places)
