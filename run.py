@@ -167,8 +167,9 @@ class SaveConfig(SaveConfigCallback):
             return
         self.overwrite = isinstance(trainer.logger, TensorBoardLogger)  # whose folder `claim_folder` has made ours
         super().setup(trainer, pl_module, stage)
+        folder = run_folder(trainer)  # on every rank: the ranks agree on it
         if trainer.is_global_zero:
-            trainer.datamodule.task.save(run_folder(trainer))
+            trainer.datamodule.task.save(folder)
 
 
 class CLI(LightningCLI):
