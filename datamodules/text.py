@@ -58,7 +58,7 @@ class TextCodec:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, digits: int = 1) -> "TextCodec":
-        """A byte-level BPE whose tokens may be whole lines, but for numbers: those of up to `digits` digits are one token.
+        """A byte-level BPE whose tokens may be whole lines, but for numbers: up to `digits` digits are one token.
 
         What agents and tools say over and over becomes a few tokens. With digits 1 a name such as f123 is copied digit
         by digit; with 3 at once, which leaves no doubt where two names begin alike, but takes 1,110 tokens more.
