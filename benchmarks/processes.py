@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,6 +19,8 @@ class Command:
     variables: of the environment, beside those of this process
     """
 
+    started: ClassVar[list["Command"]] = []
+
     def __init__(self, arguments: Sequence[str], cwd: Path, logs: Path | None = None, **variables: str) -> None:
         method, context = multiprocessing.get_start_method(), multiprocessing.get_context("forkserver")
         os.environ["PYTHONPATH"] = str(ROOT)  # before the first fork: the server imports this checkout
@@ -26,6 +29,7 @@ class Command:
         self._files = logs / "stdout.txt", logs / "stderr.txt"
         self._process = context.Process(target=_main, args=(method, list(arguments), cwd, self._files, variables))
         self._process.start()
+        self.started.append(self)
 
     def wait(self, seconds: float | None = None) -> int | None:
         """The exit code, negative for a signal; None if it still runs after so many seconds."""
@@ -42,6 +46,14 @@ class Command:
         except ProcessLookupError:  # not yet a group leader, or gone
             self._process.kill()
         self._process.join()
+
+    @classmethod
+    def kill_all(cls) -> None:
+        """Kill those that still run."""
+        for command in cls.started:
+            if command._process.is_alive():
+                command.kill()
+        cls.started.clear()
 
     @property
     def stdout(self) -> str:
