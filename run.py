@@ -167,7 +167,7 @@ class SaveConfig(SaveConfigCallback):
             return
         self.overwrite = isinstance(trainer.logger, TensorBoardLogger)  # whose folder `claim_folder` has made ours
         super().setup(trainer, pl_module, stage)
-        folder = run_folder(trainer)  # asks rank 0, so all ranks must
+        folder = run_folder(trainer)  # on every rank: the ranks agree on it
         if trainer.is_global_zero:
             trainer.datamodule.task.save(folder)
 
