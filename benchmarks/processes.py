@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 class Command:
     """`python run.py ARGUMENTS` in a folder, as the leader of a process group of its own.
 
-    logs:      folder of what it prints; a new one if there is none
+    logs:      folder of what it prints; without one it is forgotten with this object
     variables: of the environment, beside those of this process
     """
 
@@ -25,7 +27,9 @@ class Command:
         method, context = multiprocessing.get_start_method(), multiprocessing.get_context("forkserver")
         os.environ["PYTHONPATH"] = str(ROOT)  # before the first fork: the server imports this checkout
         context.set_forkserver_preload(["run"])
-        logs = logs or Path(tempfile.mkdtemp(prefix="logs"))
+        if logs is None:
+            logs = Path(tempfile.mkdtemp(prefix="logs"))
+            weakref.finalize(self, shutil.rmtree, logs, ignore_errors=True)
         self._files = logs / "stdout.txt", logs / "stderr.txt"
         self._process = context.Process(target=_main, args=(method, list(arguments), cwd, self._files, variables))
         self._process.start()
