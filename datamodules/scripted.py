@@ -61,18 +61,20 @@ def traced(observation: str) -> dict[str, list[str]]:
 
 
 def single_turn(messages: Sequence[Message]) -> str:
-    """Print all files, then write all edits at once (paper, section 3)."""
+    """Print all files, then write all edits at once (paper, section 3), after noting who calls what, from foo on."""
     if len(messages) <= 2:
         return message("Print all files.", PRINT_ALL)
     sources = dict(_FILE.findall(messages[-1]["content"]))
     calls = {name: re.findall(r"^    (f\w+)\(", source, re.MULTILINE) for name, source in sources.items()}
-    needed, grown = {"foo"}, True
-    while grown:
-        callers = {name for name, called in calls.items() if needed & set(called)} | needed
-        grown, needed = callers != needed, callers
-    names = {name: ([name] if name != "main" else []) + [c for c in calls[name] if c in needed]
-             for name in calls if name in needed}
-    return message(f"Pass {MISSING} on in {listed(list(names))}.", f"{edits(names)}\n{SUBMIT}")
+    callers: dict[str, list[str]] = {}
+    queue = ["foo"]
+    for name in queue:  # it grows on the way
+        callers[name] = [caller for caller, called in calls.items() if name in called]
+        queue += [caller for caller in callers[name] if caller not in (*queue, "main")]
+    names = {name: [name, *(c for c in callers if name in callers[c])] for name in queue}
+    names["main"] = [c for c in callers if "main" in callers[c]]
+    thought = "\n".join(f"{name} is called in {listed(found)}." for name, found in callers.items())
+    return message(thought, f"{edits(names)}\n{SUBMIT}")
 
 
 AGENTS = {"interactive": interactive, "single_turn": single_turn}

@@ -58,6 +58,7 @@ class CodeFixing(Task):
         max_length: most functions of a training trajectory's code base
         tokenizer: a folder, file or hub name of a tokenizer; null: a BPE trained on the trajectories, kept beside them
         vocab_size: of that BPE
+        digits: most digits of a number that are one token of it
         shorter_than_average: only trajectories that are shorter than the average for their n (paper: distillation)
         unsandboxed: run what a model writes as it is on this machine, where there is no bubblewrap
         seconds: time limit of one command
@@ -69,7 +70,8 @@ class CodeFixing(Task):
     truncated = passes = True
 
     def __init__(self, trajectories: str, max_length: int = 16, tokenizer: str | None = None, vocab_size: int = 1024,
-                 shorter_than_average: bool = False, unsandboxed: bool = False, seconds: float = 10.0) -> None:
+                 digits: int = 1, shorter_than_average: bool = False, unsandboxed: bool = False,
+                 seconds: float = 10.0) -> None:
         self.check_length(max_length)
         self.max_length, self.unsandboxed, self.limits = max_length, unsandboxed, Limits(seconds)
         self.folder, self._shorter = Path(trajectories), shorter_than_average
@@ -77,7 +79,7 @@ class CodeFixing(Task):
         self.setting = self.collection.agent
         self._records: list[Record] | None = None
         self._read: Callable[[], list[Record]] = lambda: self._chosen(list(records))
-        self.codec = self._codec(tokenizer, vocab_size)
+        self.codec = self._codec(tokenizer, vocab_size, digits)
         self._vocabulary = self.codec.vocabulary
         self._tokens = self._encoded()
         self._references: dict[str, Trajectory] = {}
@@ -104,13 +106,13 @@ class CodeFixing(Task):
             raise UserError(f"no trajectory in {self.folder} fixed its code with at most {self.max_length} functions")
         return records
 
-    def _codec(self, name: str | None, vocab_size: int) -> TextCodec:
+    def _codec(self, name: str | None, vocab_size: int, digits: int) -> TextCodec:
         if name:
             return TextCodec.load(name)
-        path = self.folder / f"tokenizer_{vocab_size}.json"
+        path = self.folder / f"tokenizer_{vocab_size}_{digits}.json"
         if not path.is_file():
             texts = (message["content"] for record in self.records()[:5000] for message in record["messages"])
-            TextCodec.train(texts, vocab_size).save(path)
+            TextCodec.train(texts, vocab_size, digits).save(path)
         return TextCodec.load(str(path))
 
     def _encoded(self) -> Tokens | None:

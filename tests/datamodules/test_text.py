@@ -23,6 +23,15 @@ def test_numbers_are_digits_and_special_tokens_cannot_be_written():
         assert CODEC.decode(CODEC.encode(special)) == special
 
 
+def test_whole_numbers_may_be_tokens():
+    codec = TextCodec.train(["sed -i 's/ f12(/&v10, /' f12.py"] * 3, 2000, digits=3)
+    assert all(codec.encode(f"f{number}")[-1] == str(number) for number in range(1000))
+    assert [t for t in codec.encode("f12345(6)") if t.isdigit()] == ["123", "45", "6"]
+    assert codec.decode(codec.encode("007 x 1000")) == "007 x 1000"
+    with pytest.raises(UserError, match="1 to 4 digits"):
+        TextCodec.train(["a"], 300, digits=0)
+
+
 def test_tokens_are_those_of_the_tokenizer_in_order(tmp_path):
     CODEC.save(tmp_path / "tokenizer.json")
     for name in (tmp_path, tmp_path / "tokenizer.json"):
