@@ -2,7 +2,8 @@
 
     python benchmarks/agents.py --lengths 4,8,16,32,64 --problems 200
 
-Beside it what starting Python alone costs, which every run of the code pays: the floor of a trajectory.
+Beside it the processor time of a trajectory, which a busy machine does not change much, how many a core could do in a
+second, and what starting Python alone takes, which every run of the code pays.
 """
 
 import argparse
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from datamodules.collection import Collection, summary
+from datamodules.collection import Collection, shared_sandbox, summary
 from datamodules.scripted import AGENTS
 from lightning_modules.metrics import wilson_interval, write_metrics
 from lightning_modules.runs import origin
@@ -29,17 +30,20 @@ from tools.sandbox import Sandbox
 
 def one(job: tuple[Collection, int]) -> dict:
     collection, index = job
-    return summary(collection.record(index))
+    """A trajectory, and the processor time that it took, in the sandboxes and in the loop."""
+    boxes = [shared_sandbox(use, collection.unsandboxed) for use in ("agent", "judge")]
+    before = time.process_time() + sum(box.cpu_seconds() for box in boxes)
+    record = summary(collection.record(index))
+    return record | {"cpu": time.process_time() + sum(box.cpu_seconds() for box in boxes) - before}
 
 
 def start_of_python(unsandboxed: bool, runs: int = 20) -> float:
-    """Seconds of one `python3 -c pass` in a sandbox that is there."""
+    """Processor time of one `python3 -c pass` in a sandbox that is there."""
     with Sandbox(unsandboxed=unsandboxed) as sandbox:
-        sandbox.run("python3 -c pass")
-        start = time.perf_counter()
+        before = sandbox.cpu_seconds()
         for _ in range(runs):
             sandbox.run("python3 -c pass")
-        return (time.perf_counter() - start) / runs
+        return (sandbox.cpu_seconds() - before) / runs
 
 
 def main() -> None:
@@ -51,7 +55,8 @@ def main() -> None:
     parser.add_argument("--unsandboxed", action="store_true")
     parser.add_argument("--out", default="results/benchmarks/agents.json")
     options = parser.parse_args()
-    table = Table("agent", "functions", "fixed", "needless", "messages", "trajectories/s", "python3 starts a s")
+    table = Table("agent", "functions", "fixed", "needless", "messages", "trajectories/s", "CPU ms", "per core and s",
+                  "CPU ms of python3")
     rows = []
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("fork")) as pool:
         for agent in options.agents.split(","):
@@ -62,17 +67,19 @@ def main() -> None:
                 start = time.perf_counter()
                 records = list(pool.map(one, [(collection, i) for i in range(options.problems)]))
                 seconds = time.perf_counter() - start
-                floor = options.workers / (sum(pool.map(start_of_python, [options.unsandboxed] * options.workers))
-                                           / options.workers)
+                python = sum(pool.map(start_of_python, [options.unsandboxed] * options.workers)) / options.workers
+                cpu = sum(record["cpu"] for record in records) / options.problems
                 fixed = sum(record["fixed"] for record in records)
                 row = {"agent": agent, "functions": lengths, "problems": options.problems, "fixed": fixed,
                        "fixed_low": wilson_interval(fixed, options.problems)[0],
                        "needless": sum(record["needless"] for record in records),
                        "messages": sum(2 * record["turns"] + 1 for record in records) / options.problems,
-                       "trajectories_per_second": options.problems / seconds, "python_starts_per_second": floor}
+                       "trajectories_per_second": options.problems / seconds, "cpu_seconds": cpu,
+                       "python_start_cpu_seconds": python}
                 rows.append(row)
                 table.add_row(agent, lengths, f"{fixed}/{options.problems}", str(row["needless"]),
-                              f"{row['messages']:.1f}", f"{row['trajectories_per_second']:.1f}", f"{floor:.0f}")
+                              f"{row['messages']:.1f}", f"{row['trajectories_per_second']:.1f}", f"{1000 * cpu:.0f}",
+                              f"{1 / cpu:.1f}", f"{1000 * python:.1f}")
     Console(width=120, emoji=False).print(table)
     write_metrics(options.out, rows, **origin(torch.device("cpu")), workers=options.workers, load=os.getloadavg()[0])
 

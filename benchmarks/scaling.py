@@ -213,6 +213,8 @@ def evaluation(settings: dict[str, Any], evaluator: str) -> dict[str, Any]:
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     model, data, _ = parts(settings, "--data.task.setting", "direct", "--data.packed", "false")
     lightning.seed_everything(42)
+    if GPU:
+        torch.cuda.set_device(rank)
     model.to(torch.device("cuda", rank) if GPU else "cpu")
     for _ in range(2):  # the first time compiles and captures
         if dist.is_initialized():

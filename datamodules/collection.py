@@ -83,12 +83,17 @@ class Collection:
         code = self.code_base(index)
         model = llm(self.model) if self.agent == "llm" else PolicyModel(AGENTS[self.agent])
         # Scripted agents are trusted not to attack the sandbox: they may share one.
-        shared = nullcontext(_sandbox("agent", self.unsandboxed)) if self.agent in AGENTS else \
+        shared = nullcontext(shared_sandbox("agent", self.unsandboxed)) if self.agent in AGENTS else \
             Sandbox(Limits(), self.unsandboxed)
         with shared as sandbox:
             sandbox.clear()
             sandbox.write(code.files())
-            messages, status = run_agent(model, sandbox, TASK, self.templates())
+            try:
+                messages, status = run_agent(model, sandbox, TASK, self.templates())
+            except Exception as error:
+                if self.agent != "llm" or isinstance(error, UserError):
+                    raise
+                messages, status = [], _failure(error)
             files = sandbox.read()
         verdict = check(code, files, judge(self.unsandboxed))
         return {"index": index, "n": len(code), "messages": [plain(m) for m in messages], "status": status,
@@ -105,12 +110,21 @@ class Collection:
         return [summary(record) for record in records]
 
 
+def _failure(error: Exception) -> str:
+    """Status of a trajectory whose model gave up; raises UserError if it cannot be asked at all."""
+    if type(error).__name__ in ("ContextWindowExceededError", "BadRequestError", "ContentPolicyViolationError"):
+        return type(error).__name__
+    raise UserError(f"the model cannot be asked ({type(error).__name__}: {' '.join(str(error).split())[:300]}): see "
+                    f"--model; what has been collected stays") from error
+
+
 def judge(unsandboxed: bool) -> Sandbox:
     """This thread's sandbox for checking what agents left; apart from theirs."""
-    return _sandbox("judge", unsandboxed)
+    return shared_sandbox("judge", unsandboxed)
 
 
-def _sandbox(use: str, unsandboxed: bool) -> Sandbox:
+def shared_sandbox(use: str, unsandboxed: bool) -> Sandbox:
+    """This thread's sandbox for a use, `agent` or `judge`; whoever takes it empties it first."""
     return _new_sandbox(use, unsandboxed, os.getpid(), threading.get_ident())
 
 

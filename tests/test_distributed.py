@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 import torch
 from lightning import Callback
 
-from tests.test_run import ROOT, TINY, run, start
+from lightning_modules.callbacks.last_checkpoint import AGREEMENT, REQUEUE
+from lightning_modules.runs import load_checkpoint
+from tests.test_run import ROOT, TINY, run, start, wait_for
 from tools import UserError
 
 UNEVEN = ["--model.schedule", "constant", "--evaluation.problems", "5", "--evaluation.problems_at_longest", "3",
@@ -142,3 +145,15 @@ def test_the_error_of_one_rank_ends_all(tmp_path, failing):
     assert "this rank has failed" in commands[failing].stderr
     assert "error: another process of this run has ended" in commands[1 - failing].stderr
     assert "Traceback" not in commands[1 - failing].stderr
+
+
+def test_sigterm_to_one_rank_stops_all_after_the_same_step(tmp_path):
+    endless = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "1000", "--checkpoint.every_n_steps", "2"]
+    commands = start_ranks(2, "--trainer.strategy", "ddp", *endless, cwd=tmp_path)
+    checkpoint = wait_for(tmp_path / "runs/add/version_0/checkpoints/last.ckpt", command=commands[0])
+    commands[1].send(signal.SIGTERM)
+    codes = [command.wait(60) for command in commands]
+    for command in commands:
+        command.kill()
+    assert codes == [REQUEUE] * 2, [command.stderr[-2000:] for command in commands]
+    assert load_checkpoint(checkpoint)["global_step"] % AGREEMENT == 0

@@ -16,6 +16,7 @@ from tools.errors import UserError
 from tools.sandbox import FOLDER, Limits, Sandbox
 
 os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import asks the network
 os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", os.path.join(tempfile.gettempdir(), "mini-swe-agent"))
 try:
     from jinja2 import StrictUndefined, Template
@@ -87,8 +88,10 @@ def llm(config: Mapping[str, Any]) -> Any:
 
     config: `model_name`, `model_class`, `model_kwargs` (`api_base`, `api_key`, ...) and what else the class takes
     """
+    import litellm
     from minisweagent.models import get_model
 
+    litellm.suppress_debug_info = True  # it prints beside the progress bar
     defaults = {"model_class": "litellm_textbased", "cost_tracking": "ignore_errors", "action_regex": ACTION,
                 "format_error_template": FORMAT_ERROR,
                 "observation_template": OBSERVATION.replace("limit", str(OBSERVATION_CHARACTERS))}

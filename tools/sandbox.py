@@ -103,6 +103,10 @@ class Sandbox:
         self._files = {}
         self._ask([b"clear"])
 
+    def cpu_seconds(self) -> float:
+        """Processor time of all commands so far, and of the server that runs them."""
+        return float(self._ask([b"cpu"])[0])
+
     def run(self, command: str, seconds: float | None = None) -> Result:
         """Run `bash -c command`. Nothing that it does raises."""
         seconds = seconds or self.limits.seconds

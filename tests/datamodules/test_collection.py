@@ -77,14 +77,20 @@ class Endpoint(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
         messages = [m for m in body["messages"] if "Format error" not in m["content"]]
+        if "refuse" in body["model"]:
+            status, words = {"refuse-long": (400, "This model's maximum context length is 10 tokens"),
+                             "refuse-key": (401, "Incorrect API key provided")}[body["model"]]
+            return self.answer(status, json.dumps({"error": {"message": words}}).encode())
         text = AGENTS["interactive"](messages)
         if len(self.server.bodies) == 2:
             text = "I think about it."
         answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
                   "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
                   "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
-        data = json.dumps(answer).encode()
-        self.send_response(200)
+        self.answer(200, json.dumps(answer).encode())
+
+    def answer(self, status, data):
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -96,6 +102,7 @@ class Endpoint(BaseHTTPRequestHandler):
 
 def test_an_llm_behind_an_endpoint_is_an_agent_too(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT", "1")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     server.bodies = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -103,8 +110,12 @@ def test_an_llm_behind_an_endpoint_is_an_agent_too(monkeypatch):
         "api_base": f"http://127.0.0.1:{server.server_port}/v1", "api_key": "none"}}
     try:
         record = collection(agent="llm", model=model, step_limit=30).record(0)
+        long = collection(agent="llm", model=model | {"model_name": "openai/refuse-long"}).record(0)
+        with pytest.raises(UserError, match=r"cannot be asked .AuthenticationError"):
+            collection(agent="llm", model=model | {"model_name": "openai/refuse-key"}).record(0)
     finally:
         server.shutdown()
+    assert (long["fixed"], long["status"], long["messages"]) == (False, "ContextWindowExceededError", [])
     assert record["fixed"] and record["status"] == "Submitted"
     assert "exactly ONE bash code block" in server.bodies[0]["messages"][0]["content"]  # mini-swe-agent's own words
     assert "v10 is declared in main.py" in record["messages"][1]["content"]

@@ -1,10 +1,12 @@
 import itertools
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from datamodules.datamodule import TrajectoryDataModule
+from datamodules.datamodule import TimedLoader, TrajectoryDataModule
 from datamodules.stream import RankSampler, RowStream, collate
 from datamodules.tasks import Addition, Multiplication
 from datamodules.tokens import Kind
@@ -65,3 +67,21 @@ def test_padded_rows_are_whole_trajectories_in_multiples_of_64():
 def test_impossible_settings(settings, message):
     with pytest.raises(UserError, match=message):
         TrajectoryDataModule(Addition(5), **settings)
+
+
+def test_more_ranks_than_validation_rows():
+    data = TrajectoryDataModule(Addition(5), validation_rows=3)
+    data.trainer = SimpleNamespace(global_rank=1, world_size=4)
+    with pytest.raises(UserError, match="validation_rows 3 cannot be shared by 4 devices"):
+        data.val_dataloader()
+
+
+def test_a_loader_knows_how_long_it_was_waited_for():
+    def slow(rows):
+        time.sleep(0.02)
+        return rows
+
+    loader = TimedLoader(range(10), batch_size=2, collate_fn=slow)
+    for _ in loader:
+        time.sleep(0.01)  # what is done with a batch does not count
+    assert loader.waited >= 0.1

@@ -216,6 +216,13 @@ def test_commands_that_are_no_text(box):
 
 
 @needs_bubblewrap
+def test_processor_time_is_counted(box):
+    before = box.cpu_seconds()
+    box.run("python3 -c 'import time\nwhile time.process_time() < 0.3: pass'")
+    assert 0.3 <= box.cpu_seconds() - before < 1
+
+
+@needs_bubblewrap
 def test_closing_leaves_no_process():
     box = Sandbox(Limits(disk=(16 << 20) + 54326))
     box.write({"a": b"b"})
