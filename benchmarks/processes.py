@@ -2,11 +2,14 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,18 +17,23 @@ ROOT = Path(__file__).parent.parent
 class Command:
     """`python run.py ARGUMENTS` in a folder, as the leader of a process group of its own.
 
-    logs:      folder of what it prints; a new one if there is none
+    logs:      folder of what it prints; without one it is forgotten with this object
     variables: of the environment, beside those of this process
     """
+
+    started: ClassVar[list["Command"]] = []
 
     def __init__(self, arguments: Sequence[str], cwd: Path, logs: Path | None = None, **variables: str) -> None:
         method, context = multiprocessing.get_start_method(), multiprocessing.get_context("forkserver")
         os.environ["PYTHONPATH"] = str(ROOT)  # before the first fork: the server imports this checkout
         context.set_forkserver_preload(["run"])
-        logs = logs or Path(tempfile.mkdtemp(prefix="logs"))
+        if logs is None:
+            logs = Path(tempfile.mkdtemp(prefix="logs"))
+            weakref.finalize(self, shutil.rmtree, logs, ignore_errors=True)
         self._files = logs / "stdout.txt", logs / "stderr.txt"
         self._process = context.Process(target=_main, args=(method, list(arguments), cwd, self._files, variables))
         self._process.start()
+        self.started.append(self)
 
     def wait(self, seconds: float | None = None) -> int | None:
         """The exit code, negative for a signal; None if it still runs after so many seconds."""
@@ -42,6 +50,14 @@ class Command:
         except ProcessLookupError:  # not yet a group leader, or gone
             self._process.kill()
         self._process.join()
+
+    @classmethod
+    def kill_all(cls) -> None:
+        """Kill those that still run."""
+        for command in cls.started:
+            if command._process.is_alive():
+                command.kill()
+        cls.started.clear()
 
     @property
     def stdout(self) -> str:

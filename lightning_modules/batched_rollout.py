@@ -38,7 +38,8 @@ class Decoding:
 
     Args:
         engine: `device`: no host between two tokens, for tools of one token a call (pointer memory, tape); `host`: any
-            tool, asked token by token; `auto`: the first where it can
+            tool, asked token by token; `auto`: the first where it can and there is a GPU (on a CPU, where small tensor
+            operations cost more than plain Python, only to draw tokens)
         weights: type of the weights, float32 or bfloat16
         states: type of the states; where a backbone makes no difference between the two, that of the weights counts
         temperature: 0 is greedy; else tokens are drawn from the softmax of the logits over it
@@ -66,7 +67,9 @@ class Decoding:
         possible = len(kinds) == 1 and can_batch(tools[0])
         if self.engine == "device" and not possible:
             raise UserError(f"engine device has no {type(tools[0]).__name__}: give engine auto or host")
-        return possible and self.engine != "host"
+        if self.engine == "auto":
+            return possible and (next(backbone.parameters()).is_cuda or self.temperature > 0)
+        return self.engine == "device"
 
 
 class Rows:

@@ -261,6 +261,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def as_passes(records: Iterable[Record]) -> list[Record]:
+    """The records that judge answers, with the share of right ones in the place of exact match: for tasks where what
+    counts is that a problem is solved, however (`Task.passes`)."""
+    return [r | {"exact_match": r["answer_accuracy"], "exact_match_low": r["answer_low"],
+                 "exact_match_high": r["answer_high"]} for r in records if r["answer_accuracy"] is not None]
+
+
 def write_metrics(path: str | os.PathLike, records: Iterable[Record], **facts: Any) -> None:
     """Write `{..., "records": [...]}` to `path` as JSON, atomically; folders are made as needed.
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from lightning_modules.metrics import Record, atomic_path, group_records
+from lightning_modules.metrics import Record, as_passes, atomic_path, group_records
 from lightning_modules.tables import describe_cells
 
 # Okabe and Ito's colours, safe for colour-blind readers, ordered so that neighbours differ in lightness too; markers
@@ -39,8 +39,7 @@ def accuracy_figure(records: Iterable[Record], train_length: int | None = None, 
     Needs no display and leaves pyplot's global state alone. Raises ValueError if there is nothing to draw.
     """
     if passes:
-        records = [r | {"exact_match": r["answer_accuracy"], "exact_match_low": r["answer_low"],
-                        "exact_match_high": r["answer_high"]} for r in records if r["answer_accuracy"] is not None]
+        records = as_passes(records)
     curves = group_records(records)
     if not curves:
         raise ValueError("there is nothing to draw: no record has any problems")
@@ -102,8 +101,9 @@ def collection_figure(rows: Sequence[Record], title: str) -> Figure:
 
 
 def seeds_figure(curves: Mapping[str, Mapping[int, tuple[Sequence[float], tuple[float, float]]]],
-                 train_length: int | None, title: str) -> Figure:
-    """Exact match against problem length: the median over seeds of each curve, with an interval.
+                 train_length: int | None, title: str, what: str = "exact match") -> Figure:
+    """Exact match, or another share, `what`, against problem length: the median over seeds of each curve, with an
+    interval.
 
     curves: label -> length -> exact match of each seed and the ends of the interval (the lowest and highest seed, say),
             as shares; at most 7
@@ -125,6 +125,7 @@ def seeds_figure(curves: Mapping[str, Mapping[int, tuple[Sequence[float], tuple[
                   marker=MARKERS[i % len(MARKERS)], linestyle=DASHES[i % len(DASHES)], markersize=6, zorder=3 + i,
                   linewidth=max(1.2, 2.2 - 0.5 * i), markeredgecolor="white", markeredgewidth=0.6, clip_on=False)
     _style_axes(axes, lengths, train_length, (low, high))
+    axes.set_ylabel(what)
     if train_length:
         _mark_training(axes, train_length)
     _write_head(axes, title, len(curves), bool(train_length))

@@ -20,7 +20,7 @@ from lightning_modules.claims import (
 )
 from lightning_modules.metrics import atomic_path
 from lightning_modules.plots import growth_figure, reach_figure, save_figure, seeds_figure
-from lightning_modules.results import Curve, Run, curves, read_json, read_runs
+from lightning_modules.results import PASSES, Curve, Run, curves, read_json, read_runs
 from tools import UserError
 
 NOTHING, TO = "\N{EM DASH}", "\N{EN DASH}"
@@ -192,8 +192,11 @@ def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:
             part = list(drawn.items())[start : start + 6]
             path = figures / f"{name}_{setting}_{style}_{number}.png".replace(", ", "_")
             lines = {label: {n: (c.at(n), c.interval(n)) for n in c.lengths} for label, c in part}
-            save_figure(seeds_figure(lines, cells[0].trained, f"{title}, {setting}, style {style}"), path)
+            what = "pass rate" if cells[0].task in PASSES else "exact match"
+            save_figure(seeds_figure(lines, cells[0].trained, f"{title}, {setting}, style {style}", what), path)
             page += [f"![{title}](figures/{path.name})", ""]
+    if cells[0].task in PASSES:
+        page += ["Pass rates: whether the problem was solved, however.", ""]
     fold = bool(GROWTH.fullmatch(name))
     page += ["<details><summary>table</summary>", ""] if fold else []
     page += table(["recipe", "task", "setting, style", "evaluator", "problems a length", "seeds",

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.metrics import Record, wilson_interval
+from datamodules.tasks import CodeFixing
+from lightning_modules.metrics import Record, as_passes, wilson_interval
 from tools import UserError
+
+PASSES = {CodeFixing.name}
+"""Tasks where what counts is that a problem is solved: their curves are pass rates."""
 
 SEED = re.compile(r"_?seed\d+(_rollout)?")
 """What the names of one recipe's files differ in; rollouts of a model may have a file of their own."""
@@ -116,6 +120,7 @@ def read_runs(folder: str | Path) -> list[Run]:
         content = read_json(path)
         records = content.get("records", ()) if isinstance(content, dict) else ()
         if records and {"task", "exact_match"} <= records[0].keys():
+            records = as_passes(records) if records[0]["task"] in PASSES else records
             runs.append(Run(path.parent.name, path.stem, content, records))
     return runs
 

@@ -6,6 +6,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import pytest
 
+from benchmarks.processes import Command
 from datamodules.collection import Collection, start_collection
 from tests.agents import UNSANDBOXED
 
@@ -20,3 +21,10 @@ def trajectories(tmp_path_factory):
         for number in range(2):
             collection.shard(str(folder / agent), number, 8)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_command_is_left():
+    """A run that hangs fails its test, and must not hang the others."""
+    yield
+    Command.kill_all()

@@ -148,7 +148,8 @@ def test_the_error_of_one_rank_ends_all(tmp_path, failing):
 
 
 def test_sigterm_to_one_rank_stops_all_after_the_same_step(tmp_path):
-    endless = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "1000", "--checkpoint.every_n_steps", "2"]
+    endless = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "1000", "--checkpoint.every_n_steps",
+               "2"]
     commands = start_ranks(2, "--trainer.strategy", "ddp", *endless, cwd=tmp_path)
     checkpoint = wait_for(tmp_path / "runs/add/version_0/checkpoints/last.ckpt", command=commands[0])
     commands[1].send(signal.SIGTERM)
