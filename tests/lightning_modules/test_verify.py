@@ -1,9 +1,14 @@
+import functools
+
 import pytest
 import torch
 
 import lightning_modules.verify as verification
+from datamodules.datamodule import TrajectoryDataModule
 from datamodules.tasks import Addition, HanoiIterative, Multiplication
 from lightning_modules.backbones import LSTM, Mamba
+from lightning_modules.evaluation import evaluate
+from lightning_modules.model import TrajectoryModel
 from lightning_modules.verify import expected_tokens, verify, verify_streamed
 
 
@@ -68,3 +73,20 @@ def test_the_number_of_tokens_is_guessed_well(task, length):
     variant = task.variants[-1]
     exact = len(task.record(task.problem("validation", 0, length, 0, variant)).tokens)
     assert abs(expected_tokens(task, length, variant, 0) / exact - 1) <= 0.1
+
+
+def test_an_evaluation_streams_its_long_lengths_to_the_same_records(tmp_path):
+    data = TrajectoryDataModule(Addition(4), 2, row_length=256)
+    torch.manual_seed(0)
+    model = TrajectoryModel(functools.partial(Mamba, n_layer=1, d_model=32), data.vocabulary, data.task_name)
+    model.train()
+
+    def records(**settings):
+        return list(evaluate(model, data, [5], lambda length: 3, "verify", "test", **settings))
+
+    whole, streamed = records(), records(stream_from=5, folder=tmp_path)
+    assert [r["length"] for r in streamed] == [r["length"] for r in whole]
+    for a, b in zip(whole, streamed, strict=True):
+        assert {k: a[k] for k in ("exact_match", "first_error", "problems", "evaluator")} == {
+            k: b[k] for k in ("exact_match", "first_error", "problems", "evaluator")}
+    assert model.training and not list(tmp_path.iterdir())
