@@ -103,7 +103,8 @@ class Trainer(lightning.Trainer):
         model.load_state_dict(checkpoint["state_dict"])
         model.to(self.strategy.root_device).eval()
         reference = task.record(problem)
-        row, = rollout(model.backbone, model.vocabulary, task, [(problem, budget(reference))])
+        decoding, = (c.decoding for c in self.callbacks if isinstance(c, LengthGeneralization))
+        row, = rollout(model.backbone, model.vocabulary, task, [(problem, budget(reference))], decoding=decoding)
         console = Console()
         console.print(trace_legend())
         same = row.tokens == reference.tokens
@@ -270,8 +271,8 @@ def _values(arguments: list[str], name: str) -> list[str]:
 
 def command_line(**options: Any) -> CLI:
     """The suite's LightningCLI, which reads sys.argv; `run=False` only builds model, data and trainer."""
-    about = ("Two more commands: sweep (a grid of runs) and report (docs/results.md from the files in results/); "
-             "each has its own --help.")
+    about = ("Three more commands: sweep (a grid of runs), report (docs/results.md from the files in results/) and "
+             "collect (trajectories for code fixing); each has its own --help.")
     return CLI(TrajectoryModel, TrajectoryDataModule, save_config_callback=SaveConfig, trainer_class=Trainer,
                parser_kwargs={"epilog": about},
                trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},

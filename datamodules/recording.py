@@ -26,7 +26,7 @@ _PREDICTED = np.isin(np.arange(256), list(PREDICTED))
 class Block:
     """Some tokens of a trajectory, in order.
 
-    ids:       int16 [n]
+    ids:       int32 [n]
     predicted: bool [n], whether the model has to predict the token
     phases:    (position in the block, name), in order; the first stands at 0
     turns:     commands that were answered in it
@@ -143,14 +143,14 @@ def _cut(parts: Iterator, vocabulary: Vocabulary, size: int, observation: Kind) 
 
     observation: kind that observations get; without a tool they are the model's to predict
     """
-    ids, kinds, phases, before = np.empty(0, np.int16), np.empty(0, np.uint8), [], 0
+    ids, kinds, phases, before = np.empty(0, np.int32), np.empty(0, np.uint8), [], 0
     for part in parts:
         if isinstance(part, BaseException):
             raise part
         tokens, part_kinds, part_phases = part
         offset = len(ids)
         phases += [(offset + position, name) for position, name in part_phases]
-        ids = np.concatenate([ids, vocabulary.encode(tokens).astype(np.int16)])
+        ids = np.concatenate([ids, vocabulary.encode(tokens).astype(np.int32)])
         part_kinds = part_kinds.replace(bytes([Kind.OBSERVATION]), bytes([observation]))
         kinds = np.concatenate([kinds, np.frombuffer(part_kinds, dtype=np.uint8)])
         while len(ids) >= size:
@@ -183,8 +183,10 @@ class RecordedRows:
     def __init__(self, task: Task, problems: Sequence[Problem], vocabulary: Vocabulary, size: int,
                  workers: int) -> None:
         self.problems = problems
-        self._loader = DataLoader(_Recordings(task, problems, vocabulary, size), batch_size=None,
-                                  num_workers=min(workers, len(problems)), prefetch_factor=4 if workers else None)
+        # Each worker has as many problems as any other: else some would run ahead, and their blocks pile up here.
+        workers = max((n for n in range(1, workers + 1) if len(problems) % n == 0), default=0)
+        self._loader = DataLoader(_Recordings(task, problems, vocabulary, size), batch_size=None, num_workers=workers,
+                                  prefetch_factor=4 if workers else None)
 
     def __iter__(self) -> Iterator[list[Block | None]]:
         source = iter(self._loader)

@@ -29,6 +29,9 @@ IDLE = len(REASONS)
 END_REASON, BUDGET, INVALID = 1, 2, 3
 
 
+MOST_TOKENS = 2**15 - 1
+"""Memories and logs on the device hold ids of 16 bits."""
+
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -64,9 +67,11 @@ class Decoding:
     def batched(self, backbone: Backbone, tools: Sequence[Tool]) -> bool:
         """Whether rollouts with these tools stay on the device; raises UserError where they were to, but cannot."""
         kinds = {(type(tool), getattr(tool, "pointers", None)) for tool in tools}
-        possible = len(kinds) == 1 and can_batch(tools[0])
+        possible = len(kinds) == 1 and can_batch(tools[0]) and backbone.vocab_size <= MOST_TOKENS
         if self.engine == "device" and not possible:
-            raise UserError(f"engine device has no {type(tools[0]).__name__}: give engine auto or host")
+            what = f"no {type(tools[0]).__name__}" if not can_batch(tools[0]) else \
+                f"no vocabulary of over {MOST_TOKENS:,} tokens" if len(kinds) == 1 else "one kind of tool at a time"
+            raise UserError(f"engine device has {what}: give engine auto or host")
         if self.engine == "auto":
             return possible and (next(backbone.parameters()).is_cuda or self.temperature > 0)
         return self.engine == "device"
@@ -212,11 +217,13 @@ class Kinds:
         return kinds
 
 
-def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool, problems: Sequence[tuple[np.ndarray, int]],
-                    batch_size: int, decoding: Decoding) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
-    """Solve problems (prompt ids, budget); yields (index, reason, ids int16 [n], kinds uint8 [n]) as they end."""
+def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
+                    problems: Sequence[tuple[np.ndarray, int, int]], batch_size: int,
+                    decoding: Decoding) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
+    """Solve problems (prompt ids, budget, seed); yields (index, reason, ids int16 [n], kinds uint8 [n]) as they end."""
     window = 64 if next(backbone.parameters()).is_cuda else 8  # steps between two looks at which rows have ended
-    rows = _build(backbone, vocabulary, tool, min(batch_size, len(problems)), max(b for _, b in problems), decoding)
+    capacity = max(budget for _, budget, _ in problems)
+    rows = _build(backbone, vocabulary, tool, min(batch_size, len(problems)), capacity, decoding)
     kinds, queue = Kinds(rows.memory, vocabulary), deque(range(len(problems)))
     owner = np.full(len(rows.tokens), -1)
 
@@ -225,8 +232,7 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool, prob
         if free:
             for row in free:
                 owner[row] = queue.popleft()
-            prompts, budgets = zip(*(problems[owner[row]] for row in free), strict=True)
-            rows.start(free, prompts, budgets, [_seed(decoding.seed, owner[row]) for row in free])
+            rows.start(free, *zip(*(problems[owner[row]] for row in free), strict=True))
 
     refill(range(len(owner)))
     while (owner >= 0).any():
@@ -237,10 +243,6 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool, prob
         refill([row for row, _, _ in finished])
         for index, (_, reason, ids) in zip(indices, finished, strict=True):
             yield index, reason, ids, kinds(ids, len(problems[index][0]))
-
-
-def _seed(seed: int, index: int) -> int:
-    return int(np.random.SeedSequence([seed, int(index)]).generate_state(1)[0])
 
 
 def _build(backbone: Backbone, vocabulary: Vocabulary, tool: Tool, count: int, capacity: int,

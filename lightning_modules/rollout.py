@@ -1,5 +1,6 @@
 """Interactive rollouts: the model writes, the real tool answers, until the end token or the budget."""
 
+import random
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +151,10 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
 
 def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int,
                decoding: Decoding) -> None:
-    problems = [(vocabulary.encode(row.problem.prompt), row.budget) for row in everything]
+    # What is drawn depends on the seed and the problem alone, not on the place in the batch or the rank.
+    problems = [(vocabulary.encode(row.problem.prompt), row.budget,
+                 random.Random(f"{decoding.seed}/{row.problem.variant}/{row.problem.prompt}").getrandbits(32))
+                for row in everything]
     for index, reason, ids, kinds in batched_rollout(backbone, vocabulary, everything[0].tool, problems, batch_size,
                                                      decoding):
         row = everything[index]

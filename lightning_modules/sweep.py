@@ -169,7 +169,8 @@ class Pool:
 
     def __init__(self, parallel: int, minutes: float | None, console: Console) -> None:
         self.console, self.parallel = console, parallel
-        self.deadline = time.monotonic() + 60 * minutes - GRACE if minutes else float("inf")
+        self.window = 60 * minutes - GRACE if minutes else float("inf")
+        self.deadline = time.monotonic() + self.window
         self.slots, self.jobs = list(range(parallel)), []
         self.paces: list[float] = []  # seconds that cells took, as a multiple of those that they were expected to
         self.stopping, self.patience = False, float("inf")
@@ -203,8 +204,12 @@ class Pool:
         return ended
 
     def _fits(self, cell: Cell) -> bool:
-        """Whether a cell would end in time, by its minutes and by how the cells before it compare with theirs."""
-        return time.monotonic() + 60 * cell.minutes * (median(self.paces) if self.paces else 1) <= self.deadline
+        """Whether a cell would end in time, by its minutes and by how the cells before it compare with theirs.
+
+        One that would not even if it had all of the time begins anyway: it goes on from its checkpoint the next time.
+        """
+        seconds = 60 * cell.minutes * (median(self.paces) if self.paces else 1)
+        return time.monotonic() + seconds <= self.deadline or seconds > self.window
 
     def _stop(self, *_: Any) -> None:
         """Let the running cells save; one that takes longer than the grace is killed, and has its last checkpoint."""
@@ -229,10 +234,13 @@ class Pool:
 
 def start(cell: Cell, slot: int, parallel: int) -> Job:
     """Train a cell in `cell.folder`/<name>/, from its checkpoint if it has one; its output goes to <name>.log."""
-    run = cell.folder / cell.name
-    if not checkpoint(run):
-        shutil.rmtree(run, ignore_errors=True)  # cut off before its first checkpoint
+    run, options = cell.folder / cell.name, cell.folder / f"{cell.name}.options"
+    known = options.read_text(encoding="utf-8") if options.is_file() else None
+    if known != shlex.join(cell.options) or not checkpoint(run):
+        shutil.rmtree(run, ignore_errors=True)  # of other options, or cut off before its first checkpoint
+    (run / "metrics.json").unlink(missing_ok=True)
     cell.folder.mkdir(parents=True, exist_ok=True)
+    options.write_text(shlex.join(cell.options), encoding="utf-8")
     log = open(cell.folder / f"{cell.name}.log", "a", encoding="utf-8")  # noqa: SIM115 (the job closes it)
     # In a session of its own: of a Ctrl-C it shall hear through the sweep alone, for a second signal ends it unsaved.
     process = subprocess.Popen(command(cell), stdout=log, stderr=subprocess.STDOUT, env=environment(slot, parallel),
@@ -262,8 +270,9 @@ def environment(slot: int, parallel: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // parallel))
     result = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **os.environ}
-    if torch.cuda.device_count() > 1:
-        result["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
+    if (count := torch.cuda.device_count()) > 1:
+        names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        result["CUDA_VISIBLE_DEVICES"] = names.split(",")[slot % count]
     return result
 
 

@@ -92,7 +92,7 @@ class Check:
     def take(self, blocks: Sequence[Block | None]) -> None:
         """The next block of every row; None where the trajectory has ended."""
         width = max(len(block.ids) for block in blocks if block)
-        ids = torch.zeros(len(blocks), width, dtype=torch.int16)
+        ids = torch.zeros(len(blocks), width, dtype=torch.int32)
         predicted = torch.zeros(len(blocks), width, dtype=torch.bool)
         for i, block in enumerate(blocks):
             if block:
@@ -142,7 +142,7 @@ class Check:
 
 def _chunks(references: Sequence[Trajectory], vocabulary: Vocabulary, size: int) -> Iterator[list[Block | None]]:
     """Whole trajectories as the blocks that `RecordedRows` would give."""
-    rows = [(torch.from_numpy(vocabulary.encode(r.tokens).astype(np.int16)),
+    rows = [(torch.from_numpy(vocabulary.encode(r.tokens).astype(np.int32)),
              torch.from_numpy(np.isin(np.frombuffer(r.kinds, dtype=np.uint8), list(PREDICTED)))) for r in references]
     for start in range(0, max(len(ids) for ids, _ in rows), size):
         blocks: list[Block | None] = []

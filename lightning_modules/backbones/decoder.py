@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map, tree_map_
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_
 
 
 class Decoder(ABC):
@@ -36,7 +36,10 @@ class StepDecoder(Decoder):
 
     def step(self, tokens: Tensor) -> Tensor:
         logits, state = self.backbone.step(tokens, self.state)
-        tree_map_(_keep, self.state, state)
+        if all(map(_same_shape, tree_leaves(self.state), tree_leaves(state))):
+            tree_map_(_keep, self.state, state)
+        else:  # a memory that has grown, as rows without a problem can make it; never in a graph
+            self.state = state
         return logits
 
     def reset(self, rows: Tensor) -> None:
@@ -61,6 +64,10 @@ def capture(step: Callable[[], object], stream: torch.cuda.Stream | None = None)
             step()
     torch.cuda.current_stream().wait_stream(stream)
     return graph
+
+
+def _same_shape(old: Tensor, new: Tensor) -> bool:
+    return old.shape == new.shape
 
 
 def _keep(old: Tensor, new: Tensor) -> None:

@@ -95,8 +95,11 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
         if self._handlers:
             signal.signal(signal.SIGINT, self._handlers[signal.SIGINT])
-            signal.signal(signal.SIGTERM, self._terminate)
             self._handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._terminate)
+        if self._told == signal.SIGTERM and not self.interrupted:  # since the ranks last agreed
+            self._terminate(self._told, None)
         if self.interrupted:
             rank_zero_info(f"Saved {self.path(trainer)}; go on with: python run.py fit --config "
                            f"{run_folder(trainer) / 'config.yaml'} --ckpt_path last")

@@ -126,6 +126,7 @@ class LengthGeneralization(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that was cut off in its evaluation has no step left, and Lightning calls no hook of the training."""
         if not self._trained:
+            pl_module.to(trainer.strategy.root_device)  # the strategy has just moved it away
             self.on_train_end(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,14 +185,14 @@ class LengthGeneralization(Callback):
         console.print(f"Results: {folder}/metrics.json, {folder}/curve.png\n"
                       f"One problem, step by step: python run.py rollout --prompt PROBLEM")
 
-    @staticmethod
-    def _sample_trace(trainer: Trainer, model: LightningModule) -> str:
+    def _sample_trace(self, trainer: Trainer, model: LightningModule) -> str:
         data = trainer.datamodule
         variant = data.task.variants[-1]
         problem = data.problem("test", data.task.part(variant)[0].max_length, 0, variant)
         reference = data.task.record(problem)
         model.eval()
-        row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))])
+        row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))],
+                       decoding=self.decoding)
         return trace_markdown(row.tokens, row.kinds, reference.phases if row.tokens == reference.tokens else None, 400)
 
 

@@ -99,7 +99,7 @@ def test_one_failing_cell_does_not_stop_the_others_and_finished_ones_are_skipped
 def test_when_the_time_is_up_running_cells_save_and_no_other_is_begun(scripts, capsys, monkeypatch):
     monkeypatch.setattr(module, "GRACE", 1.0)
     Path("s.yaml").write_text("blocks:\n- {results: out/a, grid: {x: {slow: ''}}}\n"
-                              "- {results: out/b, grid: {x: {good: ''}}, minutes: 9}\n"
+                              "- {results: out/b, grid: {x: {good: ''}}, minutes: 0.033333333}\n"
                               "- {results: out/c, grid: {x: {good: ''}}}\n")
     begun = time.monotonic()
     sweep("s.yaml", parallel=2, minutes=0.05)
@@ -107,6 +107,17 @@ def test_when_the_time_is_up_running_cells_save_and_no_other_is_begun(scripts, c
     output = capsys.readouterr().out
     assert "1 cells done, 1 cut off, 1 not begun: the same command goes on" in output
     assert Path("out/c/good_seed1.json").is_file() and not Path("out/a").exists() and not Path("out/b").exists()
+
+
+def test_a_cell_that_no_window_holds_is_begun_and_one_of_other_options_begins_afresh(scripts, capsys):
+    Path("s.yaml").write_text("{results: out/b, grid: {x: {good: ''}}, minutes: 9}\n")
+    sweep("s.yaml", minutes=0.4)
+    Path("out/b/good_seed1.json").unlink()
+    left = Path("runs/sweeps/s/b/good_seed1/left")
+    left.touch()
+    Path("s.yaml").write_text("{results: out/b, options: --new, grid: {x: {good: ''}}, minutes: 9}\n")
+    sweep("s.yaml", minutes=0.4)
+    assert capsys.readouterr().out.count("done        b/good_seed1") == 2 and not left.exists()
 
 
 def test_an_interrupt_reaches_the_cells_once_and_leaves_one_line(tmp_path):
