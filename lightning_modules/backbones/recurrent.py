@@ -1,5 +1,7 @@
 """LSTM and GRU language models (torch.nn.LSTM and torch.nn.GRU; the paper's appendix C has 4 layers of 1,536)."""
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -24,9 +26,9 @@ class Recurrent(Backbone):
         self.rnn = self.rnn_class(d_model, d_model, n_layer, batch_first=True)
         self.lm_head = nn.Linear(d_model, vocab_size)
 
+    @abstractmethod
     def cell(self, inputs: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, ...]:
         """New state of one layer, each part [B, d_model], the output first."""
-        raise NotImplementedError
 
     @property
     def description(self) -> str:
