@@ -132,12 +132,14 @@ def seeds_figure(curves: Mapping[str, Mapping[int, tuple[Sequence[float], tuple[
     return figure
 
 
-def growth_figure(lines: Mapping[str, Mapping[int, Sequence[int]]], what: str, title: str) -> Figure:
+def growth_figure(lines: Mapping[str, Mapping[int, Sequence[float]]], what: str, title: str,
+                  outcome: str = "reach (problem length)") -> Figure:
     """Reach (a length) against training length or steps, both on log scales: the median over seeds, with a band from
-    the lowest to the highest seed.
+    the lowest to the highest seed. Or another outcome against another quantity.
 
-    lines: label -> x -> reach of each seed; a reach of 0 is drawn at the bottom
-    what:  name of x
+    lines:   label -> x -> reach of each seed; a reach of 0 is drawn at the bottom
+    what:    name of x
+    outcome: name of y
     """
     figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
@@ -162,7 +164,7 @@ def growth_figure(lines: Mapping[str, Mapping[int, Sequence[int]]], what: str, t
     axes.set_yticks(powers, [short_number(n) for n in powers])
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(what)
-    axes.set_ylabel("reach (problem length)")
+    axes.set_ylabel(outcome)
     _write_head(axes, title, len(lines), False)
     return figure
 

@@ -58,8 +58,8 @@ def report(results: str = "results", out: str = "docs/results.md") -> None:
                  "there is one seed, over its 95% Wilson interval.", ""]
     for experiment in dict.fromkeys(curve.experiment for curve in everything):
         page += experiment_section([c for c in everything if c.experiment == experiment], figures)
-    page += benchmark_section("Theory", Path(results) / "theory")
-    page += benchmark_section("Benchmarks", Path(results) / "benchmarks")
+    page += benchmark_section("Theory", Path(results) / "theory", figures)
+    page += benchmark_section("Benchmarks", Path(results) / "benchmarks", figures)
     with atomic_path(out) as temporary:
         temporary.write_text("\n".join(page).rstrip() + "\n", encoding="utf-8")
     print(f"{out}: {len(everything)} curves of {len(runs)} training runs")
@@ -212,8 +212,9 @@ def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:
     return [*page, "", "</details>", ""]
 
 
-def benchmark_section(title: str, folder: Path) -> list[str]:
-    """The tables of all benchmarks in a folder, whatever their columns, and the command of each."""
+def benchmark_section(title: str, folder: Path, figures: Path) -> list[str]:
+    """The tables of all benchmarks in a folder, whatever their columns, and the command of each; a figure of those that
+    time backbones by length."""
     page = []
     for path in sorted(folder.glob("*.json")):
         content = read_json(path)
@@ -221,9 +222,22 @@ def benchmark_section(title: str, folder: Path) -> list[str]:
         names = list(dict.fromkeys(name for row in rows for name in row))
         page += [f"### {path.stem.replace('_', ' ')}", "",
                  f"`{content.get('command')}` (commit {content.get('commit')}, {content.get('device')})", "",
-                 "<details><summary>table</summary>", "",
+                 *cost_figure(path.stem, rows, figures), "<details><summary>table</summary>", "",
                  *table(names, [[cell(row.get(name)) for name in names] for row in rows]), "</details>", ""]
     return [f"## {title}", "", *page] if page else []
+
+
+def cost_figure(name: str, rows: Sequence[dict[str, Any]], figures: Path) -> list[str]:
+    """Time per token against length, where there are several backbones."""
+    lines: defaultdict[str, dict[int, list[float]]] = defaultdict(dict)
+    for row in rows:
+        if {"backbone", "length", "seconds", "tokens"} <= row.keys():
+            lines[row["backbone"]][row["length"]] = [1e9 * row["seconds"] / row["tokens"]]
+    if len(lines) < 2:
+        return []
+    path = figures / f"cost_{name}.png"
+    save_figure(growth_figure(lines, "problem length", "time by length", "time (ns a token)"), path)
+    return [f"![{name}](figures/{path.name})", ""]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
