@@ -6,9 +6,9 @@
 
 A Mamba of 2 x 128 is trained on additions of at most 5 digits first; then one test problem of each length is verified
 while it is recorded. `alternative` is the recording alone, which is as fast as verification can get with one process a
-problem (left out above a million digits). --large times a Mamba of 24 x 768 (untrained, without stopping at its errors) at 100,000 digits. --growth
-compares backbones of fixed and of growing memory at the same lengths, each of which has been verified once before.
-Writes results/benchmarks/verify.json, or growth.json.
+problem (left out above a million digits). --large times a Mamba of 24 x 768 (untrained, without stopping at its errors)
+at 100,000 digits. --growth compares backbones of fixed and of growing memory at the same lengths, each of which has
+been verified once before. Writes results/benchmarks/verify.json, or growth.json.
 """
 
 import argparse
