@@ -11,7 +11,7 @@ For every model, strategy and number of devices, in processes that torchrun star
 - rollouts and verification shared out over the devices (one problem less than would be even): speed, and whether the
   records are those of one device. The model is untrained and in setting `direct`, where nothing ends a row early.
 
-Prints a table and writes results/benchmarks/scaling.json.
+Prints a table and writes results/benchmarks/scaling.json, or scaling_cpu.json.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40 if GPU else 20, help="that are timed")
     parser.add_argument("--curve_steps", type=int, default=20, help="of the loss curve")
     parser.add_argument("--length", type=int, default=1000 if GPU else 30, help="of the problems of the evaluation")
-    parser.add_argument("--out", default="results/benchmarks/scaling.json")
+    parser.add_argument("--out", default=f"results/benchmarks/scaling{'' if GPU else '_cpu'}.json")
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # settings of a process that torchrun has started
     options = parser.parse_args()
     if options.worker:
