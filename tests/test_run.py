@@ -275,6 +275,17 @@ def test_checkpoints_that_do_not_fit(trained, tmp_path):
         assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(("config", "options", "message"), [
+    ("mult.yaml", [], "the checkpoint is of task 'addition', the configuration of task 'multiplication': give the"),
+    ("add.yaml", ["--model.backbone.d_model", "32"], "the checkpoint's backbone is not the configuration's: ")])
+def test_checkpoints_that_do_not_fit_a_sharded_model(trained, tmp_path, config, options, message):
+    checkpoint = trained[0] / "runs/add/version_0/checkpoints/last.ckpt"
+    result = run("fit", "--config", str(ROOT / "configs" / config), "--config", str(ROOT / "configs/trainer/fsdp.yaml"),
+                 *TINY[2:], *options, "--trainer.devices", "1", "--ckpt_path", str(checkpoint), cwd=tmp_path)
+    assert result.returncode == 2 and f"error: {message}" in result.stderr, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+
+
 def test_a_prompt_that_is_no_problem(trained):
     result = run("rollout", "--prompt", "12-3", cwd=trained[0])
     assert result.returncode == 2 and "not a problem of addition" in result.stderr
