@@ -104,6 +104,8 @@ PREFILL_TOKENS = 16_384
 """Tokens, of all rows together, that are taken in one pass, so that its memory stays small."""
 PREFILL_LOGITS = 2**26
 """The same for their logits, which some backbones make."""
+PREFILL_BYTES = 2**30
+"""Of the states of the rows of one pass, of which there are copies while it runs."""
 
 
 class _Stepper:
@@ -111,6 +113,7 @@ class _Stepper:
 
     price: steps of all rows in the time that a pass over a few tokens takes
     most:  tokens, of all rows together, that are taken in one pass
+    rows:  most rows of a pass
     """
 
     def __init__(self, backbone: Backbone, rows: int, length: int, decoding: Decoding) -> None:
@@ -120,6 +123,7 @@ class _Stepper:
         self.graph = capture(self._step) if self.device.type == "cuda" and backbone.capturable else None
         self.price = 16 if self.graph else 2
         self.most = max(1, min(PREFILL_TOKENS, PREFILL_LOGITS // backbone.vocab_size))
+        self.rows = max(1, PREFILL_BYTES // max(1, backbone.state_size(length)))
 
     def _step(self) -> None:
         self.predicted = self.decoder.step(self.tokens).argmax(-1)
@@ -235,7 +239,7 @@ def _prefill(stepper: _Stepper, ids: Callable[[str], int], rows: Sequence[Rollou
     left = list(forced)
     while True:
         order = sorted(range(len(rows)), key=left.__getitem__, reverse=True)
-        count = max(range(1, len(rows) + 1), key=lambda n: n * left[order[n - 1]])
+        count = max(range(1, min(len(rows), stepper.rows) + 1), key=lambda n: n * left[order[n - 1]])
         chosen, length = order[:count], left[order[count - 1]]
         if count * length < stepper.price * len(rows):
             return
