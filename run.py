@@ -209,6 +209,27 @@ class CLI(LightningCLI):
         if rank_zero_only.rank == 0 and isinstance(logger := self.trainer.logger, TensorBoardLogger):
             self._claim = claim_folder(logger, self.config[self.subcommand].get("ckpt_path"))
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except torch.OutOfMemoryError as error:
+            raise UserError(self._too_large(subcommand)) from error
+
+    def _too_large(self, subcommand: str) -> str:
+        """What did not fit in the device's memory, and what to do."""
+        trainer, data = self.trainer, self.datamodule
+        batch = trainer.fit_loop.epoch_loop.batch_progress.current
+        if subcommand == "fit" and (batch.ready > batch.completed or not trainer.global_step):
+            rows = data.batch_size // trainer.world_size
+            tokens = f" x {data.row_length} tokens" if data.packed else ", each as long as the longest trajectory,"
+            shorter = " or --data.row_length" if data.packed else ""
+            return (f"a training step of {rows} rows{tokens} a device does not fit in its memory: give a smaller "
+                    f"--data.batch_size{shorter}, with --trainer.accumulate_grad_batches for as many rows a step of "
+                    f"the optimizer, or share the model out over several GPUs with --config configs/trainer/fsdp.yaml")
+        rows = self.config[subcommand].evaluation.batch_size
+        return (f"an evaluation of {rows} rows side by side does not fit in the device's memory: give a smaller "
+                f"--evaluation.batch_size")
+
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         for callback in self.trainer.callbacks:

@@ -50,7 +50,12 @@ class Nonsense(Backbone):
         return torch.full((batch_size,), int(self.seed) + 12345, dtype=torch.long)
 
     def forward(self, tokens: Tensor, state: Tensor | None = None, return_state: bool = True) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("only for rollouts")
+        logits = []
+        state = self.initial_state(len(tokens)) if state is None else state
+        for token in tokens.unbind(1):
+            row, state = self.step(token, state)
+            logits.append(row)
+        return torch.stack(logits, 1), state
 
     def step(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         state = (state * 6364136223846793005 + tokens * 1442695040888963407 + 1013904223) % (2**61 - 1)

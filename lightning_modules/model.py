@@ -61,7 +61,8 @@ class TrajectoryModel(LightningModule):
         self.vocabulary, self.task_name = vocabulary, task_name
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
         self.warmup_steps, self.schedule, self.final_learning_rate = warmup_steps, schedule, final_learning_rate
-        self._clock: tuple[float, int] | None = None
+        self._clock: tuple[float, int] | None = None  # when, and after which step, tokens/s were last logged
+        self._validating_since = 0.0
 
     def losses(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean loss over the predicted tokens, and the loss of every token, float32 [B, T], 0 where not predicted.
@@ -100,16 +101,22 @@ class TrajectoryModel(LightningModule):
             chosen = kinds == kind
             self.log(f"train/loss_{Kind(kind).name.lower()}", (losses * chosen).sum() / chosen.sum().clamp(min=1))
         self.log("train/padding_share", (kinds == Kind.PADDING).float().mean())
-        now, rows = time.perf_counter(), self.global_step
+        now, step = time.perf_counter(), self.global_step
         if self._clock:
-            seconds, steps = now - self._clock[0], rows - self._clock[1]
+            seconds, steps = now - self._clock[0], step - self._clock[1]
             tokens = steps * kinds.numel() * self.trainer.world_size * self.trainer.accumulate_grad_batches
             self.log("train/tokens_per_second", tokens / seconds)
             self.log("tok/s", tokens / seconds, prog_bar=True, logger=False)
-        self._clock = now, rows
+        self._clock = now, step
 
     def on_validation_start(self) -> None:
-        self._clock = None  # the time of an evaluation is not training time
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the steps that were sent off are training
+        self._validating_since = time.perf_counter()
+
+    def on_validation_end(self) -> None:
+        if self._clock:  # the time of an evaluation is not training time
+            self._clock = self._clock[0] + time.perf_counter() - self._validating_since, self._clock[1]
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         self._held_out("validation", batch)

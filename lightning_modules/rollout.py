@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -91,18 +91,39 @@ class Rollout:
             self.reason, self.detail = "tool_error", f"{type(error).__name__}: {error}"
         return Kind.COMMAND
 
+    @property
+    def forced(self) -> int:
+        """How many tokens can be taken before the row may end, whatever the model says."""
+        return max(0, min(len(self._given), self.budget - len(self.tokens) - 1)) if self._given else 0
+
     def outputs(self) -> tuple[str, ...]:
         return tuple(t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT)
 
 
+PREFILL_TOKENS = 16_384
+"""Tokens, of all rows together, that are taken in one pass, so that its memory stays small."""
+PREFILL_LOGITS = 2**26
+"""The same for their logits, which some backbones make."""
+PREFILL_BYTES = 2**30
+"""Of the states of the rows of one pass, of which there are copies while it runs."""
+
+
 class _Stepper:
-    """Greedy steps of a batch of rows on the host's command; on CUDA replayed from a graph."""
+    """Greedy steps of a batch of rows on the host's command; on CUDA replayed from a graph.
+
+    price: steps of all rows in the time that a pass over a few tokens takes
+    most:  tokens, of all rows together, that are taken in one pass
+    rows:  most rows of a pass
+    """
 
     def __init__(self, backbone: Backbone, rows: int, length: int, decoding: Decoding) -> None:
         self.device = next(backbone.parameters()).device
         self.decoder = backbone.decoder(rows, length, TYPES[decoding.weights], TYPES[decoding.states])
         self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.graph = capture(self._step) if self.device.type == "cuda" and backbone.capturable else None
+        self.price = 16 if self.graph else 2
+        self.most = max(1, min(PREFILL_TOKENS, PREFILL_LOGITS // backbone.vocab_size))
+        self.rows = max(1, PREFILL_BYTES // max(1, backbone.state_size(length)))
 
     def _step(self) -> None:
         self.predicted = self.decoder.step(self.tokens).argmax(-1)
@@ -118,6 +139,10 @@ class _Stepper:
     def reset(self, rows: Sequence[int]) -> None:
         """Give rows the initial state."""
         self.decoder.reset(torch.tensor(rows, device=self.device))
+
+    def prefill(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """Let rows take tokens at once, each as many as the others; what they predict is not asked for."""
+        self.decoder.prefill(torch.tensor(rows, device=self.device), torch.tensor(tokens, device=self.device))
 
     def keep(self, rows: Sequence[int]) -> bool:
         """Drop all other rows, where shapes may change (not in a graph); tells whether it did."""
@@ -175,7 +200,14 @@ def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Ro
     names, ids = vocabulary.tokens, vocabulary.id
     stepper.reset(range(len(rows)))  # capturing a graph leaves traces
     inputs = [ids(row.advance("")) for row in rows]
+    waited = 0  # steps, of single rows, on tokens that were known before
     while True:
+        forced = [row.forced if row else 0 for row in rows]
+        if any(forced) and stepper.decoder.prefills:
+            waited += sum(map(bool, forced))
+            if waited >= stepper.price * len(rows) or all(n or not row for n, row in zip(forced, rows, strict=True)):
+                waited = 0
+                _prefill(stepper, ids, rows, inputs, forced)
         predicted = stepper(inputs)
         ended = []
         for i, row in enumerate(rows):
@@ -194,6 +226,32 @@ def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Ro
                 return
             if stepper.keep(kept):
                 rows, inputs = [rows[i] for i in kept], [inputs[i] for i in kept]
+
+
+def _prefill(stepper: _Stepper, ids: Callable[[str], int], rows: Sequence[Rollout | None], inputs: list[int],
+             forced: Sequence[int]) -> None:
+    """Take known tokens (prompts, observations) in passes over many of them, while a pass saves more than it costs.
+
+    A row that waits for a pass goes on by steps, so that nothing is lost where none is ever worth it. The caller waits
+    until the rows that could have saved steps have lost as many as a pass costs, or all of them could: so the passes
+    are shared by more rows the more often there are observations.
+    """
+    left = list(forced)
+    while True:
+        order = sorted(range(len(rows)), key=left.__getitem__, reverse=True)
+        count = max(range(1, min(len(rows), stepper.rows) + 1), key=lambda n: n * left[order[n - 1]])
+        chosen, length = order[:count], left[order[count - 1]]
+        if count * length < stepper.price * len(rows):
+            return
+        size = max(1, stepper.most // count)
+        for start in range(0, length, size):
+            tokens = [[inputs[i], *(ids(rows[i].advance("")) for _ in range(min(size, length - start)))]
+                      for i in chosen]
+            stepper.prefill(chosen, [row[:-1] for row in tokens])
+            for i, row in zip(chosen, tokens, strict=True):
+                inputs[i] = row[-1]
+        for i in chosen:
+            left[i] -= length
 
 
 def budget(reference: Trajectory) -> int:

@@ -2,9 +2,12 @@
 
 import os
 import platform
+import re
+import shlex
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
@@ -95,10 +98,34 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def reproducing(arguments: Sequence[str]) -> str:
+    """The command, as a user would type it, whose result is that of the program with these arguments (its name first).
+
+    It does not say where the run's files were, nor that it went on from a checkpoint of its own, as in a sweep.
+    """
+    given = re.compile(r"--(trainer\.(?:logger\.(?:init_args\.)?)?(save_dir|name|version|default_root_dir|"
+                       r"enable_progress_bar)|ckpt_path)(?:=(.*))?")
+    kept, folder, checkpoint = [], {}, []
+    rest = iter(arguments)
+    for argument in rest:
+        if not (found := given.fullmatch(argument)):
+            kept.append(argument)
+            continue
+        value = [] if found[3] is not None else [next(rest, "")]
+        if found[1] == "ckpt_path":
+            checkpoint = [argument, *value]
+        else:
+            folder[found[2]] = (found[3], *value)[-1]
+    own = Path(*(folder.get(name, "") for name in ("save_dir", "name", "version"))) / CHECKPOINT.parent
+    if checkpoint and (not folder or Path(checkpoint[-1].removeprefix("--ckpt_path=")).parent != own):
+        kept += checkpoint
+    return shlex.join(["python", *kept])
+
+
 def origin(device: torch.device) -> dict[str, Any]:
     """What made a result: `command`, `commit` (null outside a repository), `device`, `versions`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"command": " ".join(["python", *sys.argv]), "commit": _commit(),
+    return {"command": reproducing(sys.argv), "commit": _commit(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda"
             else f"{platform.machine()} CPU, {min(torch.get_num_threads(), cores or 1)} threads",
             "versions": {"python": platform.python_version()} | {

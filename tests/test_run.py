@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from benchmarks import kill
 from benchmarks.processes import Command
 from lightning_modules.callbacks import REQUEUE
+from lightning_modules.model import TrajectoryModel
 from lightning_modules.runs import load_checkpoint
 from lightning_modules.sharding import FullyShard
 from run import command_line, main
@@ -260,6 +261,30 @@ def test_more_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("method", "at", "message"), [
+    ("training_step", 0, "a training step of 4 rows x 512 tokens a device does not fit in its memory: give a"),
+    ("backward", 1, "--data.batch_size or --data.row_length, with --trainer.accumulate_grad_batches for as many"),
+    ("on_validation_epoch_end", 0, "an evaluation of 64 rows side by side does not fit in the device's memory: give")],
+    ids=["forward", "backward", "evaluation"])
+def test_a_memory_that_is_full_gets_one_line(method, at, message, tmp_path, monkeypatch, capsys):
+    """The memory of a GPU, which PyTorch's own exception tells."""
+    calls, plain = [], getattr(TrajectoryModel, method)
+
+    def fills_the_memory(self, *arguments, **options):
+        calls.append(method)
+        if len(calls) > at:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return plain(self, *arguments, **options)
+
+    monkeypatch.setattr(TrajectoryModel, method, fills_the_memory)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *TINY])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and error.startswith("error: ") and message in error
+
+
 def test_checkpoints_that_do_not_fit(trained, tmp_path):
     folder, _ = trained
     checkpoint = folder / "runs/add/version_0/checkpoints/last.ckpt"
@@ -273,6 +298,17 @@ def test_checkpoints_that_do_not_fit(trained, tmp_path):
         result = run("test", *arguments, cwd=tmp_path)
         assert result.returncode != 0 and message in result.stderr, result.stderr[-2000:]
         assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("config", "options", "message"), [
+    ("mult.yaml", [], "the checkpoint is of task 'addition', the configuration of task 'multiplication': give the"),
+    ("add.yaml", ["--model.backbone.d_model", "32"], "the checkpoint's backbone is not the configuration's: ")])
+def test_checkpoints_that_do_not_fit_a_sharded_model(trained, tmp_path, config, options, message):
+    checkpoint = trained[0] / "runs/add/version_0/checkpoints/last.ckpt"
+    result = run("fit", "--config", str(ROOT / "configs" / config), "--config", str(ROOT / "configs/trainer/fsdp.yaml"),
+                 *TINY[2:], *options, "--trainer.devices", "1", "--ckpt_path", str(checkpoint), cwd=tmp_path)
+    assert result.returncode == 2 and f"error: {message}" in result.stderr, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
 
 
 def test_a_prompt_that_is_no_problem(trained):

@@ -59,6 +59,10 @@ class Backbone(nn.Module, ABC):
         """
         return self(tokens, return_state=False)[0][chosen]
 
+    def prefill(self, tokens: Tensor, state: State) -> State:
+        """The state after `tokens` [B, T] from `state`, as `forward` leaves it; a backbone can leave out the head."""
+        return self(tokens, state)[1]
+
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Logits [B, V] after one token a row, [B], and the new state; safe to capture in a CUDA graph.

@@ -10,7 +10,12 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_
 
 
 class Decoder(ABC):
-    """Steps of a fixed number of rows; the states are its own, and are changed in place."""
+    """Steps of a fixed number of rows; the states are its own, and are changed in place.
+
+    prefills: whether some rows can take several tokens at once faster than step by step
+    """
+
+    prefills = True
 
     @abstractmethod
     def step(self, tokens: Tensor) -> Tensor:
@@ -19,6 +24,10 @@ class Decoder(ABC):
     @abstractmethod
     def reset(self, rows: Tensor) -> None:
         """Give these rows, int64 [k], the initial state."""
+
+    @abstractmethod
+    def prefill(self, rows: Tensor, tokens: Tensor) -> None:
+        """Let these rows, int64 [k], take `tokens`, int64 [k, T], as T steps would; all other rows stay."""
 
 
 class StepDecoder(Decoder):
@@ -45,6 +54,10 @@ class StepDecoder(Decoder):
     def reset(self, rows: Tensor) -> None:
         tree_map_(lambda state, initial: state.index_copy_(0, rows, initial.expand(len(rows), *state.shape[1:])
                                                            .to(state.dtype)), self.state, self.initial)
+
+    def prefill(self, rows: Tensor, tokens: Tensor) -> None:
+        new = self.backbone.prefill(tokens, tree_map(lambda leaf: leaf.index_select(0, rows), self.state))
+        tree_map_(lambda state, after: state.index_copy_(0, rows, after.to(state.dtype)), self.state, new)
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, int64 [k]."""

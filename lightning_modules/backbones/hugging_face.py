@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_modules.backbones.base import Backbone, State, reset_rows
+from lightning_modules.backbones.base import Backbone, State, reset_rows, select_rows
 from lightning_modules.backbones.checkpoints import find_folder, required
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.low_rank import add_low_rank
@@ -143,6 +144,14 @@ class HuggingFace(Backbone):
         seen = seen[:, seen.shape[1] - self._kept(seen.shape[1]) :]
         return output.logits, (position + tokens.shape[1], seen, [_content(layer) for layer in cache.layers])
 
+    def trimmed(self, state: State) -> State:
+        """The same state without the first slots that no row sees."""
+        position, seen, layers = state
+        slots = max(1, int(position.max()))
+        return position, seen[:, -slots:], [
+            [leaf[:, :, -slots:] if keyed and i < 2 else leaf for i, leaf in enumerate(layer)]
+            for layer, keyed in zip(layers, self._keyed, strict=True)]
+
     def _kept(self, slots: int) -> int:
         """How many of the last slots some layer still keeps."""
         if None in self._windows or not self._windows:
@@ -274,6 +283,7 @@ class GrowingDecoder(Decoder):
 
     def __init__(self, backbone: HuggingFace, rows: int) -> None:
         self.backbone, self.state = backbone, backbone.initial_state(rows)
+        self.prefills = backbone._chunks
 
     def step(self, tokens: Tensor) -> Tensor:
         logits, self.state = self.backbone.step(tokens, self.state)
@@ -282,3 +292,15 @@ class GrowingDecoder(Decoder):
     def reset(self, rows: Tensor) -> None:
         chosen = torch.zeros(len(self.state[0]), dtype=torch.bool, device=rows.device).index_fill_(0, rows, True)
         self.state = reset_rows(self.state, chosen, self.backbone.initial_state(1))
+
+    def prefill(self, rows: Tensor, tokens: Tensor) -> None:
+        taken = self.backbone.prefill(tokens, select_rows(self.state, rows))
+        # Slots are aligned at their end: those that one has before the other's first are seen by nobody there.
+        state, taken = (tree_map(_padded, *pair) for pair in ((self.state, taken), (taken, self.state)))
+        self.state = self.backbone.trimmed(tree_map(lambda old, new: old.index_copy(0, rows, new), state, taken))
+
+
+def _padded(leaf: Tensor, other: Tensor) -> Tensor:
+    """A leaf with zeros before it wherever `other` is larger, but for the rows."""
+    missing = [max(0, b - a) for a, b in zip(leaf.shape[1:], other.shape[1:], strict=True)]
+    return F.pad(leaf, [side for size in reversed(missing) for side in (size, 0)])

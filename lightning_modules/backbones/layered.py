@@ -60,6 +60,9 @@ class LayeredBackbone(Backbone):
     def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
         return self.parts[3](self._features(tokens, None, return_state=False)[0][chosen])
 
+    def prefill(self, tokens: Tensor, state: State) -> State:
+        return self._features(tokens, state, return_state=True)[1]
+
     def _features(self, tokens: Tensor, state: State | None, return_state: bool) -> tuple[Tensor, State | None]:
         """What the head takes, [B, T, d_model], and the new state."""
         embedding, layers, norm, _ = self.parts

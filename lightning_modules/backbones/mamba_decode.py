@@ -150,7 +150,7 @@ class MambaDecoder(Decoder):
                  convolve_tiles: Tiles = Tiles(4, 128), update_tiles: Tiles = Tiles(1, 128)) -> None:
         layers, body = backbone.backbone["layers"], backbone.backbone
         mixer = layers[0]["mixer"]
-        self.rows, self.eps = rows, body["norm_f"].eps
+        self.rows, self.eps, self.backbone, self.weights = rows, body["norm_f"].eps, backbone, weights
         self.convolve_tiles, self.update_tiles = convolve_tiles, update_tiles
         self.W, self.D, self.N, self.V = (backbone.lm_head.in_features, mixer.d_inner, mixer.d_state,
                                           backbone.vocab_size)
@@ -185,6 +185,17 @@ class MambaDecoder(Decoder):
     def reset(self, rows: Tensor) -> None:
         self.recent.index_fill_(1, rows, 0)
         self.state.index_fill_(1, rows, 0)
+
+    def prefill(self, rows: Tensor, tokens: Tensor) -> None:
+        # A ring, whose oldest input the next step takes at its own number modulo the ring's length.
+        order = (torch.arange(1, TAPS, device=rows.device) + self.clock) % (TAPS - 1)
+        before = [(recent[rows[:, None], order], state[rows])
+                  for recent, state in zip(self.recent, self.state, strict=True)]
+        with torch.autocast(rows.device.type, self.weights, enabled=self.weights != torch.float32):
+            after = self.backbone.prefill(tokens, before)
+        for i, (recent, state) in enumerate(after):
+            self.recent[i, rows[:, None], order] = recent.to(self.recent.dtype)
+            self.state[i, rows] = state.to(self.state.dtype)
 
     def run(self, kernel: str, i: int) -> None:
         """One of the kernels of layer `i`."""

@@ -66,6 +66,9 @@ class Pretrained(Backbone):
     def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
         return self.model.logits_at(tokens, chosen)
 
+    def prefill(self, tokens: Tensor, state: State) -> State:
+        return self.model.prefill(tokens, state)
+
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         return self.model.step(tokens, state)
 

@@ -16,6 +16,7 @@ class DataWait(Callback):
 
     def __init__(self) -> None:
         self._since: tuple[float, float] | None = None  # the time, and what had been waited by then
+        self._validating_since = 0.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
@@ -27,5 +28,9 @@ class DataWait(Callback):
             pl_module.log("train/data_wait_share", (waited - self._since[1]) / (now - self._since[0]))
         self._since = now, waited
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validating_since = time.perf_counter()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since = None
+        if self._since:
+            self._since = self._since[0] + time.perf_counter() - self._validating_since, self._since[1]

@@ -1,4 +1,5 @@
 import functools
+import time
 
 import lightning
 import pytest
@@ -8,6 +9,7 @@ from datamodules.datamodule import TrajectoryDataModule
 from datamodules.tasks import Copy
 from datamodules.tokens import Kind
 from lightning_modules.backbones import LSTM, Mamba, Pythia
+from lightning_modules.callbacks import DataWait
 from lightning_modules.evaluation import evaluate
 from lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
 
@@ -64,3 +66,19 @@ def test_verify_decides_what_rollout_decides(trained):
                             for e in ("rollout", "verify"))
         assert rolled["exact_match"] == verified["exact_match"]
         assert rolled["first_error_phases"] == verified["first_error_phases"]
+
+
+def test_tokens_a_second_are_logged_between_validations_and_leave_them_out():
+    class Slow(lightning.Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            time.sleep(1.0)
+
+    data = TrajectoryDataModule(Copy(4), batch_size=4, row_length=128, validation_rows=4)
+    model = TrajectoryModel(functools.partial(LSTM, n_layer=1, d_model=8), data.vocabulary, data.task_name)
+    trainer = lightning.Trainer(max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+                                enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+                                val_check_interval=1, check_val_every_n_epoch=None, log_every_n_steps=1,
+                                callbacks=[Slow(), DataWait()], use_distributed_sampler=False)
+    trainer.fit(model, datamodule=data)
+    assert trainer.callback_metrics["train/tokens_per_second"] > 4 * 128 / 1.0
+    assert 0 <= trainer.callback_metrics["train/data_wait_share"] <= 1

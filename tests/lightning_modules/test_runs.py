@@ -4,7 +4,7 @@ import random
 import pytest
 import torch
 
-from lightning_modules.runs import load_checkpoint
+from lightning_modules.runs import load_checkpoint, reproducing
 from tools import UserError
 
 
@@ -57,3 +57,13 @@ def test_another_file_is_named(tmp_path):
     torch.save([1, 2], tmp_path / "other.pt")
     with pytest.raises(UserError, match="holds no state_dict"):
         load_checkpoint(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(("typed", "recorded"), [
+    ("fit --ckpt_path a/b/checkpoints/last.ckpt --x 1", "fit --x 1 --ckpt_path a/b/checkpoints/last.ckpt"),
+    ("fit --trainer.logger.save_dir=a --trainer.logger.name=b --ckpt_path=a/b/checkpoints/last.ckpt --x", "fit --x"),
+    ("fit --trainer.logger.init_args.name b --trainer.max_steps 3 --trainer.enable_progress_bar false",
+     "fit --trainer.max_steps 3"),
+    ("test --config c.yaml --trainer.logger false", "test --config c.yaml --trainer.logger false")])
+def test_a_command_is_recorded_without_the_folders_of_its_run(typed, recorded):
+    assert reproducing(["run.py", *typed.split()]) == f"python run.py {recorded}"

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lightning_modules import sweep as module
 from lightning_modules.callbacks import REQUEUE
+from lightning_modules.runs import CHECKPOINT, origin
 from lightning_modules.sweep import environment, read_sweep, sweep
 from tools import UserError
 
@@ -68,6 +70,22 @@ def test_blocks_and_files_are_interleaved_and_an_axis_may_name_the_folder(tmp_pa
     assert cells[2].options == ("--all", "--own", "--seed_everything", "7") and cells[2].minutes == 2
     assert cells[3].options == ("--seed_everything", "1")
     assert len({cell.folder / cell.name for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize("went_on", [False, True])
+def test_the_command_of_a_result_names_no_folder_of_the_sweep(tmp_path, monkeypatch, went_on):
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text("results: out\noptions: --config add.yaml --a '[1, 2]'")
+    cell, = read_sweep("s.yaml")
+    if went_on:
+        checkpoint = cell.folder / cell.name / CHECKPOINT
+        checkpoint.parent.mkdir(parents=True)
+        torch.save({"state_dict": {}}, checkpoint)
+    arguments = ["run.py", *module.command(cell)[2:]]
+    assert str(cell.folder.parent) in arguments and ("--ckpt_path" in arguments) == went_on
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert origin(torch.device("cpu"))["command"] == (
+        "python run.py fit --config add.yaml --a '[1, 2]' --seed_everything 1")
 
 
 @pytest.fixture
