@@ -8,6 +8,7 @@ benchmarks/rollout.py.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 
 import torch
@@ -48,9 +49,13 @@ def each_layer(decoder, kernel: str) -> None:
 
 @torch.inference_mode()
 def time_graph(work: Callable[[], object], repeats: int = 30) -> float:
-    """Microseconds of one replay of what `work` launches."""
+    """Microseconds of one replay of what `work` launches, after 0.2 s of them, as in a rollout."""
     stream, graph = capture(work)
     with torch.cuda.stream(stream):
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < 0.2:
+            graph.replay()
+            stream.synchronize()
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(repeats):

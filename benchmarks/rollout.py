@@ -1,9 +1,11 @@
 """Whole interactive rollouts a second, tool included, beside the libraries' decoding alone.
 
-    python benchmarks/rollout.py                       # a Mamba of 24 x 768 on a GPU, trained first: about 3 minutes
+    python benchmarks/rollout.py                       # a Mamba of 24 x 768 on a GPU, trained first: about 4 minutes
     python benchmarks/rollout.py --small               # a Mamba of 2 x 64 on the CPU
 
-`ours` is `rollout` from the problems to the tokens that were said: prompts, commands, observations, refilled rows.
+`ours` is `rollout` from the problems to the tokens that were said: prompts, commands, observations, refilled rows, and
+the start, whose seconds stand beside it (weights cast, a CUDA graph captured, once for all problems of a length; what
+Triton compiles once on a machine is in neither).
 `alternative` is mamba-ssm's decoding in a CUDA graph (no tool, no choice of rows) for each batch, and Hugging Face's
 generate; on the CPU it is the other engine. `floor` are the tokens/s at which the weights are read once, and the states
 read and written once, for every token of a batch, at the speed of a large copy. Writes results/benchmarks/rollout.json.
@@ -21,7 +23,7 @@ from rich.table import Table
 from benchmarks.models import copy_bandwidth, trained
 from datamodules.tasks import Addition
 from lightning_modules.backbones import Mamba
-from lightning_modules.batched_rollout import Decoding
+from lightning_modules.batched_rollout import Decoding, Rows
 from lightning_modules.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.rollout import budget, rollout
@@ -46,15 +48,18 @@ def main() -> None:
     model = trained(task, functools.partial(Mamba, **shape, dt_min=0.1, dt_max=1.0),
                     steps if options.steps is None else options.steps, rows, length)
     console, records = Console(width=150), []
-    table = Table("what", "tokens/s", "alternative", "tokens/s of it", "ratio", "of the floor", "exact")
+    table = Table("what", "tokens/s", "seconds", "start, s", "alternative", "tokens/s of it", "ratio", "of the floor",
+                  "exact")
     out = options.out or f"results/benchmarks/rollout{'_cpu' if options.small else ''}.json"
 
-    def add(what: str, ours: float, name: str, alternative: float | None, floor: float | None, exact: float) -> None:
+    def add(what: str, ours: float, name: str, alternative: float | None, floor: float | None, exact: float,
+            seconds: float, start: float | None = None) -> None:
         ratio = ours / alternative if alternative else None
         records.append({"what": what, "ours": ours, "alternative": alternative, "alternative_name": name,
                         "unit": "tokens/s", "ratio": ratio, "floor": floor, "device": origin(model.device)["device"],
-                        "exact_match": exact})
-        table.add_row(what, f"{ours:,.0f}", name, f"{alternative:,.0f}" if alternative else "",
+                        "exact_match": exact, "seconds": seconds, "start_seconds": start})
+        table.add_row(what, f"{ours:,.0f}", f"{seconds:.1f}", "" if start is None else f"{start:.2f}", name,
+                      f"{alternative:,.0f}" if alternative else "",
                       f"{ratio:.2f}" if ratio else "", f"{ours / floor:.0%}" if floor else "", f"{exact:.0%}")
         console.print(f"{what}: {ours:,.0f} tokens/s, {name} {alternative or math.nan:,.0f}", highlight=False)
         write_metrics(out, records, **origin(model.device), targets=TARGETS)
@@ -64,10 +69,9 @@ def main() -> None:
         for batch in (32, 16):
             ours, exact, seconds = measure(model, task, batch, batch, digits, Decoding("host"))
             device, _, _ = measure(model, task, batch, batch, digits, Decoding("device"))
-            add(f"{batch} rollouts of {digits:,} digits, 2 x 64, {seconds:.0f} s", ours, "device engine", device, None,
-                exact)
+            add(f"{batch} rollouts of {digits:,} digits, 2 x 64", ours, "device engine", device, None, exact, seconds)
     else:
-        bandwidth = copy_bandwidth()
+        bandwidth, digits = copy_bandwidth(), options.digits or 200
         console.print(f"copy: {bandwidth / 1e12:.2f} TB/s")
         for batch in options.batches or TARGETS:
             for weights, states in (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")):
@@ -75,11 +79,14 @@ def main() -> None:
                     continue
                 decoding = Decoding("device", weights, states)
                 measure(model, task, batch, batch, 2, decoding)  # compiles
-                ours, exact, _ = measure(model, task, 2 * batch, batch, options.digits or 50, decoding)
+                start = start_up(model, task, batch, digits, decoding)
+                ours, exact, seconds = measure(model, task, 2 * batch, batch, digits, decoding)
                 add(f"batch {batch}, weights {weights}, states {states}", ours, "mamba-ssm decode in a CUDA graph",
-                    library_decode(model, batch), floor(model, batch, weights, states, bandwidth), exact)
-        add("batch 64, weights bfloat16, states bfloat16", records[0]["ours"], "Hugging Face generate",
-            hugging_face_generate(model, 64), None, records[0]["exact_match"])
+                    library_decode(model, batch), floor(model, batch, weights, states, bandwidth), exact, seconds,
+                    start)
+        first = records[0]
+        add(first["what"], first["ours"], "Hugging Face generate", hugging_face_generate(model, 64), None,
+            first["exact_match"], first["seconds"], first["start_seconds"])
     console.print(table)
 
 
@@ -95,6 +102,17 @@ def measure(model: TrajectoryModel, task: Addition, problems: int, batch: int, d
     seconds = time.perf_counter() - begun
     exact = sum(row.tokens == reference.tokens for row, reference in zip(rows, references, strict=True))
     return sum(len(row.tokens) for row in rows) / seconds, exact / problems, seconds
+
+
+def start_up(model: TrajectoryModel, task: Addition, batch: int, digits: int, decoding: Decoding) -> float:
+    """Seconds until the first step of a rollout; `measure` has them too."""
+    problem = task.problem("test", 0, digits, 0)
+    capacity = budget(task.record(problem))
+    begun = time.perf_counter()
+    with torch.inference_mode():
+        Rows(model.backbone, model.vocabulary, task.tool_for(problem), batch, capacity, decoding)
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
 
 
 def floor(model: TrajectoryModel, batch: int, weights: str, states: str, bandwidth: float) -> float:

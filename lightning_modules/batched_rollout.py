@@ -138,12 +138,12 @@ class Rows:
 
         from lightning_modules.rollout_kernel import advance
 
-        memory = self.memory
+        memory, wide = self.memory, triton.next_power_of_2(self.size)
         advance[(len(self.tokens),)](
             logits, self.tokens, self.count, self.pending, self.reason, self.budget, self.prompt, self.seeds, self.log,
             memory.cells, memory.ends, memory.heads, memory.operation, memory.argument, self.end, memory.blank,
             memory.origin, self.temperature or 1.0, self.size, self.log.shape[1], memory.cells.shape[1],
-            memory.heads.shape[1], triton.next_power_of_2(self.size), bool(self.temperature))
+            memory.heads.shape[1], wide, bool(self.temperature), num_warps=1 if wide <= 256 else 4)
 
     def start(self, rows: Sequence[int], prompts: Sequence[np.ndarray], budgets: Sequence[int],
               seeds: Sequence[int]) -> None:
@@ -235,12 +235,14 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
             rows.start(free, *zip(*(problems[owner[row]] for row in free), strict=True))
 
     refill(range(len(owner)))
+    rows.run(window)
     while (owner >= 0).any():
-        rows.run(window)
         finished = rows.ended(owner >= 0)
         indices = [int(owner[row]) for row, _, _ in finished]
         owner[[row for row, _, _ in finished]] = -1
         refill([row for row, _, _ in finished])
+        if (owner >= 0).any():
+            rows.run(window)  # a device goes on while the host deals with what has ended
         for index, (_, reason, ids) in zip(indices, finished, strict=True):
             yield index, reason, ids, kinds(ids, len(problems[index][0]))
 

@@ -14,7 +14,7 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "C", "origin"])  # they change with the length, and need no kernel of their own
 def advance(logits, tokens, count, pending, reason, budget, prompt, seeds, log, cells, ends, heads, operation, argument,
             end_token, blank, origin, temperature, V, L, C, K, VP: tl.constexpr, SAMPLE: tl.constexpr):
     """One program a row; the numbers of the operations are those of `tools.batched.Operation`."""
