@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.tasks import Problem, Task
 from datamodules.tokens import PREDICTED, Kind
-from datamodules.trajectory import Pointer, Scribe
+from datamodules.trajectory import READ, Pointer, Scribe
 from datamodules.vocabulary import Vocabulary
 from tools import Tool
 
@@ -48,29 +48,30 @@ class StreamingScribe(Scribe):
 
     def think(self, *tokens: str) -> None:
         super().think(*tokens)
-        self.hand_over()
+        if len(self._tokens) >= self._size:
+            self.hand_over()
 
     def output(self, *tokens: str) -> None:
         super().output(*tokens)
-        self.hand_over()
+        if len(self._tokens) >= self._size:
+            self.hand_over()
 
     def command(self, *tokens: str) -> tuple[str, ...]:
         observation = super().command(*tokens)
-        self.hand_over()
+        if len(self._tokens) >= self._size:
+            self.hand_over()
         return observation
 
     def end(self):
         trajectory = super().end()
-        self.hand_over(rest=True)
+        self.hand_over()
         return trajectory
 
     def _handle(self, number: int) -> Pointer:
-        return StreamingPointer(self, self._tool, self._tokens, self._kinds, number)
+        return StreamingPointer(self, self._size, self._tool, self._tokens, self._kinds, number)
 
-    def hand_over(self, rest: bool = False) -> None:
-        """Give away whole blocks; with `rest` what is left, too."""
-        if len(self._tokens) < self._size and not rest:
-            return
+    def hand_over(self) -> None:
+        """Give away all that is there."""
         phases = self.trajectory.phases
         last = phases[-1][1] if phases else ""
         self._take(self._tokens[:], self._kinds[:], phases[:])
@@ -82,21 +83,29 @@ class StreamingScribe(Scribe):
 class StreamingPointer(Pointer):
     """A pointer of a streaming scribe."""
 
-    __slots__ = ("_scribe",)
+    __slots__ = ("_scribe", "_size")
 
-    def __init__(self, scribe: StreamingScribe, *arguments) -> None:
+    def __init__(self, scribe: StreamingScribe, size: int, *arguments) -> None:
         super().__init__(*arguments)
-        self._scribe = scribe
+        self._scribe, self._size = scribe, size
 
     def read(self) -> str:
-        symbol = super().read()
-        self._scribe.hand_over()
-        return symbol
+        # The lines of Pointer.read, not a call: recording spends most of its time here.
+        observation = self._read()
+        tokens = self._tokens
+        tokens.append(self.read_token)
+        tokens += observation
+        self._kinds += READ
+        if len(tokens) >= self._size:
+            self._scribe.hand_over()
+        return observation[0]
 
     def walk_right(self, symbol: str) -> None:
-        while self.scan_right(symbol):
-            self._scribe.hand_over()
-        self._scribe.hand_over()
+        going = True
+        while going:
+            going = self.scan_right(symbol)
+            if len(self._tokens) >= self._size:
+                self._scribe.hand_over()
 
 
 class _Stopped(BaseException):

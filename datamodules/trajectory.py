@@ -14,8 +14,8 @@ follows from a bounded window of the trajectory however long the problem is."""
 
 _THOUGHT, _OUTPUT, _END = (bytes([k]) for k in (Kind.THOUGHT, Kind.OUTPUT, Kind.END))
 _COMMAND, _OBSERVATION = bytes([Kind.COMMAND]), bytes([Kind.OBSERVATION])
-_READ = _COMMAND + _OBSERVATION
-_WALK = _READ + _COMMAND
+READ = _COMMAND + _OBSERVATION
+_WALK = READ + _COMMAND
 
 
 @dataclass(slots=True)
@@ -166,7 +166,7 @@ class Pointer:
         observation = self._read()
         self._tokens.append(self.read_token)
         self._tokens += observation
-        self._kinds += _READ
+        self._kinds += READ
         return observation[0]
 
     def walk_right(self, symbol: str) -> None:
