@@ -7,8 +7,8 @@
 A Mamba of 2 x 128 is trained on additions of at most 5 digits first; then one test problem of each length is verified
 while it is recorded. `alternative` is the recording alone, which is as fast as verification can get with one process a
 problem (left out above a million digits). --large times a Mamba of 24 x 768 (untrained, without stopping at its errors)
-at 100,000 digits. --growth compares backbones of fixed and of growing memory at the same lengths, each of which has
-been verified once before. Writes results/benchmarks/verify.json, or growth.json.
+at 100,000 digits. --growth compares backbones of fixed and of growing memory at the same lengths. Writes
+results/benchmarks/verify.json, or growth.json.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from lightning_modules.runs import origin
 from lightning_modules.verify import verify_streamed
 
 LONGEST = {"pythia": 10_000, "mistral": 100_000, "lstm": 100_000}
+LONGEST_ON_CPU = {"pythia": 3_000, "mistral": 10_000, "lstm": 100_000, "mamba": 100_000}
 """Digits up to which --growth tries these: the time of the first grows with the square, the others are slow."""
 
 
@@ -75,8 +76,9 @@ def main() -> None:
         for backbone in (Mamba, LSTM, Pythia, functools.partial(Mistral, window=64)):
             model = trained(task, functools.partial(backbone, **shape), 0, 64, 1024)
             measure(model, task, 1000, False, stop_early=False)  # what is compiled at the first time
-            for length in options.lengths or [1_000, 10_000, 100_000, 1_000_000]:
-                if length <= LONGEST.get(model.backbone.description.split()[0], length):
+            longest = (LONGEST_ON_CPU if options.small else LONGEST).get(model.backbone.description.split()[0], 10**6)
+            for length in options.lengths or [100, 1_000, 3_000, 10_000, 100_000, 1_000_000]:
+                if length <= longest:
                     add(f"{model.backbone.description}, untrained, {length:,} digits", model, length, False,
                         stop_early=False)
     else:
