@@ -16,7 +16,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 
@@ -54,8 +55,7 @@ class FullyShard(ModelParallelStrategy):
                 empty(self._copies[name])
                 self._exempt += [f"{name}.{own}" for own, parameter in child.named_parameters()
                                  if getattr(parameter, "_no_weight_decay", False)]
-                for unit in units(child):  # a layer is gathered again for the backward pass
-                    fully_shard(unit, mesh=mesh, reshard_after_forward=unit is not child)
+                shard_units(child, mesh)
                 self._sharded[name] = child
 
     def setup_optimizers(self, trainer: Trainer) -> None:
@@ -116,11 +116,19 @@ class FullyShard(ModelParallelStrategy):
         self._scatter()
 
 
+def shard_units(module: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard a module, and in it every unit of its own."""
+    for unit in units(module):  # a layer is gathered again for the backward pass
+        fully_shard(unit, mesh=mesh, reshard_after_forward=unit is not module)
+        for method in getattr(unit, "forwards", ()):
+            register_fsdp_forward_method(unit, method)
+
+
 def units(module: nn.Module) -> list[nn.Module]:
     """The layers in a module's ModuleLists, not those within a layer, and last the module itself.
 
     A layer that is called part by part (a ModuleDict) has no forward pass of its own: its parameters are gathered with
-    the module's.
+    the module's. Other methods of a layer that training calls are named by its `forwards`.
     """
     layers = [layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part]
     inner = {id(part) for layer in layers for part in layer.modules() if part is not layer}

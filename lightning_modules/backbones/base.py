@@ -21,9 +21,11 @@ class Backbone(nn.Module, ABC):
     first argument is the size of the vocabulary, so that a configuration can leave it out.
 
     capturable: whether `step` can be captured in a CUDA graph, once `reserve` made room for all of its tokens
+    forwards:   methods beside `forward` that a training step calls, for which a sharded model gathers its parameters
     """
 
     capturable = True
+    forwards = ("logits_at",)
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()

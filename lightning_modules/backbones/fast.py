@@ -1,12 +1,12 @@
 """What makes the training pass of Mamba fast on CUDA; each measure gives the same results, up to rounding."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.backbones.selective_scan import import_kernels
 
@@ -26,24 +26,6 @@ class Fast:
     layout: bool = True
     keep: bool = True
     scan: bool = False
-
-
-def residual_blocks(hidden: Tensor, blocks: Iterable[tuple[nn.RMSNorm, Callable[[Tensor], Tensor]]],
-                    last: nn.RMSNorm, fast: Fast) -> Tensor:
-    """Blocks of norm and mixer on a residual stream in float32, and the norm after the last: [B, T, d_model]."""
-    add_norm = norm_kernel() if fast.norm else None
-    if add_norm is None:
-        hidden = hidden.float()
-        for norm, mixer in blocks:
-            hidden = hidden + mixer(norm(hidden))
-        return last(hidden)
-    residual = None
-    for norm, mixer in blocks:
-        normed, residual = add_norm(hidden, norm.weight, None, residual=residual, eps=norm.eps, prenorm=True,
-                                    residual_in_fp32=True, is_rms_norm=True)
-        hidden = mixer(normed)
-    return add_norm(hidden, last.weight, None, residual=residual, eps=last.eps, residual_in_fp32=True,
-                    is_rms_norm=True)
 
 
 @functools.cache

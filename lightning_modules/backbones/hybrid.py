@@ -3,14 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_modules.backbones.attention import Cache, head_width
 from lightning_modules.backbones.base import check_sizes, check_step_sizes
 from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from lightning_modules.backbones.mamba import Mixer
 from lightning_modules.backbones.mistral import SelfAttention
-from lightning_modules.backbones.selective_scan import cuda_kernels
 from tools import UserError
 
 
@@ -55,8 +54,8 @@ class Hybrid(LayeredBackbone):
         width = head_width("Hybrid", d_model, n_head, n_kv_head)
         cache = Cache(n_kv_head, width, window, rope_theta, width)
         mixers = (SelfAttention(d_model, cache) if i in attention else
-                  MambaMixer(d_model, d_inner or 2 * d_model, d_state, d_conv, dt_rank or math.ceil(d_model / 16),
-                             dt_min, dt_max) for i in range(n_layer))
+                  Mixer(d_model, d_inner or 2 * d_model, d_state, d_conv, dt_rank or math.ceil(d_model / 16),
+                        dt_min, dt_max) for i in range(n_layer))
         self.backbone = nn.ModuleDict({
             "embedding": nn.Embedding(vocab_size, d_model),
             "layers": nn.ModuleList(Block(d_model, mixer, norm_eps) for mixer in mixers),
@@ -73,16 +72,3 @@ class Hybrid(LayeredBackbone):
         weight = self.lm_head.weight
         return super().state_size(0) + sum(cache.size(length, weight) - cache.size(0, weight) for cache in caches)
 
-
-class MambaMixer(Mixer, Layer):
-    """Mamba's block as a layer."""
-
-    def forward(self, hidden: Tensor, state=None):
-        if state is not None:
-            return super().forward(hidden, state)
-        if hidden.is_cuda and cuda_kernels() is not None:
-            return self.fused(hidden), None
-        return super().forward(hidden, self.initial_state(len(hidden)))[0], None
-
-    def step(self, hidden: Tensor, state):
-        return super().step(hidden, state), state

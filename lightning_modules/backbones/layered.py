@@ -1,19 +1,23 @@
 """What models of stacked layers have in common: embedding, layers that keep a state each, norm, head."""
 
-import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbones.base import Backbone, State
-from lightning_modules.backbones.fast import Fast, residual_blocks
+from lightning_modules.backbones.fast import Fast, norm_kernel
 
 
 class Layer(nn.Module, ABC):
-    """One layer of a residual stream, the residual connection included, or a mixer inside one."""
+    """One layer of a residual stream, the residual connection included, or a mixer inside one.
+
+    forwards: methods beside `forward` that a training step calls, for which a sharded layer gathers its parameters
+    """
+
+    forwards: tuple[str, ...] = ()
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
@@ -70,9 +74,8 @@ class LayeredBackbone(Backbone):
             self.check_state(state, len(tokens))
         elif return_state:
             state = self.initial_state(len(tokens))
-        elif tokens.is_cuda and isinstance(layers[0], Block):
-            blocks = ((layer.norm, functools.partial(_update, layer.mixer)) for layer in layers)
-            return residual_blocks(embedding(tokens), blocks, norm, self.fast), None
+        elif tokens.is_cuda and isinstance(layers[0], Block) and self.fast.norm and (add_norm := norm_kernel()):
+            return add_blocks(embedding(tokens), layers, norm, add_norm), None
         hidden, new = embedding(tokens), []
         for i, layer in enumerate(layers):
             hidden, layer_state = layer(hidden, state and state[i])
@@ -89,12 +92,22 @@ class LayeredBackbone(Backbone):
         return head(norm(hidden)), new
 
 
-def _update(mixer: Layer, hidden: Tensor) -> Tensor:
-    return mixer(hidden)[0]
+def add_blocks(hidden: Tensor, blocks: Iterable["Block"], last: nn.RMSNorm, add_norm: Callable) -> Tensor:
+    """Blocks from their first token, and the norm after the last: [B, T, d_model].
+
+    add_norm: mamba-ssm's `layer_norm_fn`, residual addition and norm in one, with the residual stream in float32
+    """
+    residual = None
+    for block in blocks:
+        hidden, residual = block.add(hidden, residual, add_norm)
+    return add_norm(hidden, last.weight, None, residual=residual, eps=last.eps, residual_in_fp32=True,
+                    is_rms_norm=True)
 
 
 class Block(Layer):
     """Residual connection around norm and mixer."""
+
+    forwards = ("add",)
 
     def __init__(self, d_model: int, mixer: Layer, norm_eps: float) -> None:
         super().__init__()
@@ -110,6 +123,12 @@ class Block(Layer):
     def forward(self, hidden: Tensor, state=None):
         update, state = self.mixer(self.norm(hidden), state)
         return hidden + update, state
+
+    def add(self, hidden: Tensor, residual: Tensor | None, add_norm: Callable) -> tuple[Tensor, Tensor]:
+        """What the mixer makes of the stream to which `hidden` is added first, and that stream; see `add_blocks`."""
+        normed, residual = add_norm(hidden, self.norm.weight, None, residual=residual, eps=self.norm.eps, prenorm=True,
+                                    residual_in_fp32=True, is_rms_norm=True)
+        return self.mixer(normed)[0], residual
 
     def step(self, hidden: Tensor, state):
         update, state = self.mixer.step(self.norm(hidden), state)

@@ -1,6 +1,5 @@
 """Mamba-1 (Gu and Dao 2023, arXiv 2312.00752), with the parameter names and the initialisation of mamba-ssm."""
 
-import functools
 import math
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -9,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import Backbone, State, check_sizes, check_step_sizes
+from lightning_modules.backbones.base import State, check_sizes, check_step_sizes
 from lightning_modules.backbones.decoder import Decoder, StepDecoder
-from lightning_modules.backbones.fast import Fast, convolution_kernel, half_precision, residual_blocks, scan_kernel
+from lightning_modules.backbones.fast import Fast, convolution_kernel, half_precision, scan_kernel
+from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from lightning_modules.backbones.selective_scan import convolution_step, cuda_kernels, selective_scan, selective_step
 
 
-class Mamba(Backbone):
+class Mamba(LayeredBackbone):
     """Embedding, `n_layer` blocks of norm and mixer on a residual stream in float32, norm, head.
 
     Args:
@@ -37,7 +37,6 @@ class Mamba(Backbone):
                  dt_min: float = 0.001, dt_max: float = 0.1, initializer_range: float = 0.02,
                  norm_eps: float = 1e-5) -> None:
         super().__init__(vocab_size)
-        self.fast = Fast()
         d_inner = 2 * d_model if d_inner is None else d_inner
         dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         check_sizes("Mamba", n_layer=n_layer, d_model=d_model, d_inner=d_inner, d_state=d_state, d_conv=d_conv,
@@ -46,18 +45,10 @@ class Mamba(Backbone):
         mixers = (Mixer(d_model, d_inner, d_state, d_conv, dt_rank, dt_min, dt_max) for _ in range(n_layer))
         self.backbone = nn.ModuleDict({
             "embedding": nn.Embedding(vocab_size, d_model),
-            "layers": nn.ModuleList(
-                nn.ModuleDict({"norm": nn.RMSNorm(d_model, norm_eps), "mixer": mixer}) for mixer in mixers),
+            "layers": nn.ModuleList(Block(d_model, mixer, norm_eps) for mixer in mixers),
             "norm_f": nn.RMSNorm(d_model, norm_eps)})
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
-        nn.init.normal_(self.backbone["embedding"].weight, std=initializer_range)
-        if tie_embeddings:
-            self.lm_head.weight = self.backbone["embedding"].weight
-        for layer in self.backbone["layers"]:
-            # One residual branch a block: the sum over blocks keeps its variance.
-            nn.init.kaiming_uniform_(layer["mixer"].out_proj.weight, a=math.sqrt(5))
-            with torch.no_grad():
-                layer["mixer"].out_proj.weight /= math.sqrt(n_layer)
+        start_blocks(*self.parts, initializer_range, tie_embeddings)
 
     @property
     def parts(self) -> tuple[nn.Embedding, nn.ModuleList, nn.Module, nn.Linear]:
@@ -65,44 +56,21 @@ class Mamba(Backbone):
         return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
 
     @property
-    def description(self) -> str:
-        return f"mamba {len(self.backbone['layers'])}x{self.lm_head.in_features}"
+    def fast(self) -> Fast:
+        return self.parts[1][0].mixer.fast
 
-    def initial_state(self, batch_size: int) -> State:
-        return [layer["mixer"].initial_state(batch_size) for layer in self.backbone["layers"]]
-
-    def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
-        hidden, state = self._features(tokens, state, return_state)
-        return self.lm_head(hidden), state
-
-    def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
-        return self.lm_head(self._features(tokens, None, return_state=False)[0][chosen])
-
-    def prefill(self, tokens: Tensor, state: State) -> State:
-        return self._features(tokens, state, return_state=True)[1]
-
-    def _features(self, tokens: Tensor, state: State | None, return_state: bool) -> tuple[Tensor, State | None]:
-        """What the head takes, [B, T, d_model], and the new state."""
-        if state is not None:
-            self.check_state(state, len(tokens))
-        elif not return_state and tokens.is_cuda and cuda_kernels() is not None:
-            blocks = ((layer["norm"], functools.partial(layer["mixer"].fused, fast=self.fast))
-                      for layer in self.backbone["layers"])
-            return residual_blocks(self.backbone["embedding"](tokens), blocks, self.backbone["norm_f"], self.fast), None
-        else:
-            state = self.initial_state(tokens.shape[0])
-        hidden, new = self.backbone["embedding"](tokens).float(), []
-        for layer, layer_state in zip(self.backbone["layers"], state, strict=True):
-            update, layer_state = layer["mixer"](layer["norm"](hidden), layer_state)
-            hidden = hidden + update
-            new.append(layer_state)
-        return self.backbone["norm_f"](hidden), new if return_state else None
+    @fast.setter
+    def fast(self, fast: Fast) -> None:
+        for block in self.parts[1]:
+            block.mixer.fast = fast
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        hidden = self.backbone["embedding"](tokens)
-        for layer, layer_state in zip(self.backbone["layers"], state, strict=True):
-            hidden = hidden + layer["mixer"].step(layer["norm"](hidden), layer_state)
-        return self.lm_head(self.backbone["norm_f"](hidden)), state
+        # Without a check of the state, which would take longer than a step of a small model.
+        embedding, layers, norm, head = self.parts
+        hidden = embedding(tokens)
+        for layer, layer_state in zip(layers, state, strict=True):
+            hidden, _ = layer.step(hidden, layer_state)
+        return head(norm(hidden)), state
 
     def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
                 states: torch.dtype = torch.float32) -> Decoder:
@@ -114,8 +82,10 @@ class Mamba(Backbone):
         return StepDecoder(self, rows, length)  # the parameters of the recurrence need float32
 
 
-class Mixer(nn.Module):
+class Mixer(Layer):
     """The Mamba block. State: the last d_conv - 1 inputs of the convolution [B, d_conv - 1, D], and h [B, D, N]."""
+
+    fast = Fast()
 
     def __init__(self, d_model: int, d_inner: int, d_state: int, d_conv: int, dt_rank: int, dt_min: float,
                  dt_max: float) -> None:
@@ -138,8 +108,13 @@ class Mixer(nn.Module):
         new = self.A_log.new_zeros
         return new(batch_size, self.d_conv - 1, self.d_inner), new(batch_size, self.d_inner, self.d_state)
 
-    def forward(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, hidden: Tensor,
+                state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """hidden [B, T, d_model], from `state`."""
+        if state is None:
+            if hidden.is_cuda and cuda_kernels() is not None:
+                return self.fused(hidden), None
+            state = self.initial_state(len(hidden))
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         inputs = torch.cat([state[0].to(x.dtype), x], 1)
         x = F.silu(self._convolve(inputs, x.shape[1]))
@@ -164,8 +139,9 @@ class Mixer(nn.Module):
         kind = self.A_log.dtype
         return F.softplus(self.dt_proj(dt).to(kind)), B.to(kind), C.to(kind)
 
-    def fused(self, hidden: Tensor, fast: Fast = Fast()) -> Tensor:  # noqa: B008 (frozen)
+    def fused(self, hidden: Tensor) -> Tensor:
         """The same as `forward` from the initial state by mamba-ssm's fused kernel, without the last state."""
+        fast = self.fast
         if fast.scan and half_precision(hidden) and (scan := scan_kernel(hidden.shape[1], self.d_inner, self.d_state)):
             return self._token_scan(scan, hidden)
         if fast.layout:  # [2 D, B T] as [B, 2 D, T]
@@ -187,11 +163,11 @@ class Mixer(nn.Module):
         dt = F.linear(dt, self.dt_proj.weight)
         return self.out_proj(scan(x, dt, z, B, C, -torch.exp(self.A_log.float()), self.D, self.dt_proj.bias))
 
-    def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
-        """hidden [B, d_model], one token; `state` is updated in place."""
+    def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         recent, h = state
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         x = convolution_step(x, recent, self.conv1d.weight[:, 0], self.conv1d.bias)
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = F.linear(dt, self.dt_proj.weight)
-        return self.out_proj(selective_step(x, dt, self.dt_proj.bias, -torch.exp(self.A_log), B, C, self.D, z, h))
+        y = selective_step(x, dt, self.dt_proj.bias, -torch.exp(self.A_log), B, C, self.D, z, h)
+        return self.out_proj(y), state

@@ -144,7 +144,7 @@ class Tiles:
 
 def can_decode(backbone) -> bool:
     """Whether the kernels are written for a Mamba of this shape."""
-    mixer = backbone.backbone["layers"][0]["mixer"]
+    mixer = backbone.backbone["layers"][0].mixer
     return mixer.d_conv == TAPS and mixer.d_inner % 16 == 0 and mixer.d_state in (8, 16, 32, 64, 128)
 
 
@@ -157,7 +157,7 @@ class MambaDecoder(Decoder):
     def __init__(self, backbone, rows: int, weights: torch.dtype, states: torch.dtype,
                  convolve_tiles: Tiles = Tiles(4, 64), update_tiles: Tiles = Tiles(1, 128)) -> None:
         layers, body = backbone.backbone["layers"], backbone.backbone
-        mixer = layers[0]["mixer"]
+        mixer = layers[0].mixer
         self.rows, self.eps, self.backbone, self.weights = rows, body["norm_f"].eps, backbone, weights
         self.convolve_tiles, self.update_tiles = convolve_tiles, update_tiles
         self.W, self.D, self.N, self.V = (backbone.lm_head.in_features, mixer.d_inner, mixer.d_state,
@@ -165,7 +165,7 @@ class MambaDecoder(Decoder):
         self.embedding = body["embedding"].weight.detach()
         device = self.embedding.device
         self.head = _weight(backbone.lm_head.weight * body["norm_f"].weight, weights)
-        self.layers = [_layer(layer["norm"], layer["mixer"], weights) for layer in layers]
+        self.layers = [_layer(layer.norm, layer.mixer, weights) for layer in layers]
         self.recent = torch.zeros(len(layers), rows, TAPS - 1, self.D, dtype=weights, device=device)
         self.state = torch.zeros(len(layers), rows, self.D, self.N, dtype=states, device=device)
         self.clock = torch.zeros(1, dtype=torch.int32, device=device)

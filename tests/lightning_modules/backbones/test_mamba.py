@@ -1,4 +1,3 @@
-import functools
 import importlib.util
 import types
 
@@ -9,7 +8,9 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_modules.backbones import Mamba
 from lightning_modules.backbones.base import reset_rows, select_rows
-from lightning_modules.backbones.fast import Fast, residual_blocks
+from lightning_modules.backbones.fast import Fast
+from lightning_modules.backbones.layered import add_blocks
+from lightning_modules.backbones.mamba import Mixer
 from lightning_modules.backbones.selective_scan import (
     cuda_kernels,
     injected_scan,
@@ -192,10 +193,10 @@ def test_measures_for_speed_change_nothing(name, monkeypatch):
     net, tokens = model(), torch.randint(50, (3, 20))
     kernels = types.SimpleNamespace(mamba_inner_fn=library_block)
     monkeypatch.setattr("lightning_modules.backbones.mamba.cuda_kernels", lambda: kernels)
-    monkeypatch.setattr("lightning_modules.backbones.fast.norm_kernel", lambda: library_norm)
     hidden = net.backbone["embedding"](tokens)
     for fast in (Fast(**{"norm": False, "layout": False, "keep": False, name: True}), Fast()):
-        blocks = [(layer["norm"], functools.partial(layer["mixer"].fused, fast=fast))
-                  for layer in net.backbone["layers"]]
-        logits = net.lm_head(residual_blocks(hidden, blocks, net.backbone["norm_f"], fast))
+        net.fast = fast
+        with monkeypatch.context() as patch:
+            patch.setattr(Mixer, "forward", lambda mixer, hidden: (mixer.fused(hidden), None))
+            logits = net.lm_head(add_blocks(hidden, net.backbone["layers"], net.backbone["norm_f"], library_norm))
         assert (logits - net(tokens)[0]).abs().max() < 1e-5
