@@ -4,9 +4,9 @@
     python benchmarks/finetune.py --devices 2                      # GPUs: about 2 minutes
     python benchmarks/finetune.py --devices 2 --tiny               # CPU processes and tiny models, to try it
 
-The weights are random, in the shape and the format of state-spaces/mamba-1.4b and EleutherAI/pythia-1.4b, and the
-tokenizer is trained on the trajectories: what counts here is that steps of 8,192 tokens a device fit, and how long they
-take, with weights and optimizer shared out over the devices (FSDP). Prints a table and writes
+The weights are random, in the shape and the format of state-spaces/mamba-1.4b and EleutherAI/pythia-1.4b, and of the
+tokenizer's 50,277 tokens only the bytes are used: what counts here is that steps of 8,192 tokens a device fit, and how
+long they take, with weights and optimizer shared out over the devices (FSDP). Prints a table and writes
 results/benchmarks/finetune.json.
 """
 
@@ -23,6 +23,7 @@ import torch
 from lightning import Callback
 from rich.console import Console
 from rich.table import Table
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
 from lightning_modules.metrics import write_metrics
@@ -32,6 +33,8 @@ from run import command_line
 ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()
 VOCABULARY = {"mamba1.4b": 50280, "pythia1.4b": 50304}
+TOKENS = 50277
+"""Of the tokenizer that both have."""
 
 
 def main() -> None:
@@ -66,7 +69,7 @@ def main() -> None:
 
 
 def pretrain(name: str, tiny: bool, folder: str) -> None:
-    """Write a model of random weights, in bfloat16."""
+    """Write a model of random weights, in bfloat16, and a tokenizer of bytes."""
     if name.startswith("mamba"):
         shape = {"hidden_size": 64, "num_hidden_layers": 2} if tiny else {"hidden_size": 2048, "num_hidden_layers": 48}
         make, config = MambaForCausalLM, MambaConfig(vocab_size=VOCABULARY[name], **shape)
@@ -78,6 +81,11 @@ def pretrain(name: str, tiny: bool, folder: str) -> None:
     with torch.device("cuda" if GPU else "cpu"):
         model = make(config).to(torch.bfloat16)
     model.save_pretrained(folder)
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(f"unused {i}" for i in range(TOKENS - 256))]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(f"{folder}/tokenizer.json")
 
 
 class Meter(Callback):
@@ -98,8 +106,8 @@ def work(settings: dict[str, Any]) -> None:
     row_length = 256 if settings["tiny"] else 8192
     sys.argv[1:] = ["--config", str(ROOT / f"configs/codefix_{settings['name']}.yaml"),
                     "--config", str(ROOT / "configs/trainer/fsdp.yaml"),
-                    "--data.task.trajectories", settings["trajectories"], "--data.task.tokenizer", "null",
-                    "--data.task.unsandboxed", "true", "--model.backbone.name", settings["folder"],
+                    "--data.task.trajectories", settings["trajectories"], "--data.task.tokenizer",
+                    settings["folder"], "--data.task.unsandboxed", "true", "--model.backbone.name", settings["folder"],
                     "--data.batch_size", str(settings["devices"]), "--data.row_length", str(row_length),
                     "--trainer.devices", str(settings["devices"]), "--trainer.max_steps", str(settings["steps"]),
                     "--trainer.accumulate_grad_batches", str(settings["accumulate"]),
