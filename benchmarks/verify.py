@@ -32,7 +32,7 @@ from lightning_modules.runs import origin
 from lightning_modules.verify import verify_streamed
 
 LONGEST = {"pythia": 10_000, "mistral": 100_000, "lstm": 100_000}
-LONGEST_ON_CPU = {"pythia": 3_000, "mistral": 10_000, "lstm": 100_000, "mamba": 100_000}
+LONGEST_ON_CPU = {"pythia": 3_000, "mistral": 10_000}
 """Digits up to which --growth tries these: the time of the first grows with the square, the others are slow."""
 
 
