@@ -100,12 +100,8 @@ class Task(ABC):
         """The task of one tool that problems of a variant belong to, and what they are called there."""
 
     @abstractmethod
-    def tool(self) -> Tool:
-        """A new tool for a rollout."""
-
     def tool_for(self, problem: Problem) -> Tool:
         """A new tool for a rollout of that problem."""
-        return self.part(problem.variant)[0].tool()
 
     def solved(self, problem: Problem, outputs: tuple[str, ...], reason: str, tool: Tool) -> bool:
         """Whether a rollout with these outputs, which ended for `reason` and left `tool`, solved the problem."""
@@ -176,6 +172,9 @@ class ToolTask(Task):
         if self.setting == "single_turn":
             return Solver(lambda question: self.answer(Problem(question, 0)))
         return Unassisted(self.memory())
+
+    def tool_for(self, problem: Problem) -> Tool:
+        return self.tool()
 
     def vocabulary(self) -> Vocabulary:
         """End token, [ANS], the symbols, and the setting's own (commands in style `local` one for each phase)."""

@@ -215,9 +215,6 @@ class CodeFixing(Task):
 
     # The rest of a task
 
-    def tool(self) -> Tool:
-        raise NotImplementedError("a tool of code fixing is made for a problem: ask `tool_for`")
-
     def tool_for(self, problem: Problem) -> Tool:
         from tools.agent import AgentTool
 

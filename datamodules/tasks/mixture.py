@@ -74,8 +74,9 @@ class Mixture(Task):
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(dict.fromkeys(token for task in self.tasks for token in task.vocabulary().tokens))
 
-    def tool(self) -> Tool:
-        raise NotImplementedError("every task of a mixture has its own tool: ask `part` for it")
+    def tool_for(self, problem: Problem) -> Tool:
+        task, own = self._theirs(problem)
+        return task.tool_for(own)
 
     def check_length(self, length: int) -> None:
         for task in self.tasks:
