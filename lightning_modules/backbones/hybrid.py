@@ -7,7 +7,7 @@ from torch import nn
 
 from lightning_modules.backbones.attention import Cache, head_width
 from lightning_modules.backbones.base import check_sizes, check_step_sizes
-from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
+from lightning_modules.backbones.layered import Block, LayeredBackbone, start_blocks
 from lightning_modules.backbones.mamba import Mixer
 from lightning_modules.backbones.mistral import SelfAttention
 from tools import UserError
@@ -63,12 +63,7 @@ class Hybrid(LayeredBackbone):
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         start_blocks(*self.parts, initializer_range, tie_embeddings)
 
-    @property
-    def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
-        return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
-
     def state_size(self, length: int) -> int:
         caches = [layer.mixer.cache for layer in self.parts[1] if isinstance(layer.mixer, SelfAttention)]
         weight = self.lm_head.weight
         return super().state_size(0) + sum(cache.size(length, weight) - cache.size(0, weight) for cache in caches)
-

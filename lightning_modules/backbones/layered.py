@@ -37,14 +37,14 @@ class Layer(nn.Module, ABC):
 
 
 class LayeredBackbone(Backbone):
-    """Subclasses say where the parts are, since every family of checkpoints names them in its own way."""
+    """The parts are where mamba-ssm's checkpoints have them; other families say where theirs are."""
 
     fast = Fast()
 
     @property
-    @abstractmethod
     def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
         """Embedding, layers, last norm, head."""
+        return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
 
     @property
     def description(self) -> str:

@@ -51,11 +51,6 @@ class Mamba(LayeredBackbone):
         start_blocks(*self.parts, initializer_range, tie_embeddings)
 
     @property
-    def parts(self) -> tuple[nn.Embedding, nn.ModuleList, nn.Module, nn.Linear]:
-        """Embedding, layers, last norm, head."""
-        return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
-
-    @property
     def fast(self) -> Fast:
         return self.parts[1][0].mixer.fast
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
@@ -61,10 +60,6 @@ class Mamba2(LayeredBackbone):
             "norm_f": nn.RMSNorm(d_model, norm_eps)})
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         start_blocks(*self.parts, initializer_range, tie_embeddings)
-
-    @property
-    def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
-        return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
 
 
 class GatedNorm(nn.Module):

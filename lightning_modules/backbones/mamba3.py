@@ -10,7 +10,7 @@ elsewhere, and in float32, it is two of Mamba-2's chunked scans.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +64,6 @@ class Mamba3(LayeredBackbone):
             "norm_f": nn.RMSNorm(d_model, norm_eps)})
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         start_blocks(*self.parts, initializer_range, tie_embeddings)
-
-    @property
-    def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
-        return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
 
 
 class Mixer3(Layer):
