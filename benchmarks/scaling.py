@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40 if GPU else 20, help="that are timed")
     parser.add_argument("--curve_steps", type=int, default=20, help="of the loss curve")
     parser.add_argument("--length", type=int, default=1000 if GPU else 30, help="of the problems of the evaluation")
+    parser.add_argument("--evaluators", nargs="+", default=["rollout", "verify"], choices=["rollout", "verify"])
     parser.add_argument("--out", default=f"results/benchmarks/scaling{'' if GPU else '_cpu'}.json")
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # settings of a process that torchrun has started
     options = parser.parse_args()
@@ -97,6 +98,8 @@ def compare(result: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
            "in communication": result["communication"], "waiting for data": result["data_wait"],
            "largest loss difference": max(abs(a - b) for a, b in zip(result["losses"], one["losses"], strict=True))}
     for evaluator in ("rollout", "verify"):
+        if evaluator not in result:
+            continue
         row[f"{evaluator}, x one device"] = one[evaluator]["seconds"] / result[evaluator]["seconds"]
         row[f"{evaluator}, same records"] = result[evaluator]["records"] == one[evaluator]["records"]
     return row
@@ -107,7 +110,7 @@ def work(settings: dict[str, Any]) -> None:
     result = {key: settings[key] for key in ("model", "strategy", "devices")}
     result["losses"] = curve(settings)
     result |= speed(settings)
-    for evaluator in ("rollout", "verify"):
+    for evaluator in settings["evaluators"]:
         result[evaluator] = evaluation(settings, evaluator)
     if not dist.is_initialized() or dist.get_rank() == 0:
         Path(settings["result"]).write_text(json.dumps(result))

@@ -88,40 +88,59 @@ class Check:
         self.pending = torch.zeros(rows, 1, dtype=torch.long, device=self.device)
         self.counts = np.zeros((4, rows), dtype=np.int64)
         self.errors: list[tuple[int, str] | None] = [None] * rows
+        self._open: tuple[Sequence[Block | None], torch.Tensor, torch.cuda.Event | None] | None = None
 
     def take(self, blocks: Sequence[Block | None]) -> None:
-        """The next block of every row; None where the trajectory has ended."""
+        """The next block of every row; None where the trajectory has ended.
+
+        What came out is read when the next block is on its way: the device shall not wait for the host.
+        """
         width = max(len(block.ids) for block in blocks if block)
         ids = torch.zeros(len(blocks), width, dtype=torch.int32)
         predicted = torch.zeros(len(blocks), width, dtype=torch.bool)
         for i, block in enumerate(blocks):
             if block:
                 ids[i, : len(block.ids)], predicted[i, : len(block.ids)] = block.ids, block.predicted
-        tokens = ids.to(self.device).long()
+        tokens, predicted = ids.to(self.device).long(), predicted.to(self.device)
         logits, self.state = self.backbone(tokens, self.state)
         expected = torch.cat([self.pending, logits.argmax(-1)], 1)
-        self.pending = expected[:, -1:]
-        wrong = ((expected[:, :-1] != tokens) & predicted.to(self.device)).cpu()
-        for i, block in enumerate(blocks):
+        self.pending = expected[:, -1:].clone()
+        wrong = (expected[:, :-1] != tokens) & predicted
+        found = torch.stack([predicted.sum(1), wrong.sum(1), wrong.byte().argmax(1)]).to("cpu", non_blocking=True)
+        ready = torch.cuda.Event() if self.device.type == "cuda" else None
+        if ready:
+            ready.record()
+        self._settle()
+        self._open = blocks, found, ready
+
+    def _settle(self) -> None:
+        """Count what came out of the last block."""
+        if self._open is None:
+            return
+        (blocks, found, ready), self._open = self._open, None
+        if ready:
+            ready.synchronize()
+        for i, (block, predicted, wrong, place) in enumerate(zip(blocks, *found.tolist(), strict=True)):
             if not block:
                 continue
-            errors = wrong[i].nonzero()
-            if len(errors) and self.errors[i] is None:
-                place = int(errors[0])
+            if wrong and self.errors[i] is None:
                 phases = [name for position, name in block.phases if position <= place]
                 self.errors[i] = int(self.counts[0, i]) + place, phases[-1] if phases else ""
-            self.counts[:, i] += len(block.ids), int(block.predicted.sum()), len(errors), block.turns
+            self.counts[:, i] += len(block.ids), predicted, wrong, block.turns
 
     def all_wrong(self) -> bool:
+        """Whether every row has had an error before the last block."""
         return all(error is not None for error in self.errors)
 
     def outcomes(self) -> list[Outcome]:
+        self._settle()
         return [Outcome(exact=error is None, answer_correct=None, predicted_tokens=int(predicted),
                         correct_tokens=int(predicted - wrong), first_error=error and error[0],
                         phase=error and error[1], turns=int(turns), tokens=int(tokens), reason="verify")
                 for error, tokens, predicted, wrong, turns in zip(self.errors, *self.counts, strict=True)]
 
     def save(self, path: Path, key: str, done: int) -> None:
+        self._settle()
         content = {"key": key, "done": done, "state": self.state, "pending": self.pending,
                    "counts": torch.from_numpy(self.counts), "errors": self.errors}
         with atomic_path(path) as temporary:

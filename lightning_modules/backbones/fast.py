@@ -1,9 +1,10 @@
 """What makes the training pass of Mamba fast on CUDA; each measure gives the same results, up to rounding."""
 
 import functools
+import importlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -18,14 +19,14 @@ class Fast:
     norm:   the residual addition and the RMS norm after it are one kernel (mamba-ssm's)
     layout: the input projection writes its result with time last, as the scan reads it, so that nothing is transposed
     keep:   what the convolution and the step sizes were is kept for the backward pass, not computed again
-    scan:   in half precision, the suite's own kernel (`scan_cuda`) in place of mamba-ssm's block; then nothing is
-            transposed or computed again but the states, and `layout` and `keep` have no effect
+    scan:   in bfloat16, the suite's own kernel (`scan_cuda`) in place of mamba-ssm's; `layout` and `keep` then are part
+            of it
     """
 
     norm: bool = True
     layout: bool = True
     keep: bool = True
-    scan: bool = False
+    scan: bool = True
 
 
 @functools.cache
@@ -35,19 +36,25 @@ def norm_kernel() -> Callable | None:
     return kernels and kernels.layer_norm_fn
 
 
-def half_precision(hidden: Tensor) -> bool:
-    """Whether linear maps of `hidden` on CUDA come out in half precision."""
-    return torch.is_autocast_enabled("cuda") or hidden.dtype in (torch.bfloat16, torch.float16)
+def computed_in(hidden: Tensor) -> torch.dtype:
+    """The type in which linear maps of `hidden` on CUDA come out."""
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else hidden.dtype
 
 
 @functools.cache
-def scan_kernel(length: int, width: int, size: int) -> Callable | None:
-    """`scan_cuda.token_scan`, or None where Triton is missing or the kernels do not take these sizes."""
-    if not find_spec("triton"):
-        return None
+def scan_kernel(width: int, size: int) -> Callable | None:
+    """`scan_cuda.token_scan`, or None where cuda.core is missing or the kernels do not take these sizes."""
     from lightning_modules.backbones import scan_cuda
 
-    return scan_cuda.token_scan if scan_cuda.fits(length, width, size) else None
+    if not scan_cuda.fits(width, size):
+        return None
+    try:
+        importlib.import_module("cuda.core")
+    except ImportError as error:
+        warnings.warn(f"cuda.core cannot be imported ({error}): Mamba trains with mamba-ssm's scan, which is slower; "
+                      f"install it with pip install -e '.[cuda]'", stacklevel=3)
+        return None
+    return scan_cuda.token_scan
 
 
 @functools.cache

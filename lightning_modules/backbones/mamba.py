@@ -10,9 +10,15 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones.base import State, check_sizes, check_step_sizes
 from lightning_modules.backbones.decoder import Decoder, StepDecoder
-from lightning_modules.backbones.fast import Fast, convolution_kernel, half_precision, scan_kernel
+from lightning_modules.backbones.fast import Fast, computed_in, convolution_kernel, scan_kernel
 from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
-from lightning_modules.backbones.selective_scan import convolution_step, cuda_kernels, selective_scan, selective_step
+from lightning_modules.backbones.selective_scan import (
+    convolution_step,
+    cuda_kernels,
+    injected,
+    selective_scan,
+    selective_step,
+)
 
 
 class Mamba(LayeredBackbone):
@@ -106,10 +112,12 @@ class Mixer(Layer):
     def forward(self, hidden: Tensor,
                 state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """hidden [B, T, d_model], from `state`."""
-        if state is None:
-            if hidden.is_cuda and cuda_kernels() is not None:
-                return self.fused(hidden), None
-            state = self.initial_state(len(hidden))
+        kernels = cuda_kernels() if hidden.is_cuda else None
+        if state is None and kernels:
+            return self.fused(hidden), None
+        state = self.initial_state(len(hidden)) if state is None else state
+        if kernels:
+            return self._carried(kernels, hidden, state)
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         inputs = torch.cat([state[0].to(x.dtype), x], 1)
         x = F.silu(self._convolve(inputs, x.shape[1]))
@@ -119,6 +127,23 @@ class Mixer(Layer):
         # A clone: the state must not keep the whole chunk's inputs alive.
         recent = inputs[:, inputs.shape[1] - self.d_conv + 1 :].to(state[0].dtype).clone()
         return self.out_proj(y.to(z.dtype)), (recent, h)
+
+    def _carried(self, kernels, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The same by mamba-ssm's scan and causal-conv1d, with time last, as they read it."""
+        x, z = _product(self.in_proj.weight, hidden.mT).chunk(2, 1)  # [B, D, T]
+        inputs = torch.cat([state[0].mT.to(x.dtype), x], -1)
+        before = 8  # tokens: the kernel takes lengths that are multiples of 8 faster
+        x = convolution_kernel()(F.pad(inputs, (before + 1 - self.d_conv, 0)), self.conv1d.weight[:, 0],
+                                 self.conv1d.bias, activation="silu")[..., before:]
+        dt, B, C = _product(self.x_proj.weight, x).split([self.dt_rank, self.d_state, self.d_state], 1)
+        delta = F.softplus(_product(self.dt_proj.weight, dt).float() + self.dt_proj.bias.float()[:, None])
+        x, delta, B, C = injected(x.float(), delta, B.float(), C.float(), state[1])
+        y, h = kernels.selective_scan_fn(x, delta, -torch.exp(self.A_log.float()), B, C, self.D.float(),
+                                         F.pad(z.float(), (self.d_state, 0)), return_last_state=True)
+        # Copies: the state must not keep the whole chunk alive.
+        recent = inputs[..., inputs.shape[2] + 1 - self.d_conv :].mT.to(state[0].dtype)
+        recent = recent.clone(memory_format=torch.contiguous_format)
+        return self.out_proj(y[..., self.d_state :].mT.to(z.dtype)), (recent, h.to(state[1].dtype).clone())
 
     def _convolve(self, inputs: Tensor, length: int) -> Tensor:
         """Causal depthwise convolution of [B, d_conv - 1 + T, D]; sums of shifts beat a library call on the CPU."""
@@ -135,9 +160,9 @@ class Mixer(Layer):
         return F.softplus(self.dt_proj(dt).to(kind)), B.to(kind), C.to(kind)
 
     def fused(self, hidden: Tensor) -> Tensor:
-        """The same as `forward` from the initial state by mamba-ssm's fused kernel, without the last state."""
+        """The same as `forward` from the initial state by fused kernels, without the last state."""
         fast = self.fast
-        if fast.scan and half_precision(hidden) and (scan := scan_kernel(hidden.shape[1], self.d_inner, self.d_state)):
+        if fast.scan and computed_in(hidden) == torch.bfloat16 and (scan := scan_kernel(self.d_inner, self.d_state)):
             return self._token_scan(scan, hidden)
         if fast.layout:  # [2 D, B T] as [B, 2 D, T]
             xz = (self.in_proj.weight @ hidden.flatten(0, 1).t()).unflatten(1, hidden.shape[:2]).transpose(0, 1)
@@ -149,14 +174,19 @@ class Mixer(Layer):
             delta_softplus=True, checkpoint_lvl=0 if fast.keep else 1)
 
     def _token_scan(self, scan: Callable, hidden: Tensor) -> Tensor:
-        """The same, with the channels last all the way."""
-        inwards, gates = self.in_proj.weight.chunk(2)  # two products, whose gradients need not be put side by side
-        x, z = F.linear(hidden, inwards), F.linear(hidden, gates)
-        x = convolution_kernel()(x.transpose(1, 2), self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
-        x = x.transpose(1, 2)
-        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt = F.linear(dt, self.dt_proj.weight)
-        return self.out_proj(scan(x, dt, z, B, C, -torch.exp(self.A_log.float()), self.D, self.dt_proj.bias))
+        """The same by the suite's scan. All is [D, B T] in memory, so that nothing is transposed."""
+        length = hidden.shape[1]
+        hidden = F.pad(hidden, (0, 0, 0, -length % 16))  # what comes later does not matter
+        rows = hidden.shape[:2]
+        x, z = (weight @ hidden.flatten(0, 1).t() for weight in self.in_proj.weight.chunk(2))
+        x = convolution_kernel()(x.unflatten(1, rows).transpose(0, 1), self.conv1d.weight[:, 0], self.conv1d.bias,
+                                 activation="silu").transpose(0, 1)
+        parts = x.flatten(1).t() @ self.x_proj.weight.t()
+        dt = self.dt_proj.weight @ parts[:, : self.dt_rank].t()
+        B, C = parts[:, self.dt_rank :].unflatten(0, rows).chunk(2, dim=-1)
+        y = scan(x, dt.unflatten(1, rows), z.unflatten(1, rows), B, C, -torch.exp(self.A_log.float()), self.D,
+                 self.dt_proj.bias)
+        return (y.flatten(1).t() @ self.out_proj.weight.t()).unflatten(0, rows)[:, :length]
 
     def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         recent, h = state
@@ -166,3 +196,8 @@ class Mixer(Layer):
         dt = F.linear(dt, self.dt_proj.weight)
         y = selective_step(x, dt, self.dt_proj.bias, -torch.exp(self.A_log), B, C, self.D, z, h)
         return self.out_proj(y), state
+
+
+def _product(weight: Tensor, x: Tensor) -> Tensor:
+    """weight @ x of x [B, D, T], contiguous, where `@` would leave time first in memory."""
+    return torch.bmm(weight.expand(len(x), -1, -1), x)

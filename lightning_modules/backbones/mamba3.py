@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.backbones.base import check_sizes, check_step_sizes
-from lightning_modules.backbones.fast import half_precision
+from lightning_modules.backbones.fast import computed_in
 from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from lightning_modules.backbones.mamba2 import decay_scan
 from lightning_modules.backbones.selective_scan import import_kernels
@@ -92,7 +92,7 @@ class Mixer3(Layer):
 
     def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         z, v, k, q, dt, decay, trapezoid, angles = self._inputs(hidden)
-        kernel = hidden.is_cuda and half_precision(hidden) and self.d_state & (self.d_state - 1) == 0
+        kernel = hidden.is_cuda and computed_in(hidden).itemsize == 2 and self.d_state & (self.d_state - 1) == 0
         if kernel and (combined := cuda_kernel()):
             result = combined(q[:, :, None], k[:, :, None], v, decay.mT, dt.mT, trapezoid.mT, self.C_bias[:, 0].float(),
                               self.B_bias[:, 0].float(), angles[:, :, None].expand(-1, -1, self.n_heads, -1),

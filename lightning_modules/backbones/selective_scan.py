@@ -17,11 +17,9 @@ from torch import Tensor
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """(y, last state) by the fastest way that there is for the device and the type."""
+    """(y, last state); compiled in float32 on the CPU, by the formulas elsewhere."""
     if u.device.type == "cpu" and u.dtype == torch.float32:
         return _NumbaScan.apply(u, delta, A, B, C, state)
-    if u.is_cuda and (kernels := cuda_kernels()):
-        return injected_scan(functools.partial(_cuda_scan, kernels), u, delta, A, B, C, state)
     return reference_scan(u, delta, A, B, C, state)
 
 
@@ -67,27 +65,17 @@ def selective_step(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor,
     return (torch.bmm(state, C[..., None]).squeeze(-1) + D * x) * F.silu(z)
 
 
-def injected_scan(scan, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-                  state: Tensor) -> tuple[Tensor, Tensor]:
-    """A scan from `state` by `scan(u, delta, A, B, C)`, which can only start from zero.
+def injected(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(u, delta, B, C) with N steps in front that write `state`, for a scan that can only start from zero.
 
-    N steps before the first write the state, column by column: delta = 2^-60, B = e_n and u = 2^60 h[:, n] add exactly
-    h[:, n] to column n (powers of two do not round), and exp(2^-60 A) = 1 leaves the others as they are.
+    u, delta: [B, D, T]; B, C: [B, N, T], time last. In step n delta = 2^-60, B = e_n and u = 2^60 h[:, n], which adds
+    exactly h[:, n] to column n (powers of two do not round); exp(2^-60 A) = 1 leaves the others as they are.
     """
-    batch, _, width = u.shape
-    size = A.shape[1]
-    first = state.transpose(1, 2) * 2.0**60
+    batch, width, size = state.shape
     unit = torch.eye(size, dtype=B.dtype, device=B.device).expand(batch, size, size)
-    tiny = u.new_full((batch, size, width), 2.0**-60)
-    y, last = scan(torch.cat([first.to(u.dtype), u], 1), torch.cat([tiny, delta], 1), A,
-                   torch.cat([unit, B], 1), torch.cat([torch.zeros_like(unit), C], 1))
-    return y[:, size:], last
-
-
-def _cuda_scan(kernels, u, delta, A, B, C):
-    u, delta, B, C = (x.float().transpose(1, 2).contiguous() for x in (u, delta, B, C))
-    y, last = kernels.selective_scan_fn(u, delta, A.float(), B, C, return_last_state=True)
-    return y.transpose(1, 2), last
+    tiny = delta.new_full((batch, width, size), 2.0**-60)
+    return (torch.cat([(state * 2.0**60).to(u.dtype), u], -1), torch.cat([tiny, delta], -1),
+            torch.cat([unit, B], -1), torch.cat([torch.zeros_like(unit), C], -1))
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from lightning_modules.backbones.layered import add_blocks
 from lightning_modules.backbones.mamba import Mixer
 from lightning_modules.backbones.selective_scan import (
     cuda_kernels,
-    injected_scan,
+    injected,
     reference_scan,
     selective_scan,
     step_kernels,
@@ -40,14 +40,42 @@ def test_compiled_scan_and_its_gradients_equal_the_formulas_in_float64():
 
 
 def test_state_injection_is_exact():
-    def injected(*inputs):
-        def from_zero(*rest):
-            return reference_scan(*rest, torch.zeros_like(inputs[-1]))
+    def scan(u, delta, A, B, C, state):
+        size = A.shape[1]
+        u, delta, B, C = (part.mT for part in injected(*(part.mT for part in (u, delta, B, C)), state))
+        y, last = reference_scan(u, delta, A, B, C, torch.zeros_like(state))
+        return y[:, size:], last
 
-        return injected_scan(from_zero, *inputs)
-
-    for given, direct in zip(gradients(injected, torch.float64), gradients(reference_scan, torch.float64), strict=True):
+    for given, direct in zip(gradients(scan, torch.float64), gradients(reference_scan, torch.float64), strict=True):
         assert torch.allclose(given, direct, rtol=1e-12, atol=1e-12)
+
+
+def library_scan(u, delta, A, B, C, D, z, return_last_state):
+    """mamba-ssm's `selective_scan_fn` by its documentation: time last, D and the gate within."""
+    y, last = reference_scan(u.mT, delta.mT, A, B.mT, C.mT, u.new_zeros(len(u), *A.shape))
+    assert return_last_state
+    return (y.mT + D[:, None] * u) * F.silu(z), last
+
+
+def library_convolution(x, weight, bias, activation):
+    assert activation == "silu" and x.shape[2] % 8 == 0
+    width = weight.shape[1]
+    return F.silu(F.conv1d(x, weight[:, None], bias, padding=width - 1, groups=len(weight))[..., : x.shape[2]])
+
+
+@torch.no_grad()
+def test_chunks_by_the_kernels_equal_the_formulas(monkeypatch):
+    """With stand-ins for the kernels; `test_cuda_whole_equals_chunks_equals_steps` has the real ones."""
+    mixer = model().backbone["layers"][0].mixer
+    monkeypatch.setattr("lightning_modules.backbones.mamba.convolution_kernel", lambda: library_convolution)
+    kernels, state, other = types.SimpleNamespace(selective_scan_fn=library_scan), None, mixer.initial_state(2)
+    for length in (16, 8, 24):
+        hidden = torch.randn(2, length, 32)
+        expected, state = mixer(hidden, state or mixer.initial_state(2))
+        given, other = mixer._carried(kernels, hidden, other)
+        assert (given - expected).abs().max() < 1e-5
+        for a, b in zip(other, state, strict=True):
+            assert (a - b).abs().max() < 1e-5 and a.is_contiguous()
 
 
 def plain_logits(model, tokens):
