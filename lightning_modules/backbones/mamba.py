@@ -174,19 +174,16 @@ class Mixer(Layer):
             delta_softplus=True, checkpoint_lvl=0 if fast.keep else 1)
 
     def _token_scan(self, scan: Callable, hidden: Tensor) -> Tensor:
-        """The same by the suite's scan. All is [D, B T] in memory, so that nothing is transposed."""
+        """The same by the suite's scan, with the channels last all the way."""
         length = hidden.shape[1]
         hidden = F.pad(hidden, (0, 0, 0, -length % 16))  # what comes later does not matter
-        rows = hidden.shape[:2]
-        x, z = (weight @ hidden.flatten(0, 1).t() for weight in self.in_proj.weight.chunk(2))
-        x = convolution_kernel()(x.unflatten(1, rows).transpose(0, 1), self.conv1d.weight[:, 0], self.conv1d.bias,
-                                 activation="silu").transpose(0, 1)
-        parts = x.flatten(1).t() @ self.x_proj.weight.t()
-        dt = self.dt_proj.weight @ parts[:, : self.dt_rank].t()
-        B, C = parts[:, self.dt_rank :].unflatten(0, rows).chunk(2, dim=-1)
-        y = scan(x, dt.unflatten(1, rows), z.unflatten(1, rows), B, C, -torch.exp(self.A_log.float()), self.D,
-                 self.dt_proj.bias)
-        return (y.flatten(1).t() @ self.out_proj.weight.t()).unflatten(0, rows)[:, :length]
+        inwards, gates = self.in_proj.weight.chunk(2)  # two products, whose gradients need not be put side by side
+        x, z = F.linear(hidden, inwards), F.linear(hidden, gates)
+        x = convolution_kernel()(x.mT, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu").mT
+        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt = F.linear(dt, self.dt_proj.weight)
+        y = scan(x, dt, z, B, C, -torch.exp(self.A_log.float()), self.D, self.dt_proj.bias)
+        return self.out_proj(y)[:, :length]
 
     def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         recent, h = state

@@ -5,8 +5,9 @@
 // lanes that exchange each sends its last half, lanes differ in the order of their states: the j-th group of four of
 // a lane is group j ^ order, order = (lane >> 3) & 3. `kept` has the states in the lanes' orders.
 //
-// x, dt, z, out and their gradients: element (channel, row, t) at channel * _channel + row * _row + t.
-// B, C: element (row, t, n) at row * _row + t * _step + n. rates: A log2(e), [16, width]. length is a multiple of 16.
+// x, dt, z, out and their gradients: element (row, t, channel) at row * _row + t * _step + channel; B, C likewise with
+// a state for the channel. rates: A log2(e), [16, WIDTH]. length is a multiple of 16. WIDTH, the number of channels,
+// is defined by who compiles this.
 
 #ifndef EMULATED
 typedef unsigned short bf16;
@@ -14,14 +15,30 @@ typedef unsigned short bf16;
 DEVICE float exp2_(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE float log2_(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE float inverse(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-DEVICE unsigned pair(float low, float high) {
-    unsigned y; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low)); return y;
+DEVICE bf16 rounded(float x) { bf16 y; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y; }
+DEVICE void copy_later(uint4* shared, const void* global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::
+                 "r"((unsigned)__cvta_generic_to_shared(shared)), "l"(global) : "memory");
 }
+DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #endif
 
 #define LOG2E 1.4426950408889634f
 #define LN2 0.6931471805599453f
 
+#ifndef FWD_WARPS
+#define FWD_WARPS 16
+#endif
+#ifndef BWD_WARPS
+#define BWD_WARPS 8
+#endif
+#ifndef UNROLL
+#define UNROLL 4
+#endif
+#define PRAGMA(x) _Pragma(#x)
+#define UNROLLED(n) PRAGMA(unroll n)
+
+DEVICE float wide(bf16 x) { return __uint_as_float((unsigned)x << 16); }
 DEVICE float low(unsigned two) { return __uint_as_float(two << 16); }
 DEVICE float high(unsigned two) { return __uint_as_float(two & 0xffff0000u); }
 DEVICE float sigmoid(float x) { return inverse(1.0f + exp2_(-LOG2E * x)); }
@@ -32,77 +49,111 @@ DEVICE float softplus(float x) {
     return x > 20.0f ? x : e < 0.0625f ? few : LN2 * log2_(1.0f + e);
 }
 
-DEVICE float element(const uint4& eight, int i) {  // i is known when this is compiled
-    unsigned two = i < 2 ? eight.x : i < 4 ? eight.y : i < 6 ? eight.z : eight.w;
-    return i % 2 ? high(two) : low(two);
+// To a tile in shared memory, 16 tokens of 32 channels, 64 bytes each: a lane copies 16 bytes of token lane / 4 and of
+// the 8th after it, from where `from` points to.
+DEVICE void fetch(uint4* tile, const bf16* from, long long step, int lane) {
+    copy_later(tile + lane, from);
+    copy_later(tile + 32 + lane, from + 8 * step);
 }
 
-// 8 tokens of B and C to shared memory, [8][16 + 16] in float32: each lane takes 8 values of a token.
-DEVICE void stage(float* shared, const bf16* B, const bf16* C, long long b_step, long long c_step, int lane) {
-    int token = lane / 4, part = lane % 4;
-    const bf16* from = part < 2 ? B + token * b_step + 8 * part : C + token * c_step + 8 * (part - 2);
-    uint4 eight = *(const uint4*)from;
-    float4* to = (float4*)(shared + token * 32 + 8 * part);
+// 8 tokens of B and C in float32, [8][16 + 16].
+DEVICE void widen(float4* to, const uint4* tile, int lane) {
+    uint4 eight = tile[lane];
     __syncwarp();
-    to[0] = make_float4(low(eight.x), high(eight.x), low(eight.y), high(eight.y));
-    to[1] = make_float4(low(eight.z), high(eight.z), low(eight.w), high(eight.w));
+    to[2 * lane] = make_float4(low(eight.x), high(eight.x), low(eight.y), high(eight.y));
+    to[2 * lane + 1] = make_float4(low(eight.z), high(eight.z), low(eight.w), high(eight.w));
     __syncwarp();
 }
 
-extern "C" __global__ __launch_bounds__(32) void scan_forward(
+DEVICE void put(bf16* to, const uint4* tile, long long step, int lane) {
+    *(uint4*)to = tile[lane];
+    *(uint4*)(to + 8 * step) = tile[32 + lane];
+}
+
+// One step of the states: h = exp(step A) h + in B.
+DEVICE void advance(float* h, const float* rate, float step, float in, const float4* B, int order) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        float4 b = B[j ^ order];
+        h[4 * j] = h[4 * j] * exp2_(step * rate[4 * j]) + in * b.x;
+        h[4 * j + 1] = h[4 * j + 1] * exp2_(step * rate[4 * j + 1]) + in * b.y;
+        h[4 * j + 2] = h[4 * j + 2] * exp2_(step * rate[4 * j + 2]) + in * b.z;
+        h[4 * j + 3] = h[4 * j + 3] * exp2_(step * rate[4 * j + 3]) + in * b.w;
+    }
+}
+
+DEVICE float read(const float* h, const float4* C, int order) {
+    float sum[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        float4 c = C[j ^ order];
+        sum[j] = h[4 * j] * c.x + h[4 * j + 1] * c.y + h[4 * j + 2] * c.z + h[4 * j + 3] * c.w;
+    }
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+extern "C" __global__ __launch_bounds__(32, FWD_WARPS) void scan_forward(
         const bf16* __restrict__ x, const bf16* __restrict__ dt, const bf16* __restrict__ z,
         const bf16* __restrict__ B, const bf16* __restrict__ C, const float* __restrict__ rates,
         const float* __restrict__ skip, const float* __restrict__ bias, bf16* __restrict__ out,
-        float* __restrict__ kept, long long length, long long width, long long x_row, long long x_channel, long long dt_row,
-        long long dt_channel, long long z_row, long long z_channel, long long b_row, long long b_step, long long c_row,
-        long long c_step, long long out_row, long long out_channel) {
-    __shared__ __align__(16) float shared[8 * 32];
-    int lane = threadIdx.x, channel = blockIdx.x * 32 + lane, order = (lane >> 3) & 3;
+        float* __restrict__ kept, long long length, long long x_row, long long x_step, long long dt_row,
+        long long dt_step, long long z_row, long long z_step, long long b_row, long long b_step, long long c_row,
+        long long c_step, long long out_row, long long out_step) {
+    __shared__ __align__(16) uint4 tiles[2][4][64];  // of x, dt, z, B and C: while one is used, the next is fetched
+    __shared__ __align__(16) float4 BC[64];
+    int lane = threadIdx.x, first = blockIdx.x * 32, channel = first + lane, order = (lane >> 3) & 3;
+    int token = lane / 4, part = lane % 4 * 8;  // that a lane copies
     long long row = blockIdx.y;
-    x += row * x_row + channel * x_channel;
-    dt += row * dt_row + channel * dt_channel;
-    z += row * z_row + channel * z_channel;
-    out += row * out_row + channel * out_channel;
-    B += row * b_row;
-    C += row * c_row;
+    x += row * x_row + token * x_step + first + part;
+    dt += row * dt_row + token * dt_step + first + part;
+    z += row * z_row + token * z_step + first + part;
+    out += row * out_row + token * out_step + first + part;
+    const bf16* BC_from = part < 16 ? B + row * b_row + token * b_step + part : C + row * c_row + token * c_step + part - 16;
+    long long BC_step = part < 16 ? b_step : c_step;
     bool stored = kept;
-    kept += row * (length / 16) * 16 * width + channel;
+    kept += row * (length / 16) * 16 * WIDTH + channel;
     float rate[16], h[16];
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-        rate[i] = rates[(((i >> 2) ^ order) * 4 + (i & 3)) * width + channel];
+        rate[i] = rates[(((i >> 2) ^ order) * 4 + (i & 3)) * WIDTH + channel];
         h[i] = 0.0f;
     }
     float through = skip[channel], shift = bias[channel];
+    auto prefetch = [&](int start, uint4 (*tile)[64]) {
+        fetch(tile[0], x + start * x_step, x_step, lane);
+        fetch(tile[1], dt + start * dt_step, dt_step, lane);
+        fetch(tile[2], z + start * z_step, z_step, lane);
+        fetch(tile[3], BC_from + start * BC_step, BC_step, lane);
+    };
+    prefetch(0, tiles[0]);
 #pragma unroll 1
-    for (int start = 0; start < length; start += 8) {
-        if (stored && start % 16 == 0) {
+    for (int start = 0; start < length; start += 16) {
+        uint4 (*tile)[64] = tiles[start / 16 % 2];
+        wait_for_copies();
+        __syncwarp();
+        if (start + 16 < length) prefetch(start + 16, tiles[1 - start / 16 % 2]);
+        if (stored) {
 #pragma unroll
-            for (int i = 0; i < 16; i++) kept[i * width] = h[i];
-            kept += 16 * width;
+            for (int i = 0; i < 16; i++) kept[i * WIDTH] = h[i];
+            kept += 16 * WIDTH;
         }
-        uint4 xs = *(const uint4*)(x + start), dts = *(const uint4*)(dt + start), zs = *(const uint4*)(z + start);
-        stage(shared, B + start * b_step, C + start * c_step, b_step, c_step, lane);
-        unsigned packed[4];
-#pragma unroll
-        for (int s = 0; s < 8; s++) {
-            float u = element(xs, s), step = softplus(element(dts, s) + shift), gate = element(zs, s);
-            float in = step * u, y[4];
-            const float4* now = (const float4*)(shared + s * 32);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                float4 b = now[j ^ order], c = now[4 + (j ^ order)];
-                h[4 * j] = h[4 * j] * exp2_(step * rate[4 * j]) + in * b.x;
-                h[4 * j + 1] = h[4 * j + 1] * exp2_(step * rate[4 * j + 1]) + in * b.y;
-                h[4 * j + 2] = h[4 * j + 2] * exp2_(step * rate[4 * j + 2]) + in * b.z;
-                h[4 * j + 3] = h[4 * j + 3] * exp2_(step * rate[4 * j + 3]) + in * b.w;
-                y[j] = h[4 * j] * c.x + h[4 * j + 1] * c.y + h[4 * j + 2] * c.z + h[4 * j + 3] * c.w;
+        bf16* xs = (bf16*)tile[0] + lane;
+        bf16* dts = (bf16*)tile[1] + lane;
+        bf16* zs = (bf16*)tile[2] + lane;
+#pragma unroll 1
+        for (int half = 0; half < 16; half += 8) {
+            widen(BC, tile[3] + 4 * half, lane);
+UNROLLED(UNROLL)
+            for (int s = 0; s < 8; s++) {
+                int t = 32 * (half + s);
+                float u = wide(xs[t]), step = softplus(wide(dts[t]) + shift), gate = wide(zs[t]);
+                advance(h, rate, step, step * u, BC + 8 * s, order);
+                zs[t] = rounded((through * u + read(h, BC + 8 * s + 4, order)) * gate * sigmoid(gate));
             }
-            float value = (through * u + ((y[0] + y[1]) + (y[2] + y[3]))) * gate * sigmoid(gate);
-            if (s % 2) packed[s / 2] = pair(__uint_as_float(packed[s / 2]), value);
-            else packed[s / 2] = __float_as_uint(value);
         }
-        *(uint4*)(out + start) = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+        __syncwarp();
+        put(out + start * out_step, tile[2], out_step, lane);
+        __syncwarp();
     }
 }
 
@@ -124,151 +175,140 @@ DEVICE float exchange(float* v, int lane) {
     return keep + __shfl_xor_sync(all, give, 2);
 }
 
-extern "C" __global__ __launch_bounds__(32, 12) void scan_backward(
+extern "C" __global__ __launch_bounds__(32, BWD_WARPS) void scan_backward(
         const bf16* __restrict__ x, const bf16* __restrict__ dt, const bf16* __restrict__ z,
         const bf16* __restrict__ B, const bf16* __restrict__ C, const float* __restrict__ rates,
         const float* __restrict__ skip, const float* __restrict__ bias, const float* __restrict__ kept,
         const bf16* __restrict__ dout, bf16* __restrict__ dx, bf16* __restrict__ ddt, bf16* __restrict__ dz,
         float* __restrict__ dBC, float* __restrict__ drates, float* __restrict__ dskip, float* __restrict__ dbias,
-        long long length, long long width, long long x_row, long long x_channel, long long dt_row, long long dt_channel,
-        long long z_row, long long z_channel, long long b_row, long long b_step, long long c_row, long long c_step,
-        long long dout_row, long long dout_channel, long long dx_row, long long dx_channel, long long ddt_row,
-        long long ddt_channel, long long dz_row, long long dz_channel) {
-    __shared__ __align__(16) float shared[8 * 32];
+        long long length, long long x_row, long long x_step, long long dt_row, long long dt_step, long long z_row,
+        long long z_step, long long b_row, long long b_step, long long c_row, long long c_step, long long dout_row,
+        long long dout_step, long long dx_row, long long dx_step, long long ddt_row, long long ddt_step,
+        long long dz_row, long long dz_step) {
+    __shared__ __align__(16) uint4 tiles[2][5][64];  // of x, dt, z, dout, B and C; the gradients take their places
+    __shared__ __align__(16) float4 BC[64];
     __shared__ __align__(16) float4 before[8][4][32];  // the state before each of 8 tokens
-    int lane = threadIdx.x, channel = blockIdx.x * 32 + lane, order = (lane >> 3) & 3;
+    int lane = threadIdx.x, first = blockIdx.x * 32, channel = first + lane, order = (lane >> 3) & 3;
+    int token = lane / 4, part = lane % 4 * 8;  // that a lane copies
     long long row = blockIdx.y;
-    x += row * x_row + channel * x_channel;
-    dt += row * dt_row + channel * dt_channel;
-    z += row * z_row + channel * z_channel;
-    dout += row * dout_row + channel * dout_channel;
-    dx += row * dx_row + channel * dx_channel;
-    ddt += row * ddt_row + channel * ddt_channel;
-    dz += row * dz_row + channel * dz_channel;
-    B += row * b_row;
-    C += row * c_row;
+    x += row * x_row + token * x_step + first + part;
+    dt += row * dt_row + token * dt_step + first + part;
+    z += row * z_row + token * z_step + first + part;
+    dout += row * dout_row + token * dout_step + first + part;
+    dx += row * dx_row + token * dx_step + first + part;
+    ddt += row * ddt_row + token * ddt_step + first + part;
+    dz += row * dz_row + token * dz_step + first + part;
+    const bf16* BC_from = part < 16 ? B + row * b_row + token * b_step + part : C + row * c_row + token * c_step + part - 16;
+    long long BC_step = part < 16 ? b_step : c_step;
     // dBC is [rows, length, 16 + 16]; which sum a lane gets follows from how `exchange` halves them.
-    int mine = 4 * order + 2 * ((lane >> 2) & 1) + ((lane >> 1) & 1);
-    dBC += row * length * 32 + 16 * (lane & 1) + mine;
-    kept += row * (length / 16) * 16 * width + channel;
-    float rate[16], grad[16], grad_rate[16];
+    dBC += row * length * 32 + 16 * (lane & 1) + 4 * order + 2 * ((lane >> 2) & 1) + ((lane >> 1) & 1);
+    kept += row * (length / 16) * 16 * WIDTH + channel;
+    float rate[16], grad[16], grad_rate[16], kept_now[16];
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-        rate[i] = rates[(((i >> 2) ^ order) * 4 + (i & 3)) * width + channel];
+        rate[i] = rates[(((i >> 2) ^ order) * 4 + (i & 3)) * WIDTH + channel];
+        kept_now[i] = kept[(length - 16 + i) * WIDTH];
         grad[i] = grad_rate[i] = 0.0f;
     }
     float through = skip[channel], shift = bias[channel], grad_skip = 0.0f, grad_bias = 0.0f;
+    auto prefetch = [&](int start, uint4 (*tile)[64]) {
+        fetch(tile[0], x + start * x_step, x_step, lane);
+        fetch(tile[1], dt + start * dt_step, dt_step, lane);
+        fetch(tile[2], z + start * z_step, z_step, lane);
+        fetch(tile[3], dout + start * dout_step, dout_step, lane);
+        fetch(tile[4], BC_from + start * BC_step, BC_step, lane);
+    };
+    prefetch(length - 16, tiles[(length / 16 - 1) % 2]);
 #pragma unroll 1
-    for (int start = length - 8; start >= 0; start -= 8) {
-        float h[16];
-        const float* from = kept + (long long)(start / 16) * 16 * width;
+    for (int start = length - 16; start >= 0; start -= 16) {
+        uint4 (*tile)[64] = tiles[start / 16 % 2];
+        wait_for_copies();
+        __syncwarp();
+        if (start) prefetch(start - 16, tiles[1 - start / 16 % 2]);
+        bf16* xs = (bf16*)tile[0] + lane;
+        bf16* dts = (bf16*)tile[1] + lane;
+        bf16* zs = (bf16*)tile[2] + lane;
+        bf16* douts = (bf16*)tile[3] + lane;
+#pragma unroll 1
+        for (int half = 8; half >= 0; half -= 8) {
+            float h[16];
 #pragma unroll
-        for (int i = 0; i < 16; i++) h[i] = from[i * width];
-        if (start % 16) {  // the states are kept before every 16th token: go through the 8 before
-            uint4 xs = *(const uint4*)(x + start - 8), dts = *(const uint4*)(dt + start - 8);
-            stage(shared, B + (start - 8) * b_step, C + (start - 8) * c_step, b_step, c_step, lane);
+            for (int i = 0; i < 16; i++) h[i] = kept_now[i];
+            if (half == 0 && start) {
 #pragma unroll
-            for (int s = 0; s < 8; s++) {
-                float step = softplus(element(dts, s) + shift), in = step * element(xs, s);
-                const float4* now = (const float4*)(shared + s * 32);
+                for (int i = 0; i < 16; i++) kept_now[i] = kept[(long long)(start - 16 + i) * WIDTH];
+            }
+#pragma unroll 1
+            for (int early = 0; early <= half; early += 8) {
+                widen(BC, tile[4] + 4 * early, lane);
+UNROLLED(UNROLL)
+                for (int s = 0; s < 8; s++) {
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        before[s][j][lane] = make_float4(h[4 * j], h[4 * j + 1], h[4 * j + 2], h[4 * j + 3]);
+                    int t = 32 * (early + s);
+                    float step = softplus(wide(dts[t]) + shift);
+                    advance(h, rate, step, step * wide(xs[t]), BC + 8 * s, order);
+                }
+            }
+UNROLLED(UNROLL)
+            for (int s = 7; s >= 0; s--) {
+                int t = 32 * (half + s);
+                float u = wide(xs[t]), step = softplus(wide(dts[t]) + shift), gate = wide(zs[t]), dy = wide(douts[t]);
+                float opened = sigmoid(gate), in = step * u, v[16];
+                float y = through * u + read(h, BC + 8 * s + 4, order);
+                dy *= opened;
+                zs[t] = rounded(dy * y * (1.0f + gate * (1.0f - opened)));
+                dy *= gate;
+#pragma unroll
+                for (int i = 0; i < 16; i++) v[i] = dy * h[i];
+                float of_c = exchange(v, lane);
+                float inflow[4], decayed[4];
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    float4 b = now[j ^ order];
-                    h[4 * j] = h[4 * j] * exp2_(step * rate[4 * j]) + in * b.x;
-                    h[4 * j + 1] = h[4 * j + 1] * exp2_(step * rate[4 * j + 1]) + in * b.y;
-                    h[4 * j + 2] = h[4 * j + 2] * exp2_(step * rate[4 * j + 2]) + in * b.z;
-                    h[4 * j + 3] = h[4 * j + 3] * exp2_(step * rate[4 * j + 3]) + in * b.w;
+                    float4 b = BC[8 * s + (j ^ order)], c = BC[8 * s + 4 + (j ^ order)], last = before[s][j][lane];
+                    grad[4 * j] += dy * c.x;
+                    grad[4 * j + 1] += dy * c.y;
+                    grad[4 * j + 2] += dy * c.z;
+                    grad[4 * j + 3] += dy * c.w;
+                    inflow[j] = grad[4 * j] * b.x + grad[4 * j + 1] * b.y + grad[4 * j + 2] * b.z
+                        + grad[4 * j + 3] * b.w;
+                    decayed[j] = 0.0f;
+                    h[4 * j] = last.x;
+                    h[4 * j + 1] = last.y;
+                    h[4 * j + 2] = last.z;
+                    h[4 * j + 3] = last.w;
+#pragma unroll
+                    for (int i = 4 * j; i < 4 * j + 4; i++) {
+                        v[i] = in * grad[i];
+                        grad[i] *= exp2_(step * rate[i]);
+                        float past = grad[i] * h[i];
+                        decayed[j] += past * rate[i];
+                        grad_rate[i] += past * step;
+                    }
                 }
+                float of_b = exchange(v, lane);
+                float give = lane & 1 ? of_b : of_c, keep = lane & 1 ? of_c : of_b;
+                atomicAdd(dBC + (long long)(start + half + s) * 32, keep + __shfl_xor_sync(0xffffffffu, give, 1));
+                float in_all = (inflow[0] + inflow[1]) + (inflow[2] + inflow[3]);
+                float past_all = (decayed[0] + decayed[1]) + (decayed[2] + decayed[3]);
+                // The derivative of softplus is 1 - exp(-softplus).
+                float dstep = (past_all * LN2 + in_all * u) * (1.0f - exp2_(-LOG2E * step));
+                xs[t] = rounded(in_all * step + through * dy);
+                dts[t] = rounded(dstep);
+                grad_skip += dy * u;
+                grad_bias += dstep;
             }
         }
-        uint4 xs = *(const uint4*)(x + start), dts = *(const uint4*)(dt + start);
-        stage(shared, B + start * b_step, C + start * c_step, b_step, c_step, lane);
-        float steps[8];
-#pragma unroll
-        for (int s = 0; s < 8; s++) {
-            float step = steps[s] = softplus(element(dts, s) + shift), in = step * element(xs, s);
-            const float4* now = (const float4*)(shared + s * 32);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                before[s][j][lane] = make_float4(h[4 * j], h[4 * j + 1], h[4 * j + 2], h[4 * j + 3]);
-                float4 b = now[j ^ order];
-                h[4 * j] = h[4 * j] * exp2_(step * rate[4 * j]) + in * b.x;
-                h[4 * j + 1] = h[4 * j + 1] * exp2_(step * rate[4 * j + 1]) + in * b.y;
-                h[4 * j + 2] = h[4 * j + 2] * exp2_(step * rate[4 * j + 2]) + in * b.z;
-                h[4 * j + 3] = h[4 * j + 3] * exp2_(step * rate[4 * j + 3]) + in * b.w;
-            }
-        }
-        uint4 zs = *(const uint4*)(z + start), douts = *(const uint4*)(dout + start);
-        unsigned dxs[4], ddts[4], dzs[4];
-#pragma unroll
-        for (int s = 7; s >= 0; s--) {
-            float u = element(xs, s), step = steps[s], gate = element(zs, s), dy = element(douts, s);
-            // The lane's own value: else the compiler would keep the decays of 8 tokens from above, in too many registers.
-            step = __shfl_sync(0xffffffffu, step, lane);
-            float opened = sigmoid(gate), in = step * u, sum[4], v[16];
-            const float4* now = (const float4*)(shared + s * 32);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                float4 c = now[4 + (j ^ order)];
-                sum[j] = h[4 * j] * c.x + h[4 * j + 1] * c.y + h[4 * j + 2] * c.z + h[4 * j + 3] * c.w;
-            }
-            float y = through * u + ((sum[0] + sum[1]) + (sum[2] + sum[3]));
-            float out = dy * opened, dgate = out * y * (1.0f + gate * (1.0f - opened));
-            dy = out * gate;
-#pragma unroll
-            for (int i = 0; i < 16; i++) v[i] = dy * h[i];
-            float of_c = exchange(v, lane);
-            float inflow[4], decayed[4];
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                float4 b = now[j ^ order], c = now[4 + (j ^ order)], last = before[s][j][lane];
-                grad[4 * j] += dy * c.x;
-                grad[4 * j + 1] += dy * c.y;
-                grad[4 * j + 2] += dy * c.z;
-                grad[4 * j + 3] += dy * c.w;
-                inflow[j] = grad[4 * j] * b.x + grad[4 * j + 1] * b.y + grad[4 * j + 2] * b.z + grad[4 * j + 3] * b.w;
-                decayed[j] = 0.0f;
-                h[4 * j] = last.x;
-                h[4 * j + 1] = last.y;
-                h[4 * j + 2] = last.z;
-                h[4 * j + 3] = last.w;
-#pragma unroll
-                for (int k = 0; k < 4; k++) {
-                    int i = 4 * j + k;
-                    v[i] = in * grad[i];
-                    grad[i] *= exp2_(step * rate[i]);
-                    float past = grad[i] * h[i];
-                    decayed[j] += past * rate[i];
-                    grad_rate[i] += past * step;
-                }
-            }
-            float of_b = exchange(v, lane);
-            float give = lane & 1 ? of_b : of_c, keep = lane & 1 ? of_c : of_b;
-            atomicAdd(dBC + (long long)(start + s) * 32, keep + __shfl_xor_sync(0xffffffffu, give, 1));
-            float in_all = (inflow[0] + inflow[1]) + (inflow[2] + inflow[3]);
-            float past_all = (decayed[0] + decayed[1]) + (decayed[2] + decayed[3]);
-            // The derivative of softplus is 1 - exp(-softplus).
-            float dstep = (past_all * LN2 + in_all * u) * (1.0f - exp2_(-LOG2E * step));
-            float du = in_all * step + through * dy;
-            grad_skip += dy * u;
-            grad_bias += dstep;
-            if (s % 2) {
-                dxs[s / 2] = __float_as_uint(du);
-                ddts[s / 2] = __float_as_uint(dstep);
-                dzs[s / 2] = __float_as_uint(dgate);
-            } else {
-                dxs[s / 2] = pair(du, __uint_as_float(dxs[s / 2]));
-                ddts[s / 2] = pair(dstep, __uint_as_float(ddts[s / 2]));
-                dzs[s / 2] = pair(dgate, __uint_as_float(dzs[s / 2]));
-            }
-        }
-        *(uint4*)(dx + start) = make_uint4(dxs[0], dxs[1], dxs[2], dxs[3]);
-        *(uint4*)(ddt + start) = make_uint4(ddts[0], ddts[1], ddts[2], ddts[3]);
-        *(uint4*)(dz + start) = make_uint4(dzs[0], dzs[1], dzs[2], dzs[3]);
+        __syncwarp();
+        put(dx + start * dx_step, tile[0], dx_step, lane);
+        put(ddt + start * ddt_step, tile[1], ddt_step, lane);
+        put(dz + start * dz_step, tile[2], dz_step, lane);
+        __syncwarp();
     }
 #pragma unroll
     for (int i = 0; i < 16; i++)
-        atomicAdd(drates + (((i >> 2) ^ order) * 4 + (i & 3)) * width + channel, grad_rate[i]);
+        atomicAdd(drates + (((i >> 2) ^ order) * 4 + (i & 3)) * WIDTH + channel, grad_rate[i]);
     atomicAdd(dskip + channel, grad_skip);
     atomicAdd(dbias + channel, grad_bias);
 }

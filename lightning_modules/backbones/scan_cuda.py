@@ -2,11 +2,13 @@
 
 mamba-ssm's kernel gives every channel of a row a block of threads that divide its time, so that the gradients of B and
 C, sums over the channels, are added up in memory, one atomic addition for every channel, state and token. Here a warp
-takes 32 channels through time, so that those sums are made in registers. The forward pass keeps the state at every
-CHUNK-th token; the backward pass makes the others again, eight at a time.
+takes 32 channels through time, so that those sums are made in registers; tensors stay as the projections write them,
+channels last. The forward pass keeps the state before every CHUNK-th token; the backward pass makes the others again,
+eight at a time.
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,9 +28,9 @@ LOG2E = 1.4426950408889634
 
 def token_scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor, skip: Tensor,
                bias: Tensor) -> Tensor:
-    """(y + skip x) silu(z), [D, B, T], of the scan from zero with delta = softplus(dt + bias), in bfloat16.
+    """(y + skip x) silu(z), [B, T, D], of the scan from zero with delta = softplus(dt + bias), in bfloat16.
 
-    x, dt, z: bfloat16 [D, B, T], T a multiple of CHUNK; B, C: bfloat16 [B, T, N], also as parts of wider rows;
+    x, dt, z: bfloat16 [B, T, D], T a multiple of CHUNK; B, C: bfloat16 [B, T, N]; all also as parts of wider rows;
     A: [D, N], negative; skip, bias: [D]. `fits` says which D and N it can take.
     """
     return _TokenScan.apply(x, dt, z, B, C, A, skip, bias)
@@ -43,27 +45,27 @@ class _TokenScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, dt, z, B, C, A, skip, bias):
         x, dt, z, B, C = map(_aligned, (x, dt, z, B, C))
-        width, batch, length = x.shape
+        batch, length, width = x.shape
         rates = (A.float() * LOG2E).t().contiguous()
         skip, bias = skip.float().contiguous(), bias.float().contiguous()
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         kept = out.new_empty(batch, length // CHUNK, SIZE, width, dtype=torch.float32) \
             if any(ctx.needs_input_grad) else None
-        _launch("scan_forward", x, (x, dt, z, B, C, rates, skip, bias, out, kept), (x, dt, z), (B, C), (out,))
+        _launch("scan_forward", x, (x, dt, z, B, C, rates, skip, bias, out, kept), (x, dt, z, B, C, out))
         ctx.save_for_backward(x, dt, z, B, C, rates, skip, bias, kept)
         return out
 
     @staticmethod
     def backward(ctx, dout):
         x, dt, z, B, C, rates, skip, bias, kept = ctx.saved_tensors
-        width, batch, length = x.shape
+        batch, length, width = x.shape
         dout = _aligned(dout)
         dx, ddt, dz = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(3))
-        sums = x.new_zeros(batch * length * 2 * SIZE + (SIZE + 2) * width, dtype=torch.float32)  # zeros by one kernel
+        sums = x.new_zeros(batch * length * 2 * SIZE + (SIZE + 2) * width, dtype=torch.float32)
         dBC, drates, rest = sums.split([batch * length * 2 * SIZE, SIZE * width, 2 * width])
         dBC, drates, (dskip, dbias) = dBC.view(batch, length, -1), drates.view(SIZE, width), rest.view(2, width)
         _launch("scan_backward", x, (x, dt, z, B, C, rates, skip, bias, kept, dout, dx, ddt, dz, dBC, drates, dskip,
-                                     dbias), (x, dt, z), (B, C), (dout, dx, ddt, dz))
+                                     dbias), (x, dt, z, B, C, dout, dx, ddt, dz))
         dB, dC = dBC.to(B.dtype).chunk(2, -1)
         return dx, ddt, dz, dB, dC, drates.t(), dskip, dbias
 
@@ -74,17 +76,10 @@ def _aligned(part: Tensor) -> Tensor:
     return part if even else part.contiguous()
 
 
-def arguments(x: Tensor, tensors, first, rows, last) -> list[int]:
-    """Of a kernel: addresses, sizes and strides in the order that scan.cu has them."""
-    width, _, length = x.shape
-    numbers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors] + [length, width]
-    for channels in first:
-        numbers += channels.stride(1), channels.stride(0)
-    for row in rows:
-        numbers += row.stride(0), row.stride(1)
-    for channels in last:
-        numbers += channels.stride(1), channels.stride(0)
-    return numbers
+def arguments(x: Tensor, tensors: Sequence[Tensor | None], strided: Sequence[Tensor]) -> list[int]:
+    """Of a kernel: addresses, the length, and strides of rows and tokens, in the order that scan.cu has them."""
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return [*addresses, x.shape[1], *(stride for tensor in strided for stride in tensor.stride()[:2])]
 
 
 class _CurrentStream:
@@ -97,19 +92,19 @@ class _CurrentStream:
 def _launch(name: str, x: Tensor, *parts) -> None:
     from cuda.core import LaunchConfig, launch
 
+    batch, _, width = x.shape
     with torch.cuda.device(x.device):
-        kernel = _kernels(torch.cuda.get_device_capability())[name]
-        launch(_CurrentStream(), LaunchConfig(grid=(x.shape[0] // WIDTH, x.shape[1]), block=32), kernel,
-               *arguments(x, *parts))
+        kernel = _kernels(torch.cuda.get_device_capability(), width)[name]
+        launch(_CurrentStream(), LaunchConfig(grid=(width // WIDTH, batch), block=32), kernel, *arguments(x, *parts))
 
 
 @functools.cache
-def _kernels(capability: tuple[int, int]) -> dict:
-    """Compiled for a compute capability."""
+def _kernels(capability: tuple[int, int], width: int) -> dict:
+    """Compiled for a compute capability and a number of channels."""
     from cuda.core import Device, Program, ProgramOptions
 
     Device(torch.cuda.current_device()).set_current()
     code = Path(__file__).with_name("scan.cu").read_text(encoding="utf-8")
     options = ProgramOptions(arch="sm_{}{}".format(*capability), std="c++17", use_fast_math=True)
-    program = Program(code, "c++", options).compile("cubin")
+    program = Program(f"#define WIDTH {width}\n{code}", "c++", options).compile("cubin")
     return {name: program.get_kernel(name) for name in ("scan_forward", "scan_backward")}

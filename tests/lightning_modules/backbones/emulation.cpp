@@ -7,6 +7,7 @@
 #include <vector>
 
 #define EMULATED
+#define WIDTH 64
 #define DEVICE static inline
 #define __global__
 #define __launch_bounds__(...)
@@ -29,8 +30,9 @@ static unsigned __float_as_uint(float value) { unsigned bits; memcpy(&bits, &val
 static float exp2_(float x) { return exp2f(x); }
 static float log2_(float x) { return log2f(x); }
 static float inverse(float x) { return 1.0f / x; }
-static unsigned rounded(float x) { unsigned u = __float_as_uint(x); return (u + 0x7fff + ((u >> 16) & 1)) >> 16; }
-static unsigned pair(float low, float high) { return rounded(low) | rounded(high) << 16; }
+static bf16 rounded(float x) { unsigned u = __float_as_uint(x); return (u + 0x7fff + ((u >> 16) & 1)) >> 16; }
+static void copy_later(uint4* shared, const void* global) { memcpy(shared, global, 16); }
+static void wait_for_copies() {}
 static void __syncwarp() { lanes.arrive_and_wait(); }
 static void atomicAdd(float* to, float value) { std::atomic_ref<float>(*to).fetch_add(value); }
 static float __shfl_sync(unsigned, float value, int lane) {

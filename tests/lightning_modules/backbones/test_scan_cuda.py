@@ -33,24 +33,22 @@ def emulated(emulation, monkeypatch):
     """The kernels on the CPU, at the same arguments."""
     def launch(name, x, *parts):
         numbers = scan_cuda.arguments(x, *parts)
-        columns, rows = (ctypes.c_longlong(n) for n in (x.shape[0] // scan_cuda.WIDTH, x.shape[1]))
+        columns, rows = (ctypes.c_longlong(n) for n in (x.shape[2] // scan_cuda.WIDTH, len(x)))
         getattr(emulation, f"emulate_{name}")(columns, rows, (ctypes.c_longlong * len(numbers))(*numbers))
 
     monkeypatch.setattr(scan_cuda, "_launch", launch)
 
 
 def formulas(x, dt, z, B, C, A, skip, bias):
-    """[D, B, T] as `token_scan` has it."""
-    x, dt, z = (part.permute(1, 2, 0) for part in (x, dt, z))
     y, _ = reference_scan(x, F.softplus(dt + bias), A, B, C, x.new_zeros(len(x), *A.shape))
-    return ((y + skip * x) * F.silu(z)).permute(2, 0, 1)
+    return (y + skip * x) * F.silu(z)
 
 
 def results(scan, dtype, device="cpu", width=64, length=48):
     """Outputs and gradients; B and C are parts of wider rows, as projections leave them."""
     generator = torch.Generator().manual_seed(0)
     numbers = [torch.randn(*shape, generator=generator) for shape in (
-        *[(width, 2, length)] * 4, (2, length, 40), (width, 16), (width,), (width,))]
+        *[(2, length, width)] * 4, (2, length, 40), (width, 16), (width,), (width,))]
     x, dt, z, dout, wide, A, skip, bias = numbers
     rounded = [part.bfloat16().to(device, dtype) for part in (x, 2 * dt - 1, z, dout, wide)]
     exact = [part.to(device, torch.float64 if dtype == torch.float64 else torch.float32)
