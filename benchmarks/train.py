@@ -185,7 +185,7 @@ class Bench:
             self.free()
 
     def profile(self) -> None:
-        """Which kernels take the time of a step of Mamba: the library's loop, this suite's, and without its own scan."""
+        """Which kernels take the time of a step of Mamba: the library's loop, ours, and with the library's scan."""
         if self.device.type == "cpu":
             return
         for title, make in (("mamba-ssm", lambda: self.alternative("mamba")[1]), ("ours", lambda: self.ours("mamba")),

@@ -26,7 +26,7 @@ _PREDICTED = np.isin(np.arange(256), list(PREDICTED))
 class Block:
     """Some tokens of a trajectory, in order.
 
-    ids:       int32 [n]
+    ids:       [n], in the smallest type that takes the vocabulary (moving the blocks between processes takes time)
     predicted: bool [n], whether the model has to predict the token
     phases:    (position in the block, name), in order; the first stands at 0
     turns:     commands that were answered in it
@@ -152,14 +152,15 @@ def _cut(parts: Iterator, vocabulary: Vocabulary, size: int, observation: Kind) 
 
     observation: kind that observations get; without a tool they are the model's to predict
     """
-    ids, kinds, phases, before = np.empty(0, np.int32), np.empty(0, np.uint8), [], 0
+    kind = np.uint8 if len(vocabulary) <= 2**8 else np.int16 if len(vocabulary) <= 2**15 else np.int32
+    ids, kinds, phases, before = np.empty(0, kind), np.empty(0, np.uint8), [], 0
     for part in parts:
         if isinstance(part, BaseException):
             raise part
         tokens, part_kinds, part_phases = part
         offset = len(ids)
         phases += [(offset + position, name) for position, name in part_phases]
-        ids = np.concatenate([ids, vocabulary.encode(tokens).astype(np.int32)])
+        ids = np.concatenate([ids, vocabulary.encode(tokens).astype(kind)])
         part_kinds = part_kinds.replace(bytes([Kind.OBSERVATION]), bytes([observation]))
         kinds = np.concatenate([kinds, np.frombuffer(part_kinds, dtype=np.uint8)])
         while len(ids) >= size:

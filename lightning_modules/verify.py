@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.recording import Block, RecordedRows
 from datamodules.tasks import Problem, Task
@@ -95,13 +96,9 @@ class Check:
 
         What came out is read when the next block is on its way: the device shall not wait for the host.
         """
-        width = max(len(block.ids) for block in blocks if block)
-        ids = torch.zeros(len(blocks), width, dtype=torch.int32)
-        predicted = torch.zeros(len(blocks), width, dtype=torch.bool)
-        for i, block in enumerate(blocks):
-            if block:
-                ids[i, : len(block.ids)], predicted[i, : len(block.ids)] = block.ids, block.predicted
-        tokens, predicted = ids.to(self.device).long(), predicted.to(self.device)
+        some = next(block for block in blocks if block)
+        tokens = self._together([block.ids if block else some.ids[:0] for block in blocks]).long()
+        predicted = self._together([block.predicted if block else some.predicted[:0] for block in blocks])
         logits, self.state = self.backbone(tokens, self.state)
         expected = torch.cat([self.pending, logits.argmax(-1)], 1)
         self.pending = expected[:, -1:].clone()
@@ -112,6 +109,10 @@ class Check:
             ready.record()
         self._settle()
         self._open = blocks, found, ready
+
+    def _together(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        """Rows of any lengths side by side on the device, filled up with 0."""
+        return (rows[0][None] if len(rows) == 1 else pad_sequence(rows, batch_first=True)).to(self.device)
 
     def _settle(self) -> None:
         """Count what came out of the last block."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_modules.backbones import scan_cuda
 from lightning_modules.backbones.selective_scan import import_kernels
 
 
@@ -41,20 +42,21 @@ def computed_in(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else hidden.dtype
 
 
-@functools.cache
-def scan_kernel(width: int, size: int) -> Callable | None:
-    """`scan_cuda.token_scan`, or None where cuda.core is missing or the kernels do not take these sizes."""
-    from lightning_modules.backbones import scan_cuda
+def scan_kernel(hidden: Tensor, width: int, size: int) -> Callable | None:
+    """`scan_cuda.token_scan`, or None where it is not for these rows and sizes or cuda.core is missing."""
+    fits = computed_in(hidden) == torch.bfloat16 and scan_cuda.fits(len(hidden), width, size)
+    return scan_cuda.token_scan if fits and _can_compile() else None
 
-    if not scan_cuda.fits(width, size):
-        return None
+
+@functools.cache
+def _can_compile() -> bool:
     try:
         importlib.import_module("cuda.core")
     except ImportError as error:
         warnings.warn(f"cuda.core cannot be imported ({error}): Mamba trains with mamba-ssm's scan, which is slower; "
                       f"install it with pip install -e '.[cuda]'", stacklevel=3)
-        return None
-    return scan_cuda.token_scan
+        return False
+    return True
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones.base import State, check_sizes, check_step_sizes
 from lightning_modules.backbones.decoder import Decoder, StepDecoder
-from lightning_modules.backbones.fast import Fast, computed_in, convolution_kernel, scan_kernel
+from lightning_modules.backbones.fast import Fast, convolution_kernel, scan_kernel
 from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from lightning_modules.backbones.selective_scan import (
     convolution_step,
@@ -162,7 +162,7 @@ class Mixer(Layer):
     def fused(self, hidden: Tensor) -> Tensor:
         """The same as `forward` from the initial state by fused kernels, without the last state."""
         fast = self.fast
-        if fast.scan and computed_in(hidden) == torch.bfloat16 and (scan := scan_kernel(self.d_inner, self.d_state)):
+        if fast.scan and (scan := scan_kernel(hidden, self.d_inner, self.d_state)):
             return self._token_scan(scan, hidden)
         if fast.layout:  # [2 D, B T] as [B, 2 D, T]
             xz = (self.in_proj.weight @ hidden.flatten(0, 1).t()).unflatten(1, hidden.shape[:2]).transpose(0, 1)

@@ -26,18 +26,6 @@ DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory");
 #define LOG2E 1.4426950408889634f
 #define LN2 0.6931471805599453f
 
-#ifndef FWD_WARPS
-#define FWD_WARPS 16
-#endif
-#ifndef BWD_WARPS
-#define BWD_WARPS 8
-#endif
-#ifndef UNROLL
-#define UNROLL 4
-#endif
-#define PRAGMA(x) _Pragma(#x)
-#define UNROLLED(n) PRAGMA(unroll n)
-
 DEVICE float wide(bf16 x) { return __uint_as_float((unsigned)x << 16); }
 DEVICE float low(unsigned two) { return __uint_as_float(two << 16); }
 DEVICE float high(unsigned two) { return __uint_as_float(two & 0xffff0000u); }
@@ -92,7 +80,7 @@ DEVICE float read(const float* h, const float4* C, int order) {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-extern "C" __global__ __launch_bounds__(32, FWD_WARPS) void scan_forward(
+extern "C" __global__ __launch_bounds__(32, 16) void scan_forward(
         const bf16* __restrict__ x, const bf16* __restrict__ dt, const bf16* __restrict__ z,
         const bf16* __restrict__ B, const bf16* __restrict__ C, const float* __restrict__ rates,
         const float* __restrict__ skip, const float* __restrict__ bias, bf16* __restrict__ out,
@@ -143,7 +131,7 @@ extern "C" __global__ __launch_bounds__(32, FWD_WARPS) void scan_forward(
 #pragma unroll 1
         for (int half = 0; half < 16; half += 8) {
             widen(BC, tile[3] + 4 * half, lane);
-UNROLLED(UNROLL)
+#pragma unroll 2
             for (int s = 0; s < 8; s++) {
                 int t = 32 * (half + s);
                 float u = wide(xs[t]), step = softplus(wide(dts[t]) + shift), gate = wide(zs[t]);
@@ -175,7 +163,7 @@ DEVICE float exchange(float* v, int lane) {
     return keep + __shfl_xor_sync(all, give, 2);
 }
 
-extern "C" __global__ __launch_bounds__(32, BWD_WARPS) void scan_backward(
+extern "C" __global__ __launch_bounds__(32, 8) void scan_backward(
         const bf16* __restrict__ x, const bf16* __restrict__ dt, const bf16* __restrict__ z,
         const bf16* __restrict__ B, const bf16* __restrict__ C, const float* __restrict__ rates,
         const float* __restrict__ skip, const float* __restrict__ bias, const float* __restrict__ kept,
@@ -241,7 +229,7 @@ extern "C" __global__ __launch_bounds__(32, BWD_WARPS) void scan_backward(
 #pragma unroll 1
             for (int early = 0; early <= half; early += 8) {
                 widen(BC, tile[4] + 4 * early, lane);
-UNROLLED(UNROLL)
+#pragma unroll 4
                 for (int s = 0; s < 8; s++) {
 #pragma unroll
                     for (int j = 0; j < 4; j++)
@@ -251,7 +239,7 @@ UNROLLED(UNROLL)
                     advance(h, rate, step, step * wide(xs[t]), BC + 8 * s, order);
                 }
             }
-UNROLLED(UNROLL)
+#pragma unroll 4
             for (int s = 7; s >= 0; s--) {
                 int t = 32 * (half + s);
                 float u = wide(xs[t]), step = softplus(wide(dts[t]) + shift), gate = wide(zs[t]), dy = wide(douts[t]);

@@ -23,6 +23,9 @@ SIZE = 16
 WIDTH = 32
 """Channels of a warp."""
 
+FEWEST = 256
+"""Warps that there must be: with fewer, time goes by slower than in mamba-ssm's kernel, which divides it."""
+
 LOG2E = 1.4426950408889634
 
 
@@ -31,14 +34,14 @@ def token_scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor
     """(y + skip x) silu(z), [B, T, D], of the scan from zero with delta = softplus(dt + bias), in bfloat16.
 
     x, dt, z: bfloat16 [B, T, D], T a multiple of CHUNK; B, C: bfloat16 [B, T, N]; all also as parts of wider rows;
-    A: [D, N], negative; skip, bias: [D]. `fits` says which D and N it can take.
+    A: [D, N], negative; skip, bias: [D]. `fits` says which sizes it is for.
     """
     return _TokenScan.apply(x, dt, z, B, C, A, skip, bias)
 
 
-def fits(width: int, size: int) -> bool:
-    """Whether the kernels take so many channels, and states of a channel."""
-    return width % WIDTH == 0 and size == SIZE
+def fits(rows: int, width: int, size: int) -> bool:
+    """Whether the kernels take so many channels, and states of a channel, and are fast with so many rows."""
+    return width % WIDTH == 0 and size == SIZE and rows * width >= FEWEST * WIDTH
 
 
 class _TokenScan(torch.autograd.Function):
