@@ -160,30 +160,34 @@ class Mixer(Layer):
         return F.softplus(self.dt_proj(dt).to(kind)), B.to(kind), C.to(kind)
 
     def fused(self, hidden: Tensor) -> Tensor:
-        """The same as `forward` from the initial state by fused kernels, without the last state."""
-        fast = self.fast
-        if fast.scan and (scan := scan_kernel(hidden, self.d_inner, self.d_state)):
-            return self._token_scan(scan, hidden)
-        if fast.layout:  # [2 D, B T] as [B, 2 D, T]
+        """The same as `forward` from the initial state by fused kernels, without the last state.
+
+        Rows are filled up to a length that the kernels like: what comes later does not change what comes before.
+        """
+        scan = scan_kernel(hidden, self.d_inner, self.d_state) if self.fast.scan else None
+        length = hidden.shape[1]
+        hidden = F.pad(hidden, (0, 0, 0, -length % (16 if scan else 64)))
+        return (self._token_scan(scan, hidden) if scan else self._library_scan(hidden))[:, :length]
+
+    def _library_scan(self, hidden: Tensor) -> Tensor:
+        """By mamba-ssm's block."""
+        if self.fast.layout:  # [2 D, B T] as [B, 2 D, T]
             xz = (self.in_proj.weight @ hidden.flatten(0, 1).t()).unflatten(1, hidden.shape[:2]).transpose(0, 1)
         else:
             xz = self.in_proj(hidden).transpose(1, 2)
         return cuda_kernels().mamba_inner_fn(
             xz, self.conv1d.weight, self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight, self.out_proj.weight,
             None, -torch.exp(self.A_log.float()), None, None, self.D.float(), delta_bias=self.dt_proj.bias.float(),
-            delta_softplus=True, checkpoint_lvl=0 if fast.keep else 1)
+            delta_softplus=True, checkpoint_lvl=0 if self.fast.keep else 1)
 
     def _token_scan(self, scan: Callable, hidden: Tensor) -> Tensor:
-        """The same by the suite's scan, with the channels last all the way."""
-        length = hidden.shape[1]
-        hidden = F.pad(hidden, (0, 0, 0, -length % 16))  # what comes later does not matter
+        """By the suite's scan, with the channels last all the way; for lengths that are multiples of 16."""
         inwards, gates = self.in_proj.weight.chunk(2)  # two products, whose gradients need not be put side by side
         x, z = F.linear(hidden, inwards), F.linear(hidden, gates)
         x = convolution_kernel()(x.mT, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu").mT
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = F.linear(dt, self.dt_proj.weight)
-        y = scan(x, dt, z, B, C, -torch.exp(self.A_log.float()), self.D, self.dt_proj.bias)
-        return self.out_proj(y)[:, :length]
+        return self.out_proj(scan(x, dt, z, B, C, -torch.exp(self.A_log.float()), self.D, self.dt_proj.bias))
 
     def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         recent, h = state
