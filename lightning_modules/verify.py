@@ -185,7 +185,7 @@ def _key(backbone: Backbone, problems: Iterable[Problem], chunk_size: int) -> st
 
 def expected_tokens(task: Task, length: int, variant: str, seed: int) -> int:
     """About how many tokens a trajectory of that length has, from two short ones."""
-    short = min(length, 64, task.part(variant)[0].longest or length)
+    short = min(length, 512, task.part(variant)[0].longest or length)
     half = max(short // 2, task.part(variant)[0].shortest)
     few, some = (len(task.record(task.problem("validation", seed, n, 0, variant)).tokens) for n in (half, short))
     if short in (length, half):

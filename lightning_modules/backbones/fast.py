@@ -1,7 +1,6 @@
 """What makes the training pass of Mamba fast on CUDA; each measure gives the same results, up to rounding."""
 
 import functools
-import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,18 +42,19 @@ def computed_in(hidden: Tensor) -> torch.dtype:
 
 
 def scan_kernel(hidden: Tensor, width: int, size: int) -> Callable | None:
-    """`scan_cuda.token_scan`, or None where it is not for these rows and sizes or cuda.core is missing."""
+    """`scan_cuda.token_scan`, or None where it is not for these rows and sizes, or cannot be compiled."""
     fits = computed_in(hidden) == torch.bfloat16 and scan_cuda.fits(len(hidden), width, size)
-    return scan_cuda.token_scan if fits and _can_compile() else None
+    return scan_cuda.token_scan if fits and _compiles(torch.cuda.get_device_capability(hidden.device), width) else None
 
 
 @functools.cache
-def _can_compile() -> bool:
+def _compiles(capability: tuple[int, int], width: int) -> bool:
     try:
-        importlib.import_module("cuda.core")
-    except ImportError as error:
-        warnings.warn(f"cuda.core cannot be imported ({error}): Mamba trains with mamba-ssm's scan, which is slower; "
-                      f"install it with pip install -e '.[cuda]'", stacklevel=3)
+        scan_cuda.kernels(capability, width)
+    except Exception as error:  # no cuda.core, or one whose compiler does not know the GPU
+        text = " ".join(str(error).split())[:200]
+        warnings.warn(f"the suite's scan cannot be compiled ({type(error).__name__}: {text}): Mamba trains with "
+                      f"mamba-ssm's, which is slower; cuda.core comes with pip install -e '.[cuda]'", stacklevel=4)
         return False
     return True
 

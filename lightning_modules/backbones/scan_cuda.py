@@ -97,13 +97,13 @@ def _launch(name: str, x: Tensor, *parts) -> None:
 
     batch, _, width = x.shape
     with torch.cuda.device(x.device):
-        kernel = _kernels(torch.cuda.get_device_capability(), width)[name]
+        kernel = kernels(torch.cuda.get_device_capability(), width)[name]
         launch(_CurrentStream(), LaunchConfig(grid=(width // WIDTH, batch), block=32), kernel, *arguments(x, *parts))
 
 
 @functools.cache
-def _kernels(capability: tuple[int, int], width: int) -> dict:
-    """Compiled for a compute capability and a number of channels."""
+def kernels(capability: tuple[int, int], width: int) -> dict:
+    """The two kernels by name, compiled for a compute capability and a number of channels."""
     from cuda.core import Device, Program, ProgramOptions
 
     Device(torch.cuda.current_device()).set_current()

@@ -1,6 +1,7 @@
 """The scan in CUDA, on a GPU, or, where there is a C++ compiler, with threads of the CPU for the lanes of a warp."""
 
 import ctypes
+import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_modules.backbones import Mamba, scan_cuda
-from lightning_modules.backbones.fast import Fast
+from lightning_modules.backbones.fast import Fast, scan_kernel
 from lightning_modules.backbones.mamba import Mixer
 from lightning_modules.backbones.selective_scan import reference_scan
 
@@ -80,12 +81,20 @@ def test_a_block_with_it_equals_the_formulas(emulated, monkeypatch):
 
     monkeypatch.setattr("lightning_modules.backbones.mamba.convolution_kernel", lambda: convolution)
     torch.manual_seed(0)
-    monkeypatch.setattr(scan_cuda, "FEWEST", 1)
-    monkeypatch.setattr("lightning_modules.backbones.fast._can_compile", lambda: True)
+    monkeypatch.setattr("lightning_modules.backbones.mamba.scan_kernel", lambda *sizes: scan_cuda.token_scan)
     mixer, hidden = Mixer(32, 64, 16, 4, 2, 0.01, 1.0), torch.randn(2, 21, 32)  # 21 tokens: they are filled up to 32
     expected = mixer(hidden, mixer.initial_state(2))[0]
     given = mixer.bfloat16().fused(hidden.bfloat16())
     assert given.shape == expected.shape and (given - expected).norm() < 2e-2 * expected.norm()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cuda") is not None, reason="cuda.core is installed")
+def test_where_it_cannot_be_compiled_a_warning_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    rows = torch.zeros(64, 16, 128, dtype=torch.bfloat16)
+    assert scan_kernel(rows.float(), 256, 16) is scan_kernel(rows[:8], 256, 16) is scan_kernel(rows, 256, 64) is None
+    with pytest.warns(UserWarning, match="pip install -e '.\\[cuda\\]'"):
+        assert scan_kernel(rows, 256, 16) is None
 
 
 @CUDA
