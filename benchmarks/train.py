@@ -8,7 +8,7 @@
 backward, clipping and a fused AdamW on the model of mamba-ssm, transformers or torch.nn with the same shape, on the
 same rows, in turns in one process. Rows "through run.py fit" have the data pipeline, Lightning and logging in them;
 `measures` shows what each of `lightning_modules.backbones.fast.Fast` brings. Prints each row as it is measured, and
-writes results/benchmarks/train.json after each.
+writes results/benchmarks/train.json after each, where the rows that were not measured again stay, with their commits.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import json
 import statistics
 import sys
 import tempfile
@@ -108,6 +109,9 @@ class Bench:
                                          num_workers=0)
         rows = iter(self.data.train_dataloader())
         self.batches = [{k: v.to(self.device) for k, v in next(rows).items()} for _ in range(4)]
+        known = Path(self.out).is_file()
+        content = json.loads(Path(self.out).read_text(encoding="utf-8")) if known else {"records": []}
+        self.earlier = [{"commit": content.get("commit"), **row} for row in content["records"]]
         self.rows: list[dict] = []
         self.console = Console(width=150)
         self.begun = time.time()
@@ -247,12 +251,14 @@ class Bench:
 
     def row(self, what: str, ours: float, alternative: float | None, name: str, floor: float | None) -> None:
         ratio = ours / alternative if alternative else None
+        facts = origin(self.device)
         self.rows.append({"what": what, "ours": ours, "alternative": alternative, "alternative_name": name,
-                          "unit": "tokens/s", "ratio": ratio, "floor": floor,
-                          "device": origin(self.device)["device"]})
+                          "unit": "tokens/s", "ratio": ratio, "floor": floor, "device": facts["device"],
+                          "commit": facts["commit"]})
+        self.earlier = [row for row in self.earlier if row["what"] != what]
         beside = f", {alternative:,.0f} {name}: {ratio:.2f}" if ratio else ""
         self.console.print(f"{time.time() - self.begun:4.0f} s  {what}: {ours:,.0f} tokens/s{beside}")
-        write_metrics(self.out, self.rows, **origin(self.device), batch=f"{self.shape.rows} x {self.shape.length}",
+        write_metrics(self.out, [*self.rows, *self.earlier], **facts, batch=f"{self.shape.rows} x {self.shape.length}",
                       precision="bf16 autocast" if self.device.type == "cuda" else "float32")
 
     def free(self) -> None:
