@@ -109,9 +109,13 @@ class Bench:
                                          num_workers=0)
         rows = iter(self.data.train_dataloader())
         self.batches = [{k: v.to(self.device) for k, v in next(rows).items()} for _ in range(4)]
-        known = Path(self.out).is_file()
-        content = json.loads(Path(self.out).read_text(encoding="utf-8")) if known else {"records": []}
-        self.earlier = [{"commit": content.get("commit"), **row} for row in content["records"]]
+        self.setting = {"batch": f"{self.shape.rows} x {self.shape.length}",
+                        "precision": "bf16 autocast" if self.device.type == "cuda" else "float32"}
+        self.earlier: list[dict] = []
+        if Path(self.out).is_file():
+            content = json.loads(Path(self.out).read_text(encoding="utf-8"))
+            if all(content.get(key) == value for key, value in self.setting.items()):
+                self.earlier = [{"commit": content.get("commit"), **row} for row in content["records"]]
         self.rows: list[dict] = []
         self.console = Console(width=150)
         self.begun = time.time()
@@ -258,8 +262,7 @@ class Bench:
         self.earlier = [row for row in self.earlier if row["what"] != what]
         beside = f", {alternative:,.0f} {name}: {ratio:.2f}" if ratio else ""
         self.console.print(f"{time.time() - self.begun:4.0f} s  {what}: {ours:,.0f} tokens/s{beside}")
-        write_metrics(self.out, [*self.rows, *self.earlier], **facts, batch=f"{self.shape.rows} x {self.shape.length}",
-                      precision="bf16 autocast" if self.device.type == "cuda" else "float32")
+        write_metrics(self.out, [*self.rows, *self.earlier], **facts, **self.setting)
 
     def free(self) -> None:
         gc.collect()
@@ -332,8 +335,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each loop's measurement")
     parser.add_argument("--no-fit", action="store_true", help="leave out run.py fit")
     parser.add_argument("--fit-steps", type=int, default=24)
-    parser.add_argument("--out", default="results/benchmarks/train.json")
+    parser.add_argument("--out", default=None)
     options = parser.parse_args()
+    options.out = options.out or f"results/benchmarks/train{'_cpu' if options.small else ''}.json"
     bench = Bench(options)
     # What matters most comes first.
     for name in ("mamba", "measures", "profile", *(n for n in ALTERNATIVES if n != "mamba"), "compiled"):

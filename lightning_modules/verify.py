@@ -103,10 +103,9 @@ class Check:
         expected = torch.cat([self.pending, logits.argmax(-1)], 1)
         self.pending = expected[:, -1:].clone()
         wrong = (expected[:, :-1] != tokens) & predicted
-        found = torch.stack([predicted.sum(1), wrong.sum(1), wrong.byte().argmax(1)]).to("cpu", non_blocking=True)
-        ready = torch.cuda.Event() if self.device.type == "cuda" else None
-        if ready:
-            ready.record()
+        found = torch.stack([predicted.sum(1), wrong.sum(1), wrong.byte().argmax(1)]).to(
+            "cpu", non_blocking=self.device.type == "cuda")
+        ready = torch.cuda.current_stream(self.device).record_event() if self.device.type == "cuda" else None
         self._settle()
         self._open = blocks, found, ready
 
@@ -184,10 +183,15 @@ def _key(backbone: Backbone, problems: Iterable[Problem], chunk_size: int) -> st
 
 
 def expected_tokens(task: Task, length: int, variant: str, seed: int) -> int:
-    """About how many tokens a trajectory of that length has, from two short ones."""
-    short = min(length, 512, task.part(variant)[0].longest or length)
-    half = max(short // 2, task.part(variant)[0].shortest)
-    few, some = (len(task.record(task.problem("validation", seed, n, 0, variant)).tokens) for n in (half, short))
-    if short in (length, half):
-        return some
-    return round(some * (length / short) ** (np.log(some / few) / np.log(short / half)))
+    """About how many tokens a trajectory of that length has, from shorter ones of some 100,000 tokens at most."""
+    part = task.part(variant)[0]
+    counts: list[tuple[int, int]] = []
+    size = max(4, part.shortest)
+    while len(counts) < 2 or (counts[-1][0] < length and counts[-1][1] < 100_000):
+        size = min(size, length, part.longest or length)
+        counts.append((size, len(task.record(task.problem("validation", seed, size, 0, variant)).tokens)))
+        if size in (length, part.longest):
+            return counts[-1][1]
+        size += max(1, size // 2)
+    (short, few), (long, some) = counts[-2:]
+    return round(some * (length / long) ** (np.log(some / few) / np.log(long / short)))

@@ -54,7 +54,8 @@ def _compiles(capability: tuple[int, int], width: int) -> bool:
     except Exception as error:  # no cuda.core, or one whose compiler does not know the GPU
         text = " ".join(str(error).split())[:200]
         warnings.warn(f"the suite's scan cannot be compiled ({type(error).__name__}: {text}): Mamba trains with "
-                      f"mamba-ssm's, which is slower; cuda.core comes with pip install -e '.[cuda]'", stacklevel=4)
+                      f"mamba-ssm's, which is slower; cuda.core, and cuda.bindings of the GPU's CUDA, come with "
+                      f"pip install -e '.[cuda]'", stacklevel=4)
         return False
     return True
 

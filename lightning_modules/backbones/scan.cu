@@ -6,7 +6,7 @@
 // a lane is group j ^ order, order = (lane >> 3) & 3. `kept` has the states in the lanes' orders.
 //
 // x, dt, z, out and their gradients: element (row, t, channel) at row * _row + t * _step + channel; B, C likewise with
-// a state for the channel. rates: A log2(e), [16, WIDTH]. length is a multiple of 16. WIDTH, the number of channels,
+// a state for the channel. rates: A log2(e), [16, WIDTH]; dA: the gradient of A, likewise. length is a multiple of 16. WIDTH, the number of channels,
 // is defined by who compiles this.
 
 #ifndef EMULATED
@@ -168,7 +168,7 @@ extern "C" __global__ __launch_bounds__(32, 8) void scan_backward(
         const bf16* __restrict__ B, const bf16* __restrict__ C, const float* __restrict__ rates,
         const float* __restrict__ skip, const float* __restrict__ bias, const float* __restrict__ kept,
         const bf16* __restrict__ dout, bf16* __restrict__ dx, bf16* __restrict__ ddt, bf16* __restrict__ dz,
-        float* __restrict__ dBC, float* __restrict__ drates, float* __restrict__ dskip, float* __restrict__ dbias,
+        float* __restrict__ dBC, float* __restrict__ dA, float* __restrict__ dskip, float* __restrict__ dbias,
         long long length, long long x_row, long long x_step, long long dt_row, long long dt_step, long long z_row,
         long long z_step, long long b_row, long long b_step, long long c_row, long long c_step, long long dout_row,
         long long dout_step, long long dx_row, long long dx_step, long long ddt_row, long long ddt_step,
@@ -296,7 +296,7 @@ extern "C" __global__ __launch_bounds__(32, 8) void scan_backward(
     }
 #pragma unroll
     for (int i = 0; i < 16; i++)
-        atomicAdd(drates + (((i >> 2) ^ order) * 4 + (i & 3)) * WIDTH + channel, grad_rate[i]);
+        atomicAdd(dA + (((i >> 2) ^ order) * 4 + (i & 3)) * WIDTH + channel, grad_rate[i]);
     atomicAdd(dskip + channel, grad_skip);
     atomicAdd(dbias + channel, grad_bias);
 }

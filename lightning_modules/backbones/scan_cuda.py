@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK = 16
 """Tokens between the states that the forward pass keeps."""
@@ -26,6 +27,9 @@ WIDTH = 32
 FEWEST = 256
 """Warps that there must be: with fewer, time goes by slower than in mamba-ssm's kernel, which divides it."""
 
+MOST = 65_535
+"""Rows that there can be."""
+
 LOG2E = 1.4426950408889634
 
 
@@ -36,47 +40,48 @@ def token_scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor
     x, dt, z: bfloat16 [B, T, D], T a multiple of CHUNK; B, C: bfloat16 [B, T, N]; all also as parts of wider rows;
     A: [D, N], negative; skip, bias: [D]. `fits` says which sizes it is for.
     """
-    return _TokenScan.apply(x, dt, z, B, C, A, skip, bias)
+    return _TokenScan.apply(x, dt, z, B, C, A, skip, bias, torch.is_grad_enabled())
 
 
 def fits(rows: int, width: int, size: int) -> bool:
     """Whether the kernels take so many channels, and states of a channel, and are fast with so many rows."""
-    return width % WIDTH == 0 and size == SIZE and rows * width >= FEWEST * WIDTH
+    return width % WIDTH == 0 and size == SIZE and rows * width >= FEWEST * WIDTH and rows <= MOST
 
 
 class _TokenScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, dt, z, B, C, A, skip, bias):
+    def forward(ctx, x, dt, z, B, C, A, skip, bias, differentiable):
         x, dt, z, B, C = map(_aligned, (x, dt, z, B, C))
         batch, length, width = x.shape
         rates = (A.float() * LOG2E).t().contiguous()
         skip, bias = skip.float().contiguous(), bias.float().contiguous()
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         kept = out.new_empty(batch, length // CHUNK, SIZE, width, dtype=torch.float32) \
-            if any(ctx.needs_input_grad) else None
+            if differentiable and any(ctx.needs_input_grad) else None
         _launch("scan_forward", x, (x, dt, z, B, C, rates, skip, bias, out, kept), (x, dt, z, B, C, out))
         ctx.save_for_backward(x, dt, z, B, C, rates, skip, bias, kept)
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         x, dt, z, B, C, rates, skip, bias, kept = ctx.saved_tensors
         batch, length, width = x.shape
         dout = _aligned(dout)
         dx, ddt, dz = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(3))
         sums = x.new_zeros(batch * length * 2 * SIZE + (SIZE + 2) * width, dtype=torch.float32)
-        dBC, drates, rest = sums.split([batch * length * 2 * SIZE, SIZE * width, 2 * width])
-        dBC, drates, (dskip, dbias) = dBC.view(batch, length, -1), drates.view(SIZE, width), rest.view(2, width)
-        _launch("scan_backward", x, (x, dt, z, B, C, rates, skip, bias, kept, dout, dx, ddt, dz, dBC, drates, dskip,
+        dBC, dA, rest = sums.split([batch * length * 2 * SIZE, SIZE * width, 2 * width])
+        dBC, dA, (dskip, dbias) = dBC.view(batch, length, -1), dA.view(SIZE, width), rest.view(2, width)
+        _launch("scan_backward", x, (x, dt, z, B, C, rates, skip, bias, kept, dout, dx, ddt, dz, dBC, dA, dskip,
                                      dbias), (x, dt, z, B, C, dout, dx, ddt, dz))
         dB, dC = dBC.to(B.dtype).chunk(2, -1)
-        return dx, ddt, dz, dB, dC, drates.t(), dskip, dbias
+        return dx, ddt, dz, dB, dC, dA.t(), dskip, dbias, None
 
 
 def _aligned(part: Tensor) -> Tensor:
     """As the kernels read it, 16 bytes at a time."""
     even = part.stride(2) == 1 and part.stride(0) % 8 == part.stride(1) % 8 == part.data_ptr() % 16 == 0
-    return part if even else part.contiguous()
+    return part if even else part.clone(memory_format=torch.contiguous_format)
 
 
 def arguments(x: Tensor, tensors: Sequence[Tensor | None], strided: Sequence[Tensor]) -> list[int]:
