@@ -7,6 +7,7 @@ import torch
 from datamodules.recording import RecordedRows, blocks
 from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Mixture, Multiplication, Reverse, Turing
 from datamodules.tokens import PREDICTED
+from datamodules.vocabulary import Vocabulary
 
 TASKS = [Addition(4), Multiplication(4, "paper"), Multiplication(4, setting="no_tool"), Reverse(4),
          Copy(4, setting="direct"), HanoiIterative(4), LogicalGraph(5), Turing("sort", 5),
@@ -27,6 +28,15 @@ def test_blocks_make_up_the_trajectory(task, size):
         for place in range(len(part.ids)):
             name = ([name for position, name in part.phases if position <= place] or [""])[-1]
             assert name == reference.phase_at(number * size + place)
+
+
+@pytest.mark.parametrize(("tokens", "kind"), [(256, torch.uint8), (257, torch.int16), (2**15 + 1, torch.int32)])
+def test_ids_are_of_the_smallest_type_that_takes_the_vocabulary(tokens, kind):
+    task = Addition(4)
+    few, problem = task.vocabulary().tokens, task.problem("test", 0, 3, 0)
+    vocabulary = Vocabulary([*map(str, range(1000, 1000 + tokens - len(few))), *few])  # those that are used come last
+    block, = blocks(task, problem, vocabulary, 1000)
+    assert block.ids.dtype == kind and vocabulary.decode(block.ids.tolist()) == task.record(problem).tokens
 
 
 def test_rows_side_by_side_are_the_same_with_and_without_workers():
