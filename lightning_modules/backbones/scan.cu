@@ -6,8 +6,8 @@
 // a lane is group j ^ order, order = (lane >> 3) & 3. `kept` has the states in the lanes' orders.
 //
 // x, dt, z, out and their gradients: element (row, t, channel) at row * _row + t * _step + channel; B, C likewise with
-// a state for the channel. rates: A log2(e), [16, WIDTH]; dA: the gradient of A, likewise. length is a multiple of 16. WIDTH, the number of channels,
-// is defined by who compiles this.
+// a state for the channel. rates: A log2(e), [16, WIDTH]; dA: the gradient of A, likewise. length is a multiple of 16.
+// WIDTH, the number of channels, is defined by who compiles this. Needs compute capability 8.0.
 
 #ifndef EMULATED
 typedef unsigned short bf16;
@@ -53,6 +53,7 @@ DEVICE void widen(float4* to, const uint4* tile, int lane) {
     __syncwarp();
 }
 
+// Back from a tile.
 DEVICE void put(bf16* to, const uint4* tile, long long step, int lane) {
     *(uint4*)to = tile[lane];
     *(uint4*)(to + 8 * step) = tile[32 + lane];
@@ -70,6 +71,7 @@ DEVICE void advance(float* h, const float* rate, float step, float in, const flo
     }
 }
 
+// C h.
 DEVICE float read(const float* h, const float4* C, int order) {
     float sum[4];
 #pragma unroll
@@ -96,7 +98,8 @@ extern "C" __global__ __launch_bounds__(32, 16) void scan_forward(
     dt += row * dt_row + token * dt_step + first + part;
     z += row * z_row + token * z_step + first + part;
     out += row * out_row + token * out_step + first + part;
-    const bf16* BC_from = part < 16 ? B + row * b_row + token * b_step + part : C + row * c_row + token * c_step + part - 16;
+    const bf16* BC_from = part < 16 ? B + row * b_row + token * b_step + part
+                                    : C + row * c_row + token * c_step + part - 16;
     long long BC_step = part < 16 ? b_step : c_step;
     bool stored = kept;
     kept += row * (length / 16) * 16 * WIDTH + channel;
@@ -186,7 +189,8 @@ extern "C" __global__ __launch_bounds__(32, 8) void scan_backward(
     dx += row * dx_row + token * dx_step + first + part;
     ddt += row * ddt_row + token * ddt_step + first + part;
     dz += row * dz_row + token * dz_step + first + part;
-    const bf16* BC_from = part < 16 ? B + row * b_row + token * b_step + part : C + row * c_row + token * c_step + part - 16;
+    const bf16* BC_from = part < 16 ? B + row * b_row + token * b_step + part
+                                    : C + row * c_row + token * c_step + part - 16;
     long long BC_step = part < 16 ? b_step : c_step;
     // dBC is [rows, length, 16 + 16]; which sum a lane gets follows from how `exchange` halves them.
     dBC += row * length * 32 + 16 * (lane & 1) + 4 * order + 2 * ((lane >> 2) & 1) + ((lane >> 1) & 1);
