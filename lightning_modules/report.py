@@ -289,6 +289,8 @@ def facts(run: Run) -> str:
              if run.facts.get(key)]
     if run.facts.get("train_seconds"):
         parts.append(f"{run.facts['train_seconds']:.0f} s of training")
+    if run.facts.get("train_loss") is not None:
+        parts.append(f"loss {run.facts['train_loss']:.2g} at its end")
     return "".join(f", {part}" for part in parts)
 
 

@@ -72,9 +72,11 @@ def test_test_takes_the_newest_run(trained):
     folder, _ = trained
     result = run("test", cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
-    records, again = (json.loads((folder / "runs/add/version_0" / name).read_text())["records"]
-                      for name in ("metrics.json", "test/metrics.json"))
-    assert records == again
+    first, again = (json.loads((folder / "runs/add/version_0" / name).read_text())
+                    for name in ("metrics.json", "test/metrics.json"))
+    assert first["records"] == again["records"]
+    assert first["train_loss"] > 0
+    assert all(first[name] == pytest.approx(again[name]) for name in ("train_loss", "train_tokens"))
     assert sorted(p.name for p in folder.iterdir()) == ["runs"]
 
 

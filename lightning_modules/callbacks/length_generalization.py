@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -67,6 +68,7 @@ class LengthGeneralization(Callback):
         self.evaluators, self.batch_size, self.split = list(evaluators), batch_size, split
         self.decoding = decoding
         self._train_tokens, self._train_seconds = 0, 0.0
+        self._train_loss: torch.Tensor | None = None  # running mean over about ten steps, on the device
         self._begun: float | None = None  # since when training has been running
         self._trained = False
 
@@ -88,13 +90,20 @@ class LengthGeneralization(Callback):
                            batch_idx: int) -> None:
         rows, width = batch["tokens"].shape
         self._train_tokens += rows * (width - 1) * trainer.world_size
+        loss = outputs["loss"].detach().float()
+        self._train_loss = loss if self._train_loss is None else torch.lerp(self._train_loss.to(loss), loss, 0.1)
 
     def state_dict(self) -> dict[str, Any]:
         seconds = self._train_seconds + (time.perf_counter() - self._begun if self._begun else 0.0)
-        return {"train_tokens": self._train_tokens, "train_seconds": seconds}
+        return {"train_tokens": self._train_tokens, "train_seconds": seconds, "train_loss": self._last_loss()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._train_tokens, self._train_seconds = state_dict["train_tokens"], state_dict["train_seconds"]
+        loss = state_dict.get("train_loss")  # checkpoints from before do not have it
+        self._train_loss = None if loss is None else torch.tensor(loss)
+
+    def _last_loss(self) -> float | None:
+        return None if self._train_loss is None else float(self._train_loss)
 
     def check_task(self, task: Task) -> None:
         """Raises UserError if the task has no problems of one of the lengths."""
@@ -172,7 +181,8 @@ class LengthGeneralization(Callback):
         write_metrics(folder / "metrics.json", records, experiment=f"{data.task_name}_{train_length}",
                       **origin(model.device), seed=data.seed, backbone=model.backbone.description,
                       parameters=model.backbone.num_parameters, train_tokens=self._train_tokens,
-                      train_seconds=round(self._train_seconds, 1))
+                      train_seconds=round(self._train_seconds, 1),
+                      train_loss=self._last_loss())
         figure = accuracy_figure(records, train_length, passes=data.task.passes and "rollout" in self.evaluators)
         save_figure(figure, folder / "curve.png")
         console.print(records_table(records, train_length))
