@@ -13,7 +13,9 @@ results/benchmarks/agreement.json, or agreement_cpu.json.
 import argparse
 import functools
 import itertools
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import lightning
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
 from lightning_modules.backbones.base import Backbone, reset_rows
+from lightning_modules.backbones.decoder import capture
 from lightning_modules.metrics import write_metrics
 from lightning_modules.runs import origin
 
@@ -52,24 +55,32 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     out = options.out or f"results/benchmarks/agreement{'' if device.type == 'cuda' else '_cpu'}.json"
-    table = Table("backbone", "against the whole", "type", "largest difference", "logits' deviation", "other choices",
-                  "of", "widest margin")
-    console, records = Console(width=150), []
+    table = Table("backbone", "against the whole", "type", "tokens", "largest difference", "logits' deviation",
+                  "other choices", "of", "widest margin")
+    console = Console(width=150)
     for name in options.only:
         lightning.seed_everything(1, verbose=False)
         model = backbones(options.small)[name](VOCABULARY).to(device).eval()
         tokens = torch.randint(VOCABULARY, (ROWS, options.tokens), device=device)
         try:
             for way, kind, logits in results(model, tokens):
-                record = compare(whole(model, tokens), logits)
-                records.append({"backbone": model.description, "what": way, "type": kind, **record})
+                key = {"backbone": model.description, "what": way, "type": kind, "tokens": options.tokens}
+                record = key | compare(whole(model, tokens), logits)
                 table.add_row(*(f"{value:.2g}" if isinstance(value, float) else str(value)
-                                for value in records[-1].values()))
-                console.print(records[-1])
-                write_metrics(out, records, **origin(device), tokens=options.tokens, rows=ROWS, seed=1)
+                                for value in record.values()))
+                console.print(record)
+                keep(Path(out), key, record, device)
         except Exception as error:  # one backbone must not cost the others
             console.print(f"[red]{name}: {type(error).__name__}: {str(error)[:300]}[/red]")
     console.print(table)
+
+
+def keep(out: Path, key: dict, record: dict, device: torch.device) -> None:
+    """Put a record into the file, in place of an older one of the same key."""
+    facts = origin(device) | {"rows": ROWS, "seed": 1}
+    records = json.loads(out.read_text(encoding="utf-8"))["records"] if out.is_file() else []
+    records = [r for r in records if any(r.get(name) != value for name, value in key.items())]
+    write_metrics(out, [*records, record | facts], **facts)
 
 
 @torch.inference_mode()
@@ -119,11 +130,19 @@ def steps(model: Backbone, tokens: Tensor) -> Tensor:
 @torch.inference_mode()
 def decoded(model: Backbone, tokens: Tensor, kind: torch.dtype) -> Tensor:
     decoder = model.decoder(ROWS, tokens.shape[1], kind, kind)
-    parts = []
+    given, parts, logits = tokens[:, 0].clone(), [], []
+
+    def step() -> None:
+        logits[:] = [decoder.step(given)]
+
+    run = capture(step).replay if model.capturable else step  # as the engine does
+    decoder.reset(torch.arange(ROWS, device=tokens.device))
     for t in range(tokens.shape[1]):
         if t == tokens.shape[1] // 2:
             decoder.reset(torch.tensor([AGAIN], device=tokens.device))
-        parts.append(decoder.step(tokens[:, t]).float().clone())
+        given.copy_(tokens[:, t])
+        run()
+        parts.append(logits[0].float().clone())
     return torch.stack(parts, 1)
 
 

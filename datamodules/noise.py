@@ -79,6 +79,9 @@ class NoisyPointer(Pointer):
         self._scribe.slip(self.read_token)
         return super().read()
 
+    def ahead(self, step: int, most: int) -> list[str]:
+        return []  # nothing is done at once, since a mistake may come before any command
+
     def walk_right(self, symbol: str) -> None:
         while self.read() != symbol:
             self.right()

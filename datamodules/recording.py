@@ -3,7 +3,9 @@
 The tool's own memory still grows with the problem; that is the external memory that the paper is about.
 """
 
+import gc
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +55,11 @@ class StreamingScribe(Scribe):
 
     def output(self, *tokens: str) -> None:
         super().output(*tokens)
+        if len(self._tokens) >= self._size:
+            self.hand_over()
+
+    def rounds(self, columns: Sequence[str | Sequence[str]], kinds: bytes, count: int) -> None:
+        super().rounds(columns, kinds, count)
         if len(self._tokens) >= self._size:
             self.hand_over()
 
@@ -224,6 +231,11 @@ class _Recordings(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[int, Block | None]]:
         info = get_worker_info()
+        if info:
+            # Full collections would go through the tool's memory, one list of millions, over and over; and what encodes
+            # the blocks lets go of the interpreter at every call of numpy, and waits for the recording thread then.
+            gc.set_threshold(*gc.get_threshold()[:2], 10_000)
+            sys.setswitchinterval(1e-4)
         first, step = (info.id, info.num_workers) if info else (0, 1)
         running = {number: blocks(self.task, self.problems[number], self.vocabulary, self.size)
                    for number in range(first, len(self.problems), step)}

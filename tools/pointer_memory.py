@@ -71,6 +71,16 @@ class PointerMemory(Tool):
         self._positions[pointer - 1] = found
         return self._cells[start : found + 1], True
 
+    def ahead(self, pointer: int, step: int, most: int) -> list[str]:
+        """What reading and then moving `step` cells would give, up to `most` times: fewer where the memory ends."""
+        start = self._positions[pointer - 1]
+        stop = start + step * most
+        return self._cells[start : stop if stop >= 0 else None : step]
+
+    def jump(self, pointer: int, cells: int) -> None:
+        """Move a pointer so many cells to the right (negative: to the left), which must be within the memory."""
+        self._positions[pointer - 1] += cells
+
     def slips(self, rng: random.Random) -> list[Slip]:
         """Moves of any pointer, either way, as far as the edges let them be taken back."""
         slips: list[Slip] = []

@@ -53,7 +53,7 @@ class Addition(ToolTask):
         scribe.phase("add")
         first.left()
         second.left()
-        add_columns(scribe, first, second, lambda pointer: pointer.left())
+        add_columns(scribe, first, second, -1)
         copy_answer(scribe, second)
 
     def answer(self, problem: Problem) -> tuple[str, ...]:

@@ -3,15 +3,13 @@
 import random
 import re
 
-from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact
+from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, digits_ahead, exact
 from datamodules.tasks.base import Problem, ToolTask, digits
+from datamodules.tokens import Kind
 from datamodules.trajectory import Scribe
 from tools import EDGE, PointerMemory, UserError
 
-
-def _twice_right(pointer) -> None:
-    pointer.right()  # over the carry
-    pointer.right()
+_MULTIPLY = bytes([Kind.COMMAND, Kind.OBSERVATION] * 2 + [Kind.THOUGHT] * 2 + [Kind.COMMAND])
 
 
 class Multiplication(ToolTask):
@@ -69,7 +67,7 @@ class Multiplication(ToolTask):
             second.walk_right("+")
             second.right()
             scribe.phase("add")
-            add_columns(scribe, first, second, _twice_right)
+            add_columns(scribe, first, second, 2)  # over the carries
         copy_answer(scribe, second)
 
     @staticmethod
@@ -85,6 +83,15 @@ class Multiplication(ToolTask):
         """Write the first operand times the digit under `second`."""
         carry = 0
         first.left()
+        while symbols := digits_ahead(first, -1):
+            (factor,), products, carries = second.ahead(1, 1), [], []
+            for symbol in symbols:
+                carry, digit = divmod(int(symbol) * int(factor) + carry, 10)
+                products.append(DIGITS[digit])
+                carries.append(DIGITS[carry])
+            scribe.rounds([first.read_token, symbols, second.read_token, factor, products, carries, first.left_token],
+                          _MULTIPLY, len(symbols))
+            first.jump(-len(symbols))
         while (symbol := first.read()) != EDGE:
             product = int(symbol) * int(second.read()) + carry
             carry = product // 10

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones.base import Backbone, State, check_sizes
 
+LONGEST = 32_768
+"""Tokens that cuDNN gets at a time: from 65,536 on it refuses."""
+
 
 class Recurrent(Backbone):
     """Embedding, `n_layer` recurrent layers, head. State: a tensor [B, n_layer, d_model] for each of the cell's parts.
@@ -45,8 +48,12 @@ class Recurrent(Backbone):
             # torch has the layers first, and a GRU's one tensor without a tuple.
             given = tuple(part.transpose(0, 1).contiguous() for part in state)
             given = given if self.parts > 1 else given[0]
-        hidden, last = self.rnn(self.embedding(tokens), given)
-        last = last if self.parts > 1 else (last,)
+        parts = []
+        for piece in self.embedding(tokens).split(LONGEST, 1):
+            hidden, given = self.rnn(piece.contiguous(), given)
+            parts.append(hidden)
+        hidden = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        last = given if self.parts > 1 else (given,)
         return self.lm_head(hidden), tuple(part.transpose(0, 1) for part in last) if return_state else None
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:

@@ -3,8 +3,9 @@ import sys
 
 import pytest
 
-from datamodules.tasks import Addition, Copy, Multiplication, Reverse, Sort
+from datamodules.tasks import Addition, Copy, Multiplication, Reverse, Sort, arithmetic
 from datamodules.tokens import END, Kind
+from datamodules.trajectory import Scribe
 from tools import InvalidCommand, UserError
 
 TASKS = [cls(8, style) for cls in (Addition, Multiplication, Copy, Reverse, Sort) for style in ("paper", "local")]
@@ -155,3 +156,21 @@ def test_use_before_init_never_happens_in_a_trajectory_but_is_caught():
     tool.reset(["1"])
     with pytest.raises(InvalidCommand):
         tool.feed("p1.read@add")
+
+
+@pytest.mark.parametrize("style", ["local", "paper"])
+@pytest.mark.parametrize("text", ["7" * 300 + "+" + "3" * 290, "9" * 205 + "+1", "12" * 40 + "+" + "89" * 40,
+                                  "98" * 150 + "x79", "7" * 200 + "x8"])
+def test_rounds_recorded_at_once_are_those_recorded_one_by_one(monkeypatch, style, text):
+    task = (Addition if "+" in text else Multiplication)(5, style)
+    problem, rounds = task.parse(text), []
+    monkeypatch.setattr(arithmetic, "MANY", 70)
+    monkeypatch.setattr(Scribe, "rounds", lambda *args, usual=Scribe.rounds: rounds.append(args[-1]) or usual(*args))
+    at_once = task.record(problem)
+    assert max(rounds) == 70
+    monkeypatch.setattr(arithmetic, "FEW", 10**9)
+    rounds.clear()
+    one_by_one = task.record(problem)
+    assert not rounds
+    assert (at_once.tokens, at_once.kinds, at_once.phases) == (one_by_one.tokens, one_by_one.kinds, one_by_one.phases)
+    assert "".join(at_once.outputs()) == "".join(task.answer(problem))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
+from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, recurrent
 from lightning_modules.backbones.base import reset_rows, select_rows
 from tools import UserError
 
@@ -355,3 +355,14 @@ def test_cuda_equals_cpu_and_steps_are_captured(name):
         current.copy_(tokens[:, t])
         graph.replay()
         assert (logits.cpu() - expected[:, t]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_recurrent_layers_get_long_rows_in_pieces(monkeypatch, name):
+    net = BUILD[name]()
+    tokens = torch.randint(VOCABULARY, (3, 100))
+    whole, state = net(tokens)
+    monkeypatch.setattr(recurrent, "LONGEST", 32)
+    pieces, after = net(tokens)
+    torch.testing.assert_close(pieces, whole)
+    torch.testing.assert_close(after, state)
