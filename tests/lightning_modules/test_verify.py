@@ -68,6 +68,24 @@ def test_a_verification_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     assert min(steps) == 20
 
 
+@pytest.mark.parametrize("done", [8, 24, 28])
+def test_a_verification_that_was_cut_off_stops_where_it_would_have(tmp_path, monkeypatch, done):
+    task, model, problems = _setting()
+    expected = verify_streamed(model, task, problems, task.vocabulary(), 4, 0)  # the longest prompt has 26 tokens
+    monkeypatch.setattr(verification, "SAVE_SECONDS", -1)
+    saved = tmp_path / "verify.pt"
+
+    def cut(tokens):
+        if tokens > done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify_streamed(model, task, problems, task.vocabulary(), 4, 0, cut, saved)
+    steps = []
+    assert verify_streamed(model, task, problems, task.vocabulary(), 4, 0, steps.append, saved) == expected
+    assert min(steps) == done + 4 and all(outcome.first_error for outcome in expected)
+
+
 @pytest.mark.parametrize(("task", "length"),
                          [(Addition(4), 20_000), (Multiplication(4), 7_000), (HanoiIterative(4), 9)])
 def test_the_number_of_tokens_is_guessed_well(task, length):
