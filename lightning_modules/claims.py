@@ -134,8 +134,8 @@ def horizon_claims(everything: Sequence[Curve], horizons: Sequence[dict[str, Any
 def noise_claims(everything: Sequence[Curve]) -> list[str]:
     """Recipes of `<task>_noise_<n>` experiments that keep the full reach, and those that do not."""
     noisy: dict[str, Curve] = {}  # of a recipe's evaluators the one with more seeds
-    for c in everything:
-        if re.fullmatch(r".+_noise_\d+", c.experiment) and len(c.exact) > len(getattr(noisy.get(c.recipe), "exact", ())):
+    for c in sorted(everything, key=lambda c: len(c.exact)):
+        if re.fullmatch(r".+_noise_\d+", c.experiment):
             noisy[c.recipe] = c
     parts = [f"{recipe} {reach_text(c.median_reach())}, {plural(len(c.exact), 'seed')}" for recipe, c in noisy.items()]
     return [f"Noise in training (share in percent; `mistakes` are taken back, `corrupted` labels are wrong), median "

@@ -52,6 +52,7 @@ def report(results: str = "results", out: str = "docs/results.md") -> None:
     page += far_section(everything)
     page += horizon_section(everything, horizons, figures)
     page += growth_section(everything, figures)
+    page += training_section(everything)
     if everything:
         page += ["## Experiments", "",
                  "In the figures the median over the seeds; bars go from the lowest to the highest seed, or, where "
@@ -174,6 +175,25 @@ def growth_section(everything: Sequence[Curve], figures: Path) -> list[str]:
     return ["## Reach against training", "",
             "The largest length up to which at least 90% of the problems of every length are exact.", "", *page] \
         if page else []
+
+
+def training_section(everything: Sequence[Curve]) -> list[str]:
+    """Style paper: reach by the size of the model and the tokens of its training (growth and mixtures left out)."""
+    rows = []
+    for c in everything:
+        tokens = [run.facts["train_tokens"] for run in c.runs if run.facts.get("train_tokens")]
+        alone = c.trained and re.fullmatch(rf"{c.task}_\d+", c.experiment) and c.evaluator != "rollout"
+        if alone and tokens and (c.style, c.setting) == ("paper", "interactive"):
+            size = max(run.facts.get("parameters") or 0 for run in c.runs)
+            rows.append((c.task, c.variant, c.backbone.partition(" ")[0], size, median(tokens), c))
+    several = Counter(row[:3] for row in rows)
+    rows = sorted((row for row in rows if several[row[:3]] > 1), key=lambda row: row[:5])
+    return ["### Style paper: reach against size and training tokens", "",
+            "The largest length up to which at least 90% of the problems of every length are exact.", "",
+            *table(["task", "model", "recipe", "parameters", "training tokens", "seeds", "reach"],
+                   [[f"{task} {variant}".strip(), c.backbone, c.recipe, f"{size:,}" if size else NOTHING,
+                     f"{tokens:,.0f}", seeds(c.runs), counts(c.steady(0.9))]
+                    for task, variant, _, size, tokens, c in rows])] if rows else []
 
 
 def experiment_section(cells: Sequence[Curve], figures: Path) -> list[str]:

@@ -104,6 +104,16 @@ def test_growth_has_its_tables_and_pictures(page):
     assert len(list((page / "figures").glob("growth_*.png"))) == 2
 
 
+def test_style_paper_has_a_table_of_sizes_and_training_tokens(tmp_path):
+    for name, size, tokens, reach in (("small", 100, 9000, 10), ("large", 9000, 9000, 20), ("large_long", 9000, 99, 5)):
+        write(tmp_path / "results", f"{name}_seed1", {5: 1.0, reach: 0.95, 1000: 0.1}, style="paper",
+              evaluator="verify", parameters=size, train_tokens=tokens)
+    report(str(tmp_path / "results"), str(tmp_path / "results.md"))
+    rows = (tmp_path / "results.md").read_text().partition("size and training tokens")[2].splitlines()[6:9]
+    assert [(row.split(" | ")[2], row.split(" | ")[-1]) for row in rows] == [
+        ("small", "10 |"), ("large_long", "5 |"), ("large", "20 |")]
+
+
 def test_broken_files_are_named(tmp_path):
     write(tmp_path, "small_seed1", {10: 1.0})
     (tmp_path / "addition_5" / "other.json").write_text('{"records": [')
