@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_
 
 
@@ -62,6 +62,29 @@ class StepDecoder(Decoder):
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, int64 [k]."""
         self.state = tree_map(lambda leaf: leaf.index_select(0, rows), self.state)
+
+
+class MixedDecoder(StepDecoder):
+    """Steps with the weights and inputs of linear maps in `weights`, and all else in float32, as in training.
+
+    Decays and angles that a state sums up over a whole row have too few digits in bfloat16.
+    """
+
+    def __init__(self, backbone, rows: int, length: int, weights: torch.dtype) -> None:
+        super().__init__(backbone, rows, length)
+        self.weights = weights
+        if weights == torch.float32:
+            return
+        self.backbone = copy.deepcopy(backbone)
+        tables = [module.weight for module in self.backbone.modules() if isinstance(module, nn.Embedding)]
+        for module in self.backbone.modules():
+            # A head that shares the embedding's weights stays as it is: the residual stream is in their type.
+            if isinstance(module, nn.Linear) and not any(module.weight is table for table in tables):
+                module.to(weights).register_forward_pre_hook(lambda _, inputs: (inputs[0].to(weights), *inputs[1:]))
+
+    def prefill(self, rows: Tensor, tokens: Tensor) -> None:
+        with torch.autocast(tokens.device.type, self.weights, enabled=self.weights != torch.float32):
+            super().prefill(rows, tokens)
 
 
 def capture(step: Callable[[], object], stream: torch.cuda.Stream | None = None) -> torch.cuda.CUDAGraph:

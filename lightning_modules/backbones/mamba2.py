@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.backbones.base import check_sizes, check_step_sizes
+from lightning_modules.backbones.decoder import Decoder, MixedDecoder
 from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from lightning_modules.backbones.selective_scan import import_kernels
 from tools import UserError
@@ -60,6 +61,10 @@ class Mamba2(LayeredBackbone):
             "norm_f": nn.RMSNorm(d_model, norm_eps)})
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         start_blocks(*self.parts, initializer_range, tie_embeddings)
+
+    def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
+                states: torch.dtype = torch.float32) -> Decoder:
+        return MixedDecoder(self, rows, length, weights)
 
 
 class GatedNorm(nn.Module):

@@ -366,3 +366,18 @@ def test_recurrent_layers_get_long_rows_in_pieces(monkeypatch, name):
     pieces, after = net(tokens)
     torch.testing.assert_close(pieces, whole)
     torch.testing.assert_close(after, state)
+
+
+@pytest.mark.parametrize("name", ["Mamba2", "Mamba3"])
+def test_bfloat16_weights_leave_sums_over_a_row_their_digits(name):
+    torch.manual_seed(2)
+    net, tokens = BUILD[name]().eval(), torch.randint(VOCABULARY, (2, 600))
+    with torch.inference_mode():
+        whole = net(tokens)[0]
+        stepped, passed = (net.decoder(2, 600, torch.bfloat16, torch.bfloat16) for _ in range(2))
+        found = torch.stack([stepped.step(tokens[:, t]).clone() for t in range(600)], 1)
+        passed.prefill(torch.arange(2), tokens[:, :500])
+        after = torch.stack([passed.step(tokens[:, t]).clone() for t in range(500, 600)], 1)
+    for difference in (found[:, -100:] - whole[:, -100:], after - whole[:, -100:]):
+        assert difference.float().std() < 0.01 * whole.std()
+    assert next(stepped.backbone.parameters()) is not next(net.parameters())
