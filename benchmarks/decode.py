@@ -2,7 +2,8 @@
 
     python benchmarks/decode.py --rows 64 256 1024
 
-Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Prints only: it
+Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Where the layers
+can be one kernel (`mamba_step`), a second line has the step with it, and its time a layer. Prints only: it
 is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are those of
 benchmarks/rollout.py.
 """
@@ -25,21 +26,32 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--layers", type=int, default=24)
     options = parser.parse_args()
+    from lightning_modules.backbones import mamba_step
     from lightning_modules.backbones.mamba_decode import MambaDecoder
 
     model = Mamba(40, n_layer=options.layers, d_model=768).cuda().eval()
     half = torch.bfloat16
-    table = Table("rows", "weights", "states", *KERNELS, "step", "tokens/s", title="microseconds")
+    table = Table("rows", "weights", "states", *KERNELS, "one kernel", "step", "tokens/s", title="microseconds")
     for rows in options.rows:
         for weights, states in ((half, half), (half, torch.float32), (torch.float32, torch.float32)):
-            decoder = MambaDecoder(model, rows, weights, states)
-            times = [time_graph(lambda kernel=kernel, d=decoder: each_layer(d, kernel)) / options.layers
-                     for kernel in KERNELS]
             tokens = torch.zeros(rows, dtype=torch.long, device="cuda")
-            step = time_graph(lambda d=decoder, tokens=tokens: d.step(tokens))
-            table.add_row(str(rows), str(weights)[6:], str(states)[6:], *(f"{t:.1f}" for t in times), f"{step:.0f}",
-                          f"{rows / step * 1e6:,.0f}")
+            for whole in (False, True):
+                if whole and not mamba_step.fits(model, rows, weights, states):
+                    continue
+                decoder = MambaDecoder(model, rows, weights, states, whole=whole)
+                times = [f"{time_graph(work) / options.layers:.1f}" for work in parts(decoder)]
+                times = [""] * len(KERNELS) + times if whole else [*times, ""]
+                step = time_graph(lambda d=decoder, tokens=tokens: d.step(tokens))
+                table.add_row(str(rows), str(weights)[6:], str(states)[6:], *times, f"{step:.0f}",
+                              f"{rows / step * 1e6:,.0f}")
     Console(width=150).print(table)
+
+
+def parts(decoder) -> list[Callable[[], object]]:
+    """What is timed, each over all layers: the kernels of a layer, or the one kernel."""
+    if decoder.whole:
+        return [decoder.whole.step]
+    return [lambda kernel=kernel: each_layer(decoder, kernel) for kernel in KERNELS]
 
 
 def each_layer(decoder, kernel: str) -> None:

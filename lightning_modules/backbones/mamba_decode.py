@@ -5,6 +5,11 @@ the latency of many small kernels where it is small. Here a layer has six: three
 them the convolution (norm included), the recurrence (step size and gate included) and the residual. The two projections
 to the step size are one matrix, as nothing stands between them.
 
+With at most 64 rows, weights in bfloat16 and a GPU and a shape for which it is written (`mamba_step.fits`), the layers
+are one kernel in CUDA C++ instead (mamba_step.cu), whose blocks wait for each other three times a layer. It keeps the
+low rank of the step size, adds the rows of x_proj together in memory, and asks for its next weights and states before
+it waits; embedding and head stay as they are. States and recent inputs are the same for both.
+
 Tried on an H100 (24 x 768, bf16) and not faster:
 - products in Triton with the norm, the convolution or the residual inside, programmatic dependent launches, and halves
   of the batch on streams of their own;
@@ -26,6 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lightning_modules.backbones import mamba_step
 from lightning_modules.backbones.decoder import Decoder
 
 TAPS = 4
@@ -152,10 +158,12 @@ class MambaDecoder(Decoder):
     """Steps of a Mamba with weights and states in types of their own, for a fixed number of rows.
 
     States: recent inputs [n_layer, B, 3, D] in the weights' type, and h [n_layer, B, D, N] in `states`' type.
+    whole: whether the layers are one kernel (`mamba_step`); None: where it fits
     """
 
     def __init__(self, backbone, rows: int, weights: torch.dtype, states: torch.dtype,
-                 convolve_tiles: Tiles = Tiles(4, 64), update_tiles: Tiles = Tiles(1, 128)) -> None:
+                 convolve_tiles: Tiles = Tiles(4, 64), update_tiles: Tiles = Tiles(1, 128),
+                 whole: bool | None = None) -> None:
         layers, body = backbone.backbone["layers"], backbone.backbone
         mixer = layers[0].mixer
         self.rows, self.eps, self.backbone, self.weights = rows, body["norm_f"].eps, backbone, weights
@@ -165,7 +173,6 @@ class MambaDecoder(Decoder):
         self.embedding = body["embedding"].weight.detach()
         device = self.embedding.device
         self.head = _weight(backbone.lm_head.weight * body["norm_f"].weight, weights)
-        self.layers = [_layer(layer.norm, layer.mixer, weights) for layer in layers]
         self.recent = torch.zeros(len(layers), rows, TAPS - 1, self.D, dtype=weights, device=device)
         self.state = torch.zeros(len(layers), rows, self.D, self.N, dtype=states, device=device)
         self.clock = torch.zeros(1, dtype=torch.int32, device=device)
@@ -173,20 +180,32 @@ class MambaDecoder(Decoder):
         def new(width: int, dtype: torch.dtype = weights) -> Tensor:
             return torch.empty(rows, width, dtype=dtype, device=device)
 
+        self.whole, self.logits = None, new(self.V, torch.float32)
+        if mamba_step.fits(backbone, rows, weights, states) if whole is None else whole:
+            self.whole = mamba_step.MambaStep(backbone, rows, self.recent, self.state, self.clock)
+            # The embedding leaves sums of squares in the first; the head finds those after the last layer.
+            self.stream, self.hidden, self.squares, self.last_squares = (
+                self.whole.stream, self.whole.hidden, self.whole.squares[0], self.whole.squares[-1])
+            return
+        self.layers = [_layer(layer.norm, layer.mixer, weights) for layer in layers]
         self.stream, self.change, self.u, self.y, self.xz, self.selection = (
             new(n) for n in (self.W, self.W, self.D, self.D, 2 * self.D, self.D + 2 * self.N))
-        self.hidden, self.squares, self.logits = (new(n, torch.float32) for n in (self.W, 1, self.V))
+        self.hidden, self.squares = (new(n, torch.float32) for n in (self.W, 1))
+        self.last_squares = self.squares
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits, float32 [B, V], after one more token a row, [B]; the same tensor every time."""
         wide = triton.next_power_of_2(self.W)
         embed[(self.rows,)](tokens.contiguous(), self.embedding, self.hidden, self.stream, self.squares, self.clock,
                             self.W, wide)
-        for i in range(len(self.layers)):
-            for kernel in ("enter", "convolve", "select", "update", "leave", "add"):
-                self.run(kernel, i)
+        if self.whole:
+            self.whole.step()
+        else:
+            for i in range(len(self.layers)):
+                for kernel in ("enter", "convolve", "select", "update", "leave", "add"):
+                    self.run(kernel, i)
         grid = triton.cdiv(self.V, 16), triton.cdiv(self.rows, 16)
-        score[grid](self.stream, self.squares, self.head, self.logits, self.rows, self.eps, self.W, self.V, 16, 16,
+        score[grid](self.stream, self.last_squares, self.head, self.logits, self.rows, self.eps, self.W, self.V, 16, 16,
                     max(16, min(128, wide)), "ieee")
         return self.logits
 
@@ -206,7 +225,7 @@ class MambaDecoder(Decoder):
             self.state[i, rows] = state.to(self.state.dtype)
 
     def run(self, kernel: str, i: int) -> None:
-        """One of the kernels of layer `i`."""
+        """One of the kernels of layer `i`, where the layers are not one kernel."""
         inwards, taps, conv_bias, selection, bias, rates, skip, outwards = self.layers[i]
         W, D, N, rows = self.W, self.D, self.N, self.rows
         if kernel == "enter":

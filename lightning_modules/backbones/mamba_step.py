@@ -1,0 +1,173 @@
+"""All layers of one decoding step of Mamba as one CUDA kernel, for at most 64 rows (mamba_step.cu).
+
+With few rows a step is bound by the latency of its small kernels. Here the blocks of one kernel, one a multiprocessor,
+stay for the whole step and wait for each other three times a layer; while a block waits, its next weights and states
+are on their way to it. The kernel is compiled when it is first used, and launched as a cooperative one, so that all its
+blocks run at once. Two runs may differ by rounding: sums over blocks are added up in memory in any order.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.backbones.scan_cuda import _CurrentStream
+
+ROWS = 64
+"""Rows of the kernel; there may be fewer."""
+
+HALF = 32
+"""Rows of a block."""
+
+CHANNELS = 24
+"""Channels of a block."""
+
+COLUMNS = 16
+"""Columns of the residual stream that a block computes."""
+
+WARPS = 8
+"""Warps of a block."""
+
+SIZE = 16
+"""States of a channel."""
+
+TAPS = 4
+"""Width of the convolution."""
+
+WIDEST = 768, 1536, 64
+"""The largest widths, of the stream and inside, and rank of the step size for which the registers are enough."""
+
+BF16 = torch.bfloat16
+
+
+def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
+    """Whether the kernel takes this Mamba, and the GPU that it is on takes the kernel."""
+    return takes(backbone, rows, weights, states) and _runs(backbone, states)
+
+
+def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype, warps: int = WARPS) -> bool:
+    """Whether the kernel is written for this shape and these types."""
+    mixer, width = backbone.backbone["layers"][0].mixer, backbone.lm_head.in_features
+    inner, rank = mixer.d_inner, mixer.dt_rank
+    return (0 < rows <= ROWS and weights == BF16 and states in (BF16, torch.float32) and mixer.d_state == SIZE
+            and mixer.d_conv == TAPS and width // COLUMNS <= inner // CHANNELS
+            and width % (32 * warps) == inner % (32 * warps) == inner % CHANNELS == rank % 8 == 0
+            and all(n <= most for n, most in zip((width, inner, rank), WIDEST, strict=True)))
+
+
+def _runs(backbone, states: torch.dtype) -> bool:
+    device = backbone.lm_head.weight.device
+    if device.type != "cuda" or torch.version.hip or not find_spec("cuda") or not find_spec("cuda.core"):
+        return False
+    properties = torch.cuda.get_device_properties(device)
+    blocks = 2 * backbone.backbone["layers"][0].mixer.d_inner // CHANNELS
+    if properties.major < 9 or properties.multi_processor_count < blocks:
+        return False
+    try:
+        with torch.cuda.device(device):
+            return kernel(device.index, **definitions(backbone, states)).occupancy \
+                .max_active_blocks_per_multiprocessor(32 * WARPS, 0) > 0
+    except Exception as error:  # a cuda.core whose compiler does not know the GPU
+        text = " ".join(str(error).split())[:200]
+        warnings.warn(f"the kernel for a whole step cannot be compiled ({type(error).__name__}: {text}): decoding of "
+                      f"few rows is slower", stacklevel=4)
+        return False
+
+
+def definitions(backbone, states: torch.dtype, warps: int = WARPS) -> dict[str, int | str]:
+    """What mamba_step.cu leaves open."""
+    mixer = backbone.backbone["layers"][0].mixer
+    return {"WIDTH": backbone.lm_head.in_features, "INNER": mixer.d_inner, "RANK": mixer.dt_rank, "WARPS": warps,
+            "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "STATE_BYTES": states.itemsize}
+
+
+@functools.cache
+def kernel(device: int, **defined: int | str):
+    """The kernel for a device, the current one, and the definitions."""
+    from cuda.core import Device, Program, ProgramOptions
+
+    Device(device).set_current()
+    code = Path(__file__).with_name("mamba_step.cu").read_text(encoding="utf-8")
+    lines = "".join(f"#define {name} {value}\n" for name, value in defined.items())
+    capability = torch.cuda.get_device_capability(device)
+    options = ProgramOptions(arch="sm_{}{}".format(*capability), std="c++17", use_fast_math=True)
+    return Program(lines + code, "c++", options).compile("cubin").get_kernel("mamba_step")
+
+
+class MambaStep:
+    """The layers' weights as the kernel reads them, and the buffers between its blocks.
+
+    recent: [n_layer, rows, 3, D] bfloat16, state: [n_layer, rows, D, N], clock: [1] int32, changed in place
+    stream: [ROWS, W] bfloat16, hidden: [rows, W] float32, squares: [n_layer + 1, ROWS] float32: before a step the
+            embedding, twice, and the sums of its squares in squares[0]; after it, in `stream` and squares[-1], what the
+            head needs
+    launch: runs the kernel with these numbers and so many blocks, where it is not a GPU that does
+    """
+
+    def __init__(self, backbone, rows: int, recent: Tensor, state: Tensor, clock: Tensor,
+                 launch: Callable[[int, list[int]], None] | None = None) -> None:
+        layers = backbone.backbone["layers"]
+        mixer, width, device = layers[0].mixer, backbone.lm_head.in_features, state.device
+        inner, selected = mixer.d_inner, mixer.dt_rank + 2 * SIZE
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.weights = [torch.stack(parts).contiguous()
+                        for parts in zip(*(pack(layer.norm, layer.mixer) for layer in layers), strict=True)]
+        self.stream, self.hidden, self.squares = (zeros(ROWS, width, dtype=BF16), zeros(rows, width),
+                                                  zeros(len(layers) + 1, ROWS))
+        self.selection, self.y = zeros(2, ROWS, selected), zeros(ROWS, inner, dtype=BF16)
+        self.recent, self.state, self.clock, self.counter = recent, state, clock, zeros(1, dtype=torch.int32)
+        tensors = (*self.weights, self.stream, self.hidden, self.squares, self.selection, self.y, recent, state, clock,
+                   self.counter)
+        assert all(tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 for tensor in tensors)
+        self.numbers = [*(tensor.data_ptr() for tensor in tensors), len(layers), rows]
+        self.blocks, self.device = 2 * inner // CHANNELS, device
+        if launch is None:
+            with torch.cuda.device(device):
+                self.kernel = kernel(device.index, **definitions(backbone, state.dtype))
+        self.launch = launch or self._launch
+
+    def step(self) -> None:
+        """All layers; on the current stream, also while a graph is captured."""
+        self.launch(self.blocks, self.numbers)
+
+    def _launch(self, blocks: int, numbers: list[int]) -> None:
+        from cuda.core import LaunchConfig, launch
+
+        with torch.cuda.device(self.device):
+            launch(_CurrentStream(), LaunchConfig(grid=blocks, block=32 * WARPS, is_cooperative=True), self.kernel,
+                   *numbers)
+
+
+def fragments(weight: Tensor) -> Tensor:
+    """[..., n, k] as [..., k / 32, n / 8, 32, 8]: for 32 terms and 8 outputs, the 8 numbers of each lane of a warp.
+
+    Lane 4 g + t has terms 8 t to 8 t + 7 of output g.
+    """
+    *outer, n, k = weight.shape
+    places = len(outer)
+    order = (*range(places), places + 2, places, places + 1, places + 3, places + 4)
+    return weight.reshape(*outer, n // 8, 8, k // 32, 4, 8).permute(order).reshape(*outer, k // 32, n // 8, 32, 8)
+
+
+def pack(norm, mixer) -> tuple[Tensor, ...]:
+    """A layer's weights in the kernel's order: inwards, select, steps, outwards in bfloat16, small in float32."""
+    with torch.no_grad():
+        groups, rank = mixer.d_inner // CHANNELS, mixer.dt_rank
+        inwards = (mixer.in_proj.weight * norm.weight).to(BF16).view(2, groups, CHANNELS, -1)
+        select = F.pad(mixer.x_proj.weight.to(BF16).view(-1, groups, CHANNELS), (0, 32 - CHANNELS))
+        steps = F.pad(mixer.dt_proj.weight.to(BF16).view(groups, CHANNELS, rank), (0, -rank % 32))
+        outwards = mixer.out_proj.weight.to(BF16).view(-1, COLUMNS, mixer.d_inner)
+        rates = -torch.exp(mixer.A_log.double()) / 0.6931471805599453
+        channels = torch.stack([*mixer.conv1d.weight[:, 0].t(), mixer.conv1d.bias, mixer.dt_proj.bias, mixer.D])
+        small = torch.cat([channels.float().view(-1, groups, CHANNELS).transpose(0, 1).flatten(1),
+                           rates.float().view(groups, -1)], 1)
+        return (fragments(inwards.transpose(0, 1).flatten(1, 2)), fragments(select.transpose(0, 1)),
+                fragments(steps).transpose(1, 2), fragments(outwards), small)
