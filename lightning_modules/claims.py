@@ -137,7 +137,8 @@ def noise_claims(everything: Sequence[Curve]) -> list[str]:
     for c in sorted(everything, key=lambda c: len(c.exact)):
         if re.fullmatch(r".+_noise_\d+", c.experiment):
             noisy[c.recipe] = c
-    parts = [f"{recipe} {reach_text(c.median_reach())}, {plural(len(c.exact), 'seed')}" for recipe, c in noisy.items()]
+    parts = [f"{recipe} {reach_text(c.median_reach())}, {plural(len(c.exact), 'seed')}"
+             for recipe, c in sorted(noisy.items())]
     return [f"Noise in training (share in percent; `mistakes` are taken back, `corrupted` labels are wrong), median "
             f"reach: {'; '.join(parts)}."] if parts else []
 

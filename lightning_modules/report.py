@@ -165,7 +165,10 @@ def growth_section(everything: Sequence[Curve], figures: Path) -> list[str]:
             by_steps[where][", ".join(filter(None, (rest, f"up to {c.trained}")))][int(steps[1])] = c.steady(0.9)
     page = []
     for groups, what in ((by_length, "training length"), (by_steps, "training steps")):
-        for name, lines in groups.items():
+        for name, recipes in groups.items():
+            lines = {label: line for label, line in recipes.items() if len(line) > 1}
+            if not lines:
+                continue
             path = figures / f"growth_{re.sub(r'[^a-z0-9]+', '_', f'{name}_{what}'.lower())}.png"
             save_figure(growth_figure(dict(list(lines.items())[:7]), what, f"{name.replace('_', ' ')}"), path)
             xs = sorted({x for line in lines.values() for x in line})
