@@ -79,7 +79,7 @@ def keep(out: Path, key: dict, record: dict, device: torch.device) -> None:
     """Put a record into the file, in place of an older one of the same key."""
     facts = origin(device) | {"rows": ROWS, "seed": 1}
     records = json.loads(out.read_text(encoding="utf-8"))["records"] if out.is_file() else []
-    records = [r for r in records if any(r.get(name) != value for name, value in key.items())]
+    records = [r for r in records if any(r.get(name, value) != value for name, value in key.items())]
     write_metrics(out, [*records, record | facts], **facts)
 
 

@@ -132,7 +132,8 @@ class Scribe:
     def rounds(self, columns: Sequence[str | Sequence[str]], kinds: bytes, count: int) -> None:
         """Record `count` equal rounds of commands and writing at once: far faster than one by one where they are many.
 
-        The caller has made out what is read (`Pointer.ahead`), and moves the pointers (`Pointer.jump`).
+        The caller has made out what is read (`Pointer.ahead`), and moves the pointers (`Pointer.jump`): a tool whose
+        commands do something else beside has no `ahead`.
 
         columns: the tokens of a round in order, each the same in all rounds, or `count` of them
         kinds:   one `Kind` a token of a round
@@ -156,13 +157,13 @@ class Scribe:
 class Pointer:
     """Handle to one pointer of a pointer memory: each call is a command, recorded with its observation."""
 
-    __slots__ = ("_ahead", "_jump", "_kinds", "_left", "_name", "_number", "_read", "_right", "_scan", "_tokens",
-                 "left_token", "read_token", "right_token")
+    __slots__ = ("_kinds", "_left", "_name", "_number", "_read", "_right", "_scan", "_tokens", "_tool", "left_token",
+                 "read_token", "right_token")
 
     def __init__(self, tool: PointerMemory, tokens: list[str], kinds: bytearray, number: int) -> None:
         self._tokens, self._kinds, self._number, self._name = tokens, kinds, number, f"p{number}"
         self._left, self._right, self._read = (tool.commands[f"{self._name}.{o}"] for o in ("left", "right", "read"))
-        self._scan, self._ahead, self._jump = tool.scan, tool.ahead, tool.jump
+        self._scan, self._tool = tool.scan, tool
 
     def rename(self, suffix: str) -> None:
         """Let the commands from now on carry `suffix`."""
@@ -189,12 +190,15 @@ class Pointer:
         return observation[0]
 
     def ahead(self, step: int, most: int) -> list[str]:
-        """What reading and then moving `step` cells would give, up to `most` times; nothing is recorded."""
-        return self._ahead(self._number, step, most)
+        """What reading and then moving `step` cells would give, up to `most` times; nothing is recorded.
+
+        Nothing where the tool cannot tell: then the algorithm goes on one command after the other.
+        """
+        return self._tool.ahead(self._number, step, most) if hasattr(self._tool, "ahead") else []
 
     def jump(self, cells: int) -> None:
         """Move so many cells to the right (negative: to the left), which others record (`Scribe.rounds`)."""
-        self._jump(self._number, cells)
+        self._tool.jump(self._number, cells)
 
     def walk_right(self, symbol: str) -> None:
         """Read, and move right, until `symbol` is read."""

@@ -133,12 +133,12 @@ def horizon_claims(everything: Sequence[Curve], horizons: Sequence[dict[str, Any
 
 def noise_claims(everything: Sequence[Curve]) -> list[str]:
     """Recipes of `<task>_noise_<n>` experiments that keep the full reach, and those that do not."""
-    noisy: dict[str, Curve] = {}  # of a recipe's evaluators the one with more seeds
+    noisy: dict[tuple[str, ...], Curve] = {}  # of a recipe's evaluators the one with more seeds
     for c in sorted(everything, key=lambda c: len(c.exact)):
         if re.fullmatch(r".+_noise_\d+", c.experiment):
-            noisy[c.recipe] = c
-    parts = [f"{recipe} {reach_text(c.median_reach())}, {plural(len(c.exact), 'seed')}"
-             for recipe, c in sorted(noisy.items())]
+            noisy[c.task, c.variant, c.recipe] = c
+    parts = [f"{' '.join(filter(None, key))} {reach_text(c.median_reach())}, {plural(len(c.exact), 'seed')}"
+             for key, c in sorted(noisy.items())]
     return [f"Noise in training (share in percent; `mistakes` are taken back, `corrupted` labels are wrong), median "
             f"reach: {'; '.join(parts)}."] if parts else []
 

@@ -72,10 +72,15 @@ class PointerMemory(Tool):
         return self._cells[start : found + 1], True
 
     def ahead(self, pointer: int, step: int, most: int) -> list[str]:
-        """What reading and then moving `step` cells would give, up to `most` times: fewer where the memory ends."""
+        """What reading and then moving `step` cells would give, up to `most` times: fewer where the memory ends.
+
+        Raises InvalidCommand for a pointer before its `init`.
+        """
         start = self._positions[pointer - 1]
+        if start < 0:
+            raise InvalidCommand(f"p{pointer}.read: p{pointer} has no place yet, call p{pointer}.init first")
         stop = start + step * most
-        return self._cells[start : stop if stop >= 0 else None : step]
+        return self._cells[start : stop if stop >= 0 else None : step] if start < len(self._cells) else []
 
     def jump(self, pointer: int, cells: int) -> None:
         """Move a pointer so many cells to the right (negative: to the left), which must be within the memory."""

@@ -75,7 +75,7 @@ class MixedDecoder(StepDecoder):
         self.weights = weights
         if weights == torch.float32:
             return
-        self.backbone = copy.deepcopy(backbone)
+        self.backbone = copy.deepcopy(self.backbone)
         tables = [module.weight for module in self.backbone.modules() if isinstance(module, nn.Embedding)]
         for module in self.backbone.modules():
             # A head that shares the embedding's weights stays as it is: the residual stream is in their type.

@@ -183,6 +183,10 @@ class MambaDecoder(Decoder):
 
         self.whole, self.logits = None, new(self.V, torch.float32)
         if whole:
+            if not mamba_step.takes(backbone, rows, weights, states):
+                raise ValueError(f"one kernel does not take {rows} rows of {backbone.description}, {weights}, "
+                                 f"{states}: expected at most {mamba_step.ROWS} rows, weights in bfloat16, and what "
+                                 f"mamba_step.takes says of shapes")
             self.whole = mamba_step.MambaStep(backbone, rows, self.recent, self.state, self.clock)
             # The embedding leaves sums of squares in the first; the head finds those after the last layer.
             self.stream, self.hidden, self.squares, self.last_squares = (

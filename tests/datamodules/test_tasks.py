@@ -6,7 +6,7 @@ import pytest
 from datamodules.tasks import Addition, Copy, Multiplication, Reverse, Sort, arithmetic
 from datamodules.tokens import END, Kind
 from datamodules.trajectory import Scribe
-from tools import InvalidCommand, UserError
+from tools import InvalidCommand, PointerMemory, UserError
 
 TASKS = [cls(8, style) for cls in (Addition, Multiplication, Copy, Reverse, Sort) for style in ("paper", "local")]
 NAMES = [f"{t.name}-{t.style}" for t in TASKS]
@@ -174,3 +174,15 @@ def test_rounds_recorded_at_once_are_those_recorded_one_by_one(monkeypatch, styl
     assert not rounds
     assert (at_once.tokens, at_once.kinds, at_once.phases) == (one_by_one.tokens, one_by_one.kinds, one_by_one.phases)
     assert "".join(at_once.outputs()) == "".join(task.answer(problem))
+
+
+def test_a_tool_that_cannot_look_ahead_gets_one_command_after_the_other():
+    class Counted(PointerMemory):
+        ahead = property()  # hasattr says no
+
+    class Task(Addition):
+        def memory(self):
+            return Counted(2)
+
+    problem = Addition(5).parse("7" * 200 + "+" + "3" * 200)
+    assert Task(5).record(problem).tokens == Addition(5).record(problem).tokens

@@ -91,7 +91,7 @@ def test_the_page_says_where_ours_is_below_the_paper_and_why(page):
 def test_claims_are_made_of_numbers(page):
     text = (page / "results.md").read_text()
     assert "Setting `direct`: no seed of 1 task passes 2.0 times its training length (addition: 5 -> 10 (10%))" in text
-    assert "median reach: small_corrupted5 1,000 (70%), 1 seed." in text
+    assert "median reach: addition small_corrupted5 1,000 (70%), 1 seed." in text
     assert ("bounded, up to 25 tokens: 1 of 2 runs get to the largest length tried, median 101 times the training "
             "length (and 0 do not master the training length).") in text
     assert "growing: " not in text.partition("## Against")[0]  # the one run with a growing horizon has learnt nothing

@@ -84,3 +84,22 @@ def test_equals_a_model_with_unbounded_tape(program):
         elif operation == "right":
             place[name] = min(len(tape), place[name] + 1)
         assert observation == ((tape.get(place[name], EDGE),) if operation == "read" else ())
+
+
+@pytest.mark.parametrize("step", [-2, -1, 1, 2])
+def test_ahead_is_what_reading_and_moving_gives(step):
+    for place in range(7):
+        tool = PointerMemory(1)
+        tool.reset("12345")
+        tool.commands["p1.init"]()
+        tool.commands["p1.left"]()  # the left edge
+        tool.jump(1, place)
+        ahead = tool.ahead(1, step, 3)
+        for symbol in ahead:
+            assert tool.commands["p1.read"]() == (symbol,)
+            for _ in range(abs(step)):
+                tool.commands["p1.right" if step > 0 else "p1.left"]()
+        inside = range(7)[place : None if place + 3 * step < 0 else place + 3 * step : step]
+        assert len(ahead) == (0 if place == 6 else len([i for i in inside if i < 6]))
+    with pytest.raises(InvalidCommand, match="init"):
+        PointerMemory(1).ahead(1, step, 3)

@@ -363,7 +363,10 @@ def test_recurrent_layers_get_long_rows_in_pieces(monkeypatch, name):
     tokens = torch.randint(VOCABULARY, (3, 100))
     whole, state = net(tokens)
     monkeypatch.setattr(recurrent, "LONGEST", 32)
+    lengths: list[int] = []
+    net.rnn.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     pieces, after = net(tokens)
+    assert lengths == [32, 32, 32, 4]
     torch.testing.assert_close(pieces, whole)
     torch.testing.assert_close(after, state)
 
@@ -380,4 +383,7 @@ def test_bfloat16_weights_leave_sums_over_a_row_their_digits(name):
         after = torch.stack([passed.step(tokens[:, t]).clone() for t in range(500, 600)], 1)
     for difference in (found[:, -100:] - whole[:, -100:], after - whole[:, -100:]):
         assert difference.float().std() < 0.01 * whole.std()
-    assert next(stepped.backbone.parameters()) is not next(net.parameters())
+    kinds = {leaf.dtype for leaf in tree_leaves(stepped.state)}
+    assert kinds == {torch.float32} and net.parts[1][0].mixer.in_proj.weight.dtype == torch.float32
+    halved = net.to(torch.bfloat16).decoder(2, 600, torch.bfloat16)  # a model that was in bfloat16 before
+    assert (halved.step(tokens[:, 0]) - found[:, 0]).float().std() < 0.02 * whole.std()
