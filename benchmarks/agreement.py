@@ -80,7 +80,7 @@ def keep(out: Path, key: dict, record: dict, device: torch.device) -> None:
     facts = origin(device) | {"rows": ROWS, "seed": 1}
     records = json.loads(out.read_text(encoding="utf-8"))["records"] if out.is_file() else []
     records = [r for r in records if any(r.get(name, value) != value for name, value in key.items())]
-    write_metrics(out, [*records, record | facts], **facts)
+    write_metrics(out, sorted([*records, record | facts], key=lambda r: r["backbone"]), **facts)
 
 
 @torch.inference_mode()
