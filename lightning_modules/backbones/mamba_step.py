@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.backbones.scan_cuda import _CurrentStream
+from lightning_modules.backbones.scan_cuda import CurrentStream
 
 ROWS = 64
 """Rows of the kernel; there may be fewer."""
@@ -142,7 +142,7 @@ class MambaStep:
         from cuda.core import LaunchConfig, launch
 
         with torch.cuda.device(self.device):
-            launch(_CurrentStream(), LaunchConfig(grid=blocks, block=32 * WARPS, is_cooperative=True), self.kernel,
+            launch(CurrentStream(), LaunchConfig(grid=blocks, block=32 * WARPS, is_cooperative=True), self.kernel,
                    *numbers)
 
 

@@ -90,7 +90,7 @@ def arguments(x: Tensor, tensors: Sequence[Tensor | None], strided: Sequence[Ten
     return [*addresses, x.shape[1], *(stride for tensor in strided for stride in tensor.stride()[:2])]
 
 
-class _CurrentStream:
+class CurrentStream:
     """PyTorch's, as cuda.core asks for one."""
 
     def __cuda_stream__(self) -> tuple[int, int]:
@@ -103,7 +103,7 @@ def _launch(name: str, x: Tensor, *parts) -> None:
     batch, _, width = x.shape
     with torch.cuda.device(x.device):
         kernel = kernels(torch.cuda.get_device_capability(), width)[name]
-        launch(_CurrentStream(), LaunchConfig(grid=(width // WIDTH, batch), block=32), kernel, *arguments(x, *parts))
+        launch(CurrentStream(), LaunchConfig(grid=(width // WIDTH, batch), block=32), kernel, *arguments(x, *parts))
 
 
 @functools.cache

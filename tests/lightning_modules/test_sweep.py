@@ -28,7 +28,8 @@ seeds: [1]
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_the_sweeps_that_come_along(path):
     cells = read_sweep(path)
-    assert len(cells) >= 4 and all("--seed_everything" in cell.options for cell in cells)
+    assert len(cells) >= (4 if path.stem == "million" else 10)
+    assert all("--seed_everything" in cell.options for cell in cells)
     assert all(cell.minutes > 0 and cell.result.parent.parent == Path("results") for cell in cells)
 
 
