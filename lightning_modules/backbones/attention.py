@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 
 from tools import UserError
 
@@ -123,8 +124,11 @@ class Cache:
         missing: int64 [B], how many of the first keys are none of this row's
         """
         length, total = q.shape[1], keys.shape[1]
-        if missing is None and length == total and (self.window is None or total <= self.window):
-            return _sdpa(q, keys, values, None, causal=True)
+        if missing is None and (self.window is None or total <= self.window):
+            if length == total:
+                return _sdpa(q, keys, values, None, causal=True)
+            if q.is_cuda and q.shape[2] == keys.shape[2]:  # kernels that need no mask; elsewhere it would be a whole one
+                return _sdpa(q, keys, values, causal_lower_right(length, total))
         offset, parts = total - length, []
         window = self.window or total
         for start in range(0, length, BLOCK):

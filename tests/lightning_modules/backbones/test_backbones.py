@@ -338,6 +338,8 @@ def test_cuda_equals_cpu_and_steps_are_captured(name):
     net.cuda()
     tokens = tokens.cuda()
     assert (net(tokens)[0].cpu() - expected).abs().max() < 1e-3
+    rest, _ = net(tokens[:, 20:], net(tokens[:, :20], net.initial_state(2))[1])
+    assert (rest.cpu() - expected[:, 20:]).abs().max() < 1e-3
     if not net.capturable:
         return
     state, current = net.reserve(net.initial_state(2), 50), tokens[:, 0].clone()
