@@ -127,7 +127,7 @@ class Cache:
         if missing is None and (self.window is None or total <= self.window):
             if length == total:
                 return _sdpa(q, keys, values, None, causal=True)
-            if q.is_cuda and q.shape[2] == keys.shape[2]:  # kernels that need no mask; elsewhere it would be a whole one
+            if q.is_cuda and q.shape[2] == keys.shape[2]:  # its kernels need no mask; elsewhere it would be a whole one
                 return _sdpa(q, keys, values, causal_lower_right(length, total))
         offset, parts = total - length, []
         window = self.window or total
