@@ -9,7 +9,7 @@ With at most 64 rows, weights in bfloat16 and a GPU and a shape for which it is 
 can be one kernel in CUDA C++ (mamba_step.cu), whose blocks wait for each other three times a layer. It keeps the low
 rank of the step size, adds the rows of x_proj together in memory, and asks for its next weights and states before it
 waits; embedding and head stay as they are, and so do the states. It is not the default (`whole=True`): it has not been
-timed yet (benchmarks/decode.py does that), and what blocks add up in memory is rounded differently from run to run.
+timed yet (benchmarks/decode.py does that).
 
 Tried on an H100 (24 x 768, bf16) and not faster:
 - products in Triton with the norm, the convolution or the residual inside, programmatic dependent launches, and halves
@@ -40,10 +40,10 @@ TAPS = 4
 
 
 @triton.jit
-def embed(tokens, table, hidden, stream, squares, clock, W: tl.constexpr, WP: tl.constexpr):
+def embed(tokens, table, hidden, stream, squares, clock, W: tl.constexpr, WP: tl.constexpr, PARTS: tl.constexpr):
     """hidden [rows, W] float32 and stream [rows, W], the same in the weights' type, from table [V, W].
 
-    squares [rows]: sum of a row's squares; clock [1] counts the steps.
+    squares [rows, PARTS]: sum of a row's squares, in the first part; clock [1] counts the steps.
     """
     row, w = tl.program_id(0), tl.arange(0, WP)
     if row == 0:
@@ -52,7 +52,7 @@ def embed(tokens, table, hidden, stream, squares, clock, W: tl.constexpr, WP: tl
     value = tl.load(table + token * W + w, mask=w < W, other=0.0).to(tl.float32)
     tl.store(hidden + row * W + w, value, mask=w < W)
     tl.store(stream + row * W + w, value.to(stream.dtype.element_ty), mask=w < W)
-    tl.store(squares + row, tl.sum(value * value, 0))
+    tl.store(squares + row * PARTS, tl.sum(value * value, 0))
 
 
 @triton.jit
@@ -126,8 +126,8 @@ def update(selection, xz, squares, u, state, bias, rates, skip, y, rows, eps, W:
 
 @triton.jit
 def score(stream, squares, weight, logits, rows, eps, W: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
-          BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """logits [rows, V] float32 = norm(stream) @ weight.T; weight [V, W], the norm's included."""
+          BN: tl.constexpr, BK: tl.constexpr, PARTS: tl.constexpr, PP: tl.constexpr, PRECISION: tl.constexpr):
+    """logits [rows, V] float32 = norm(stream) @ weight.T; weight [V, W], the norm's included; squares [rows, PARTS]."""
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     total = tl.zeros((BM, BN), tl.float32)
@@ -136,7 +136,9 @@ def score(stream, squares, weight, logits, rows, eps, W: tl.constexpr, V: tl.con
         a = tl.load(stream + m[:, None] * W + k, mask=(m < rows)[:, None] & (k < W), other=0.0)
         w = tl.load(weight + n * W + k[:, None], mask=(n < V) & (k < W)[:, None], other=0.0)
         total = tl.dot(a, w, total, input_precision=PRECISION)
-    total *= tl.rsqrt(tl.load(squares + m, mask=m < rows, other=1.0) / W + eps)[:, None]
+    p = tl.arange(0, PP)
+    parts = tl.load(squares + m[:, None] * PARTS + p, mask=(m < rows)[:, None] & (p < PARTS), other=0.0)
+    total *= tl.rsqrt(tl.sum(parts, 1) / W + eps)[:, None]
     tl.store(logits + m[:, None] * V + n, total, mask=(m < rows)[:, None] & (n < V))
 
 
@@ -190,7 +192,7 @@ class MambaDecoder(Decoder):
             self.whole = mamba_step.MambaStep(backbone, rows, self.recent, self.state, self.clock)
             # The embedding leaves sums of squares in the first; the head finds those after the last layer.
             self.stream, self.hidden, self.squares, self.last_squares = (
-                self.whole.stream, self.whole.hidden, self.whole.squares[0], self.whole.squares[-1])
+                self.whole.stream, self.whole.hidden, *self.whole.squares)
             return
         self.layers = [_layer(layer.norm, layer.mixer, weights) for layer in layers]
         self.stream, self.change, self.u, self.y, self.xz, self.selection = (
@@ -202,7 +204,7 @@ class MambaDecoder(Decoder):
         """Logits, float32 [B, V], after one more token a row, [B]; the same tensor every time."""
         wide = triton.next_power_of_2(self.W)
         embed[(self.rows,)](tokens.contiguous(), self.embedding, self.hidden, self.stream, self.squares, self.clock,
-                            self.W, wide)
+                            self.W, wide, self.squares.shape[1])
         if self.whole:
             self.whole.step()
         else:
@@ -210,8 +212,9 @@ class MambaDecoder(Decoder):
                 for kernel in ("enter", "convolve", "select", "update", "leave", "add"):
                     self.run(kernel, i)
         grid = triton.cdiv(self.V, 16), triton.cdiv(self.rows, 16)
+        parts = self.last_squares.shape[1]
         score[grid](self.stream, self.last_squares, self.head, self.logits, self.rows, self.eps, self.W, self.V, 16, 16,
-                    max(16, min(128, wide)), "ieee")
+                    max(16, min(128, wide)), parts, triton.next_power_of_2(parts), "ieee")
         return self.logits
 
     def reset(self, rows: Tensor) -> None:

@@ -13,7 +13,9 @@
 // Products are mma's of 16 x 8 x 16. The order of the terms of a sum is free: of every 32, the four lanes of a row read
 // 8 each, 16 bytes at a time, which serve two mma's. The warps divide the terms between them.
 //
-// Sums over blocks are added up in memory in any order, so that two runs may differ by their rounding.
+// Two runs give the same bits. What all blocks add to the selection is added up in memory in any order, but as integers
+// of 64 bits, in units of 2^-32; a block's part that is 2^17 or more, or not a number, makes the sum not a number. Of the
+// rows' sums of squares every block leaves its part in a place of its own.
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), WARPS, EPS (of the norm)
 // and STATE_BYTES (2: bfloat16, 4: float). Needs compute capability 9.0, and all blocks at once on the device.
@@ -52,9 +54,8 @@ DEVICE uint4 fresh16(const void* from) {
     return v;
 }
 
-DEVICE void add4(float* to, float4 v) {
-    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
-                 :: "l"(to), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+DEVICE void add_to(unsigned long long* to, unsigned long long value) {
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" :: "l"(to), "l"(value) : "memory");
 }
 
 // c [16, 8] += a [16, 16] b [16, 8].
@@ -116,18 +117,14 @@ DEVICE void multiply(float* c, const uint4& upper, const uint4& lower, const uin
     multiply(c, upper, lower, column, 1);
 }
 
-// 8 numbers in bfloat16, and what their rounding has left, so that a product with both is one in float32.
-DEVICE void split(const uint4& first, const uint4& second, uint4& main, uint4& rest) {
-    const unsigned from[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
-    unsigned whole[4], left[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float x = __uint_as_float(from[2 * i]), y = __uint_as_float(from[2 * i + 1]);
-        whole[i] = both(x, y);
-        left[i] = both(x - low(whole[i]), y - high(whole[i]));
-    }
-    main = make_uint4(whole[0], whole[1], whole[2], whole[3]);
-    rest = make_uint4(left[0], left[1], left[2], left[3]);
+// A part of a sum, and the sum of at most 64 parts: below 2^17 each, they stay below 2^55 in units of 2^-32; one that is
+// not stands for 2^56, which no others bring back below 2^55.
+DEVICE unsigned long long part_of_sum(float x) {
+    return fabsf(x) < 131072.0f ? (unsigned long long)__float2ll_rn(x * 4294967296.0f) : 1ull << 56;
+}
+DEVICE float whole_sum(unsigned lower, unsigned upper) {
+    float sum = __ll2float_rn((long long)((unsigned long long)upper << 32 | lower)) * (1.0f / 4294967296.0f);
+    return upper + (1u << 23) < 1u << 24 ? sum : __uint_as_float(0x7fffffffu);
 }
 
 constexpr int SIZE = 16;                               // states of a channel
@@ -140,39 +137,43 @@ constexpr int PAIRS = HALF * CHANNELS;                 // of a row and a channel
 constexpr int OWN = PAIRS / THREADS;                   // pairs that a thread has the x and z of
 constexpr int TILES = CHANNELS / 8;                    // of 8 channels
 constexpr int INWARDS = WIDTH / 32 / WARPS, OUTWARDS = INNER / 32 / WARPS;     // times 32 terms, for a warp
+constexpr int TAKEN = HALF * SELECTED / 2;              // of the selection, two at a time
 constexpr int SELECTS = SELECTED / 8, SELECT_EACH = (SELECTS + WARPS / 2 - 1) / (WARPS / 2);
 constexpr int RANKS = (RANK + 31) / 32, STEP_EACH = (2 * TILES + WARPS - 1) / WARPS;
 constexpr int SMALL = 7 * CHANNELS + CHANNELS * SIZE;  // taps, bias, bias of the step, skip, rates
+constexpr int SQUARERS = THREADS / HALF, SQUARES_EACH = (LEAVING / 4 + SQUARERS - 1) / SQUARERS;
 constexpr int OUT_EACH = HALF * COLUMNS / 2 / THREADS;
 constexpr int STATE_LOADS = STATE_BYTES / 2;           // of 16 bytes, for 8 states
 constexpr int IN_BYTES = WIDTH / 32 * 2 * TILES * 512, OUT_BYTES = INNER / 32 * 2 * 512;
 
-// body(i) for i < COUNT, divided between the threads; without a loop whose length only some thread knows.
+// body(i, k) for i < COUNT, the k-th of this thread; without a loop whose length only some thread knows.
 template <int COUNT, class Body> DEVICE void each(int tid, Body body) {
 #pragma unroll
     for (int k = 0; k < (COUNT + THREADS - 1) / THREADS; k++) {
         int i = tid + k * THREADS;
-        if ((k + 1) * THREADS <= COUNT || i < COUNT) body(i);
+        if ((k + 1) * THREADS <= COUNT || i < COUNT) body(i, k);
     }
 }
 
 static_assert(INNER % CHANNELS == 0 && WIDTH % (32 * WARPS) == 0 && INNER % (32 * WARPS) == 0 && WARPS % 2 == 0
               && HALF % WARPS == 0, "");
-static_assert(RANK % 8 == 0 && LEAVING <= GROUPS && PAIRS % THREADS == 0 && HALF * COLUMNS / 2 % THREADS == 0, "");
+static_assert(RANK % 8 == 0 && LEAVING <= GROUPS && GROUPS <= 64 && LEAVING % 4 == 0 && PAIRS % THREADS == 0
+              && HALF * COLUMNS / 2 % THREADS == 0, "");
 static_assert(STATE_BYTES == 2 || STATE_BYTES == 4, "");
 
 struct __align__(16) Shared {
-    // Sums of the warps: in A those of x and z of two warps each, [2, HALF, CHANNELS]; in C mma's results, a float4 for
-    // each lane, [4, 32].
-    float parts[WARPS / 2][2 * PAIRS];
-    float small[SMALL];
     union {
-        uint4 select[SELECTS * 32];                    // weights, in A
-        struct {
-            float ends[HALF][2 * SIZE];                // B and C, in B
+        // Sums of the warps: in A those of x and z of two warps each, [2, HALF, CHANNELS]; in C mma's results, a float4
+        // for each lane, [4, 32].
+        float parts[WARPS / 2][2 * PAIRS];
+        struct {                                       // in B
+            bf16 low_rank[2][HALF][RANK];              // what its rounding has left is the second
+            float ends[HALF][2 * SIZE];                // B and C
             float step[PAIRS];
         };
     };
+    float small[SMALL];
+    uint4 select[SELECTS * 32];                        // weights
     float gate[PAIRS], squares[HALF];
     float2 residual[HALF * COLUMNS / 2];
     bf16 u[PAIRS];
@@ -182,13 +183,13 @@ static_assert(sizeof(Shared) <= 48 * 1024 && WARPS * 4 * 32 * 4 <= WARPS / 2 * 2
 
 // inwards [layers, GROUPS, WIDTH / 32, 2 TILES, 32], select [layers, GROUPS, SELECTS, 32], steps [layers, GROUPS,
 // TILES, RANKS, 32] and outwards [layers, LEAVING, INNER / 32, 2, 32], 8 weights a lane; small [layers, GROUPS, SMALL].
-// stream [ROWS, WIDTH], hidden [rows, WIDTH] and squares [layers + 1, ROWS], of which the first are given;
-// selection [2, ROWS, SELECTED], zero before and after; y [ROWS, INNER]; recent [layers, rows, 3, INNER];
+// stream [ROWS, WIDTH], hidden [rows, WIDTH] and squares [2, ROWS, LEAVING]: a row's sum of squares in LEAVING
+// parts, before the first layer, given, and after the last; selection [2, ROWS, SELECTED], zero before and after; y [ROWS, INNER]; recent [layers, rows, 3, INNER];
 // state [layers, rows, INNER, SIZE]; clock [1]; counter [1]: arrivals at barriers, zero before and after.
 extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
         const uint4* __restrict__ inwards, const uint4* __restrict__ select, const uint4* __restrict__ steps,
         const uint4* __restrict__ outwards, const float* __restrict__ small, bf16* stream, const float* hidden,
-        float* squares, float* selection, bf16* y, bf16* recent, char* state, const int* clock, unsigned* counter,
+        float* squares, unsigned long long* selection, bf16* y, bf16* recent, char* state, const int* clock, unsigned* counter,
         long long layers, long long row_count) {
     SHARED(Shared, s);
     int tid = threadIdx.x, warp = tid / 32, lane = tid % 32;
@@ -217,17 +218,9 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
         if (tid == 0) signal(counter);
         target += BLOCKS;
     };
-    // The sums of squares, by one thread, as soon as they are there.
-    auto fetch_squares = [&](int layer) {
-#pragma unroll
-        for (int i = 0; i < HALF / 4; i++)
-            copy_later((uint4*)s.squares + i, squares + layer * ROWS + first + 4 * i);
-    };
-    auto wait = [&](int squares_of) {
-        if (tid == 0) {
+    auto wait = [&]() {
+        if (tid == 0)
             while (signals(counter) < target) {}
-            if (squares_of) fetch_squares(squares_of);
-        }
         __syncthreads();
         forget(tid);
         forget(warp);
@@ -263,9 +256,9 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
         for (int k = 0; k < INWARDS; k++)
 #pragma unroll
             for (int n = 0; n < 2 * TILES; n++) in_weight[k][n] = fixed(from + (k * 2 * TILES + n) * 32);
-        each<SMALL / 4>(tid, [&](int i) { copy_later((uint4*)s.small + i, small + part * SMALL + 4 * i); });
-        each<SELECTS * 32>(tid, [&](int i) { copy_later(s.select + i, select + part * SELECTS * 32 + i); });
-        each<HALF * 9>(tid, [&](int i) {  // 3 inputs of 48 bytes a row
+        each<SMALL / 4>(tid, [&](int i, int) { copy_later((uint4*)s.small + i, small + part * SMALL + 4 * i); });
+        each<SELECTS * 32>(tid, [&](int i, int) { copy_later(s.select + i, select + part * SELECTS * 32 + i); });
+        each<HALF * 9>(tid, [&](int i, int) {  // 3 inputs of 48 bytes a row
             int row = i / 9, tap = i % 9 / 3, eighth = i % 3 * 8;
             if (first + row < rows)
                 copy_later((uint4*)(s.before[row][tap] + eighth),
@@ -305,7 +298,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
     // neighbours.
     auto row_of = [&](int item) { return item / 8; };
     auto column_of = [&](int item) { return group * COLUMNS + item % 8 * 2; };
-    each<HALF * COLUMNS / 2>(tid, [&](int item) {
+    each<HALF * COLUMNS / 2>(tid, [&](int item, int) {
         int row = first + row_of(item);
         s.residual[item] = leaves && row < rows ? *(const float2*)(hidden + row * WIDTH + column_of(item))
                                                 : make_float2(0.0f, 0.0f);
@@ -313,21 +306,28 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
 
     ahead(0);
     fetch_inwards(0);
-    if (tid == 0) fetch_squares(0);
 #pragma unroll 1
     for (int layer = 0; layer < layers; layer++) {
         float u[OWN];
-        float* sums = selection + layer % 2 * (ROWS * SELECTED);
+        unsigned long long* sums = selection + layer % 2 * (ROWS * SELECTED);
 
         // Phase A.
         if (alive) {
-            const int g = lane / 4, t = lane % 4, side = lane % 2;
+            const int g = lane / 4, t = lane % 4;
             uint4 rows_of_stream[2][INWARDS][2];
             const bf16* from = stream + (first + g) * WIDTH + warp * INWARDS * 32 + 8 * t;
 #pragma unroll
             for (int k = 0; k < INWARDS; k++)
 #pragma unroll
                 for (int m = 0; m < 4; m++) rows_of_stream[m / 2][k][m % 2] = fresh16(from + 8 * m * WIDTH + 32 * k);
+            // Sums of squares: SQUARERS neighbours have a row.
+            const float* squares_from = squares + (min(layer, 1) * ROWS + first + tid / SQUARERS) * LEAVING;
+            uint4 some_squares[SQUARES_EACH];
+#pragma unroll
+            for (int i = 0; i < SQUARES_EACH; i++) {
+                int place = tid % SQUARERS + i * SQUARERS;
+                some_squares[i] = place < LEAVING / 4 ? fresh16(squares_from + 4 * place) : make_uint4(0, 0, 0, 0);
+            }
             float c[2][2 * TILES][4] = {};
 #pragma unroll
             for (int k = 0; k < 2 * INWARDS; k++)
@@ -337,6 +337,14 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                     for (int n = 0; n < 2 * TILES; n++)
                         multiply(c[m][n], rows_of_stream[m][k / 2][0], rows_of_stream[m][k / 2][1],
                                  in_weight[k / 2][n], k % 2);
+            float square = 0.0f;
+#pragma unroll
+            for (int i = 0; i < SQUARES_EACH; i++)
+                square += (__uint_as_float(some_squares[i].x) + __uint_as_float(some_squares[i].y))
+                          + (__uint_as_float(some_squares[i].z) + __uint_as_float(some_squares[i].w));
+#pragma unroll
+            for (int other = SQUARERS / 2; other > 0; other /= 2) square += __shfl_xor_sync(0xffffffffu, square, other);
+            if (tid % SQUARERS == 0) s.squares[tid / SQUARERS] = square;
             float* part = s.parts[warp % (WARPS / 2)];
             auto place = [&](int m, int n, int lower) {
                 return (float2*)(part + n / TILES * PAIRS + (16 * m + 8 * lower + g) * CHANNELS + n % TILES * 8
@@ -396,49 +404,51 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                 if (tile >= SELECTS) continue;
                 float d[4] = {};
                 multiply(d, upper, lower, s.select[tile * 32 + lane]);
-                // Two neighbours have two columns of two rows each: one takes four columns of the upper row.
-                float to0 = __shfl_xor_sync(0xffffffffu, side ? d[0] : d[2], 1);
-                float to1 = __shfl_xor_sync(0xffffffffu, side ? d[1] : d[3], 1);
-                int row = first + 16 * (warp % 2) + g + 8 * side;
-                if (row < rows)
-                    add4(sums + row * SELECTED + tile * 8 + t / 2 * 4,
-                         side ? make_float4(to0, to1, d[2], d[3]) : make_float4(d[0], d[1], to0, to1));
+                // The weights are in such an order that a lane has columns t and 4 + t: its neighbours' are beside.
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    int row = first + 16 * (warp % 2) + g + j / 2 * 8;
+                    if (row < rows) add_to(sums + row * SELECTED + tile * 8 + j % 2 * 4 + t, part_of_sum(d[j]));
+                }
             }
         }
-        if (blockIdx.x == 0)
-            each<ROWS>(tid, [&](int i) { squares[(layer + 1) * ROWS + i] = 0.0f; });  // for phase C
         arrive();
         uint4 states[2 * OWN][STATE_LOADS], step_weight[STEP_EACH][RANKS];
         fetch_states(states, step_weight, layer);
         if (layer + 1 < layers) ahead(layer + 1);
-        wait(0);
+        wait();
 
         // Phase B.
         if (alive) {
             const int g = lane / 4, t = lane % 4, side = lane % 2;
-            each<HALF * 8>(tid, [&](int i) {
-                *(uint4*)&s.ends[i / 8][i % 8 * 4] = fresh16(sums + (first + i / 8) * SELECTED + RANK + i % 8 * 4);
+            uint4 taken[(TAKEN + THREADS - 1) / THREADS];
+            each<TAKEN>(tid, [&](int i, int k) { taken[k] = fresh16(sums + first * SELECTED + 2 * i); });
+            each<TAKEN>(tid, [&](int i, int k) {
+                uint4 two = taken[k];
+                float x = whole_sum(two.x, two.y), y = whole_sum(two.z, two.w);
+                int row = i / (SELECTED / 2), column = i % (SELECTED / 2) * 2;
+                if (column >= RANK) {
+                    *(float2*)&s.ends[row][column - RANK] = make_float2(x, y);
+                } else {  // in two parts, so that a product with both is one in float32
+                    unsigned whole = both(x, y);
+                    *(unsigned*)&s.low_rank[0][row][column] = whole;
+                    *(unsigned*)&s.low_rank[1][row][column] = both(x - low(whole), y - high(whole));
+                }
             });
+            __syncthreads();
 #pragma unroll
             for (int i = 0; i < STEP_EACH; i++) {
                 int tile = warp + i * WARPS, m = tile % 2, n = tile / 2;
                 if (tile >= 2 * TILES) continue;
-                uint4 given[RANKS][4];
-#pragma unroll
-                for (int k = 0; k < RANKS; k++)
-#pragma unroll
-                    for (int j = 0; j < 4; j++) {
-                        const float* line = sums + (first + 16 * m + g + j / 2 * 8) * SELECTED + 32 * k + 8 * t;
-                        given[k][j] = 32 * k + 8 * t < RANK ? fresh16(line + j % 2 * 4) : make_uint4(0, 0, 0, 0);
-                    }
                 float d[4] = {};
 #pragma unroll
-                for (int k = 0; k < RANKS; k++) {
-                    uint4 upper, lower, upper_rest, lower_rest;
-                    split(given[k][0], given[k][1], upper, upper_rest);
-                    split(given[k][2], given[k][3], lower, lower_rest);
-                    multiply(d, upper, lower, step_weight[i][k]);
-                    multiply(d, upper_rest, lower_rest, step_weight[i][k]);
+                for (int k = 0; k < 2 * RANKS; k++) {
+                    bool some = 32 * (k / 2) + 8 * t < RANK;
+                    const bf16* line = &s.low_rank[k % 2][16 * m + g][32 * (k / 2) + 8 * t];
+                    uint4 nothing = make_uint4(0, 0, 0, 0);
+                    uint4 upper = some ? *(const uint4*)line : nothing;
+                    uint4 lower = some ? *(const uint4*)(line + 8 * RANK) : nothing;
+                    multiply(d, upper, lower, step_weight[i][k / 2]);
                 }
                 float* to = s.step + (16 * m + g) * CHANNELS + n * 8 + 2 * t;
                 *(float2*)to = make_float2(d[0], d[1]);
@@ -502,7 +512,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
         arrive();
         uint4 out_weight[OUTWARDS][2];
         if (leaves) fetch_outwards(out_weight, layer);
-        wait(0);
+        wait();
 
         // Phase C.
         if (leaves) {
@@ -548,17 +558,17 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                 if (first + row < rows) {
                     *(unsigned*)(stream + (first + row) * WIDTH + column_of(item)) =
                         both(residual.x, residual.y);
-                    if (item % 8 == 0) atomicAdd(squares + (layer + 1) * ROWS + first + row, square);
+                    if (item % 8 == 0) squares[(ROWS + first + row) * LEAVING + group] = square;
                 }
             }
         }
 #pragma unroll 1
-        for (int i = blockIdx.x * THREADS + tid; i < ROWS * SELECTED / 4; i += BLOCKS * THREADS)
-            ((float4*)sums)[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);  // for the next layer but one
+        for (int i = blockIdx.x * THREADS + tid; i < ROWS * SELECTED / 2; i += BLOCKS * THREADS)
+            ((uint4*)sums)[i] = make_uint4(0, 0, 0, 0);  // for the next layer but one
         if (layer + 1 < layers) {
             arrive();
             fetch_inwards(layer + 1);
-            wait(layer + 1);
+            wait();
         }
     }
     // The last to be done makes the counter ready for the next step: nobody waits any more.

@@ -3,7 +3,11 @@
 With few rows a step is bound by the latency of its small kernels. Here the blocks of one kernel, one a multiprocessor,
 stay for the whole step and wait for each other three times a layer; while a block waits, its next weights and states
 are on their way to it. The kernel is compiled when it is first used, and launched as a cooperative one, so that all its
-blocks run at once. Two runs may differ by rounding: sums over blocks are added up in memory in any order.
+blocks run at once.
+
+Two runs give the same bits: what blocks add up in memory, the selection (low-rank step, B and C) before its bias, is in
+fixed point, units of 2^-32. A block's part of such a sum that reaches 2^17, or is not a number, makes the sum not a
+number, and so the row's state and logits.
 """
 
 import functools
@@ -56,6 +60,7 @@ def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype, warps:
     inner, rank = mixer.d_inner, mixer.dt_rank
     return (0 < rows <= ROWS and weights == BF16 and states in (BF16, torch.float32) and mixer.d_state == SIZE
             and mixer.d_conv == TAPS and width // COLUMNS <= inner // CHANNELS
+            and width // COLUMNS % 4 == 0
             and width % (32 * warps) == inner % (32 * warps) == inner % CHANNELS == rank % 8 == 0
             and all(n <= most for n, most in zip((width, inner, rank), WIDEST, strict=True)))
 
@@ -103,9 +108,9 @@ class MambaStep:
     """The layers' weights as the kernel reads them, and the buffers between its blocks.
 
     recent: [n_layer, rows, 3, D] bfloat16, state: [n_layer, rows, D, N], clock: [1] int32, changed in place
-    stream: [ROWS, W] bfloat16, hidden: [rows, W] float32, squares: [n_layer + 1, ROWS] float32: before a step the
-            embedding, twice, and the sums of its squares in squares[0]; after it, in `stream` and squares[-1], what the
-            head needs
+    stream: [ROWS, W] bfloat16, hidden: [rows, W] float32, squares: [2, ROWS, parts] float32: before a step the
+            embedding, twice, and the sums of its squares in squares[0], all in one part; after it, in `stream` and
+            squares[1], what the head needs: there the parts are those of a row's sum
     launch: runs the kernel with these numbers and so many blocks, where it is not a GPU that does
     """
 
@@ -121,8 +126,9 @@ class MambaStep:
         self.weights = [torch.stack(parts).contiguous()
                         for parts in zip(*(pack(layer.norm, layer.mixer) for layer in layers), strict=True)]
         self.stream, self.hidden, self.squares = (zeros(ROWS, width, dtype=BF16), zeros(rows, width),
-                                                  zeros(len(layers) + 1, ROWS))
-        self.selection, self.y = zeros(2, ROWS, selected), zeros(ROWS, inner, dtype=BF16)
+                                                  zeros(2, ROWS, width // COLUMNS))
+        self.selection = zeros(2, ROWS, selected, dtype=torch.int64)
+        self.y = zeros(ROWS, inner, dtype=BF16)
         self.recent, self.state, self.clock, self.counter = recent, state, clock, zeros(1, dtype=torch.int32)
         tensors = (*self.weights, self.stream, self.hidden, self.squares, self.selection, self.y, recent, state, clock,
                    self.counter)
@@ -162,7 +168,9 @@ def pack(norm, mixer) -> tuple[Tensor, ...]:
     with torch.no_grad():
         groups, rank = mixer.d_inner // CHANNELS, mixer.dt_rank
         inwards = (mixer.in_proj.weight * norm.weight).to(BF16).view(2, groups, CHANNELS, -1)
-        select = F.pad(mixer.x_proj.weight.to(BF16).view(-1, groups, CHANNELS), (0, 32 - CHANNELS))
+        # Of 8 outputs a lane of the kernel gets two neighbours; it wants the t-th and the t-th after the first four.
+        select = mixer.x_proj.weight.to(BF16).view(-1, 2, 4, mixer.d_inner).transpose(1, 2)
+        select = F.pad(select.reshape(-1, groups, CHANNELS), (0, 32 - CHANNELS))
         steps = F.pad(mixer.dt_proj.weight.to(BF16).view(groups, CHANNELS, rank), (0, -rank % 32))
         outwards = mixer.out_proj.weight.to(BF16).view(-1, COLUMNS, mixer.d_inner)
         rates = -torch.exp(mixer.A_log.double()) / 0.6931471805599453

@@ -83,17 +83,19 @@ static float exp2_(float x) { return exp2f(x); }
 static float log2_(float x) { return log2f(x); }
 static float inverse(float x) { return 1.0f / x; }
 static float inverse_root(float x) { return 1.0f / sqrtf(x); }
-static bf16 rounded(float x) { unsigned u = __float_as_uint(x); return (u + 0x7fff + ((u >> 16) & 1)) >> 16; }
+static bf16 rounded(float x) {
+    unsigned u = __float_as_uint(x);
+    return x != x ? 0x7fff : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+}
+static long long __float2ll_rn(float x) { return llrintf(x); }
+static float __ll2float_rn(long long x) { return (float)x; }
 static uint4 fixed(const void* from) {
     if ((size_t)from % 16) abort();
     return *(const uint4*)from;
 }
 static uint4 own16(const void* from) { return fixed(from); }
 static uint4 fresh16(const void* from) { return fixed(from); }
-static void add4(float* to, float4 v) {
-    if ((size_t)to % 16) abort();
-    to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w;
-}
+static void add_to(unsigned long long* to, unsigned long long value) { *to += value; }
 static void copy_later(uint4* shared, const void* global) { *shared = fixed(global); }
 static void wait_for_copies() {}
 static void to_l2(const void* from, unsigned bytes) {
@@ -108,7 +110,6 @@ static unsigned signals(const unsigned* counter) {
     return *counter;
 }
 static unsigned atomicAdd(unsigned* to, unsigned value) { return std::exchange(*to, *to + value); }
-static void atomicAdd(float* to, float value) { *to += value; }
 static float __shfl_xor_sync(unsigned, float value, int other) {
     return __uint_as_float(exchange({__float_as_uint(value)})[now->thread % 32 ^ other][0]);
 }
