@@ -6,10 +6,9 @@ them the convolution (norm included), the recurrence (step size and gate include
 to the step size are one matrix, as nothing stands between them.
 
 With at most 64 rows, weights in bfloat16 and a GPU and a shape for which it is written (`mamba_step.fits`), the layers
-can be one kernel in CUDA C++ (mamba_step.cu), whose blocks wait for each other three times a layer. It keeps the low
-rank of the step size, adds the rows of x_proj together in memory, and asks for its next weights and states before it
-waits; embedding and head stay as they are, and so do the states. It is not the default (`whole=True`): it has not been
-timed yet (benchmarks/decode.py does that).
+are one kernel in CUDA C++ (mamba_step.cu), whose blocks wait for each other three times a layer. It keeps the low rank
+of the step size, adds the rows of x_proj together in memory, and asks for its next weights and states before it waits;
+embedding and head stay as they are, and so do the states.
 
 Tried on an H100 (24 x 768, bf16) and not faster:
 - products in Triton with the norm, the convolution or the residual inside, programmatic dependent launches, and halves
@@ -161,12 +160,12 @@ class MambaDecoder(Decoder):
     """Steps of a Mamba with weights and states in types of their own, for a fixed number of rows.
 
     States: recent inputs [n_layer, B, 3, D] in the weights' type, and h [n_layer, B, D, N] in `states`' type.
-    whole: whether the layers are one kernel, where `mamba_step.fits`
+    whole: whether the layers are one kernel; None: where `mamba_step.fits`
     """
 
     def __init__(self, backbone, rows: int, weights: torch.dtype, states: torch.dtype,
                  convolve_tiles: Tiles = Tiles(4, 64), update_tiles: Tiles = Tiles(1, 128),
-                 whole: bool = False) -> None:
+                 whole: bool | None = None) -> None:
         layers, body = backbone.backbone["layers"], backbone.backbone
         mixer = layers[0].mixer
         self.rows, self.eps, self.backbone, self.weights = rows, body["norm_f"].eps, backbone, weights
@@ -184,7 +183,7 @@ class MambaDecoder(Decoder):
             return torch.empty(rows, width, dtype=dtype, device=device)
 
         self.whole, self.logits = None, new(self.V, torch.float32)
-        if whole:
+        if mamba_step.fits(backbone, rows, weights, states) if whole is None else whole:
             if not mamba_step.takes(backbone, rows, weights, states):
                 raise ValueError(f"one kernel does not take {rows} rows of {backbone.description}, {weights}, "
                                  f"{states}: expected at most {mamba_step.ROWS} rows, weights in bfloat16, and what "
