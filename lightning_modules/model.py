@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from datamodules.tokens import PREDICTED, Kind
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone
+from lightning_modules.initial_states import InitialStates
 from tools import UserError
 
 IGNORED = -100
@@ -43,11 +44,15 @@ class TrajectoryModel(LightningModule):
         warmup_steps: steps over which the learning rate rises linearly
         schedule: `cosine` down to `final_learning_rate` at the last step, or `constant`
         final_learning_rate: at the end of the cosine
+        state_passing: share of training rows that start from the state in which a row of the batch before ended
+        state_noise: normal noise on the states that training rows start from, in units of the root mean square of the
+            states in which the rows of the batch before ended
     """
 
     def __init__(self, backbone: Callable[[int], Backbone], vocabulary: Vocabulary, task_name: str = "",
                  learning_rate: float = 3e-3, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.95),
-                 warmup_steps: int = 20, schedule: str = "cosine", final_learning_rate: float = 1e-4) -> None:
+                 warmup_steps: int = 20, schedule: str = "cosine", final_learning_rate: float = 1e-4,
+                 state_passing: float = 0.0, state_noise: float = 0.0) -> None:
         super().__init__()
         if schedule not in ("cosine", "constant"):
             raise UserError(f"unknown schedule {schedule!r}: expected cosine or constant")
@@ -58,6 +63,7 @@ class TrajectoryModel(LightningModule):
         if not all(0 <= beta < 1 for beta in betas):
             raise UserError(f"betas {list(betas)} are not allowed: expected two numbers from 0 to below 1")
         self.backbone = backbone(len(vocabulary))
+        self.initial_states = InitialStates(self.backbone, state_passing, state_noise)
         self.vocabulary, self.task_name = vocabulary, task_name
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
         self.warmup_steps, self.schedule, self.final_learning_rate = warmup_steps, schedule, final_learning_rate
@@ -72,8 +78,12 @@ class TrajectoryModel(LightningModule):
         """
         targets = masked_targets(batch["tokens"], batch["kinds"])
         inputs, predicted = batch["tokens"][:, :-1], targets != IGNORED
-        if len(self.vocabulary) < LARGE_VOCABULARY:
-            logits, _ = self.backbone(inputs, return_state=False)
+        passes = self.training and bool(self.initial_states)
+        if passes or len(self.vocabulary) < LARGE_VOCABULARY:
+            start = self.initial_states.draw(len(inputs)) if passes else None
+            logits, ends = self.backbone(inputs, start, return_state=passes)
+            if passes:
+                self.initial_states.keep(ends, len(inputs))
             losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none",
                                      ignore_index=IGNORED).view_as(targets)
         else:

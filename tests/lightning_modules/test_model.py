@@ -8,10 +8,13 @@ import torch
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.tasks import Copy
 from datamodules.tokens import Kind
-from lightning_modules.backbones import LSTM, Mamba, Pythia
+from datamodules.vocabulary import Vocabulary
+from lightning_modules.backbones import LSTM, Mamba, Pythia, Suffix
 from lightning_modules.callbacks import DataWait
 from lightning_modules.evaluation import evaluate
+from lightning_modules.initial_states import InitialStates
 from lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
+from tools import UserError
 
 
 def test_loss_is_on_what_the_model_writes():
@@ -34,6 +37,52 @@ def test_a_large_vocabulary_has_the_same_loss_and_gradients(backbone, monkeypatc
         loss.backward()
         results.append([loss.detach(), losses.detach(), *(p.grad.clone() for p in model.parameters())])
     assert results[0][0] > 0 and all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("backbone", [Mamba, LSTM])
+def test_with_state_passing_a_row_goes_on_where_the_last_one_ended(backbone):
+    data = TrajectoryDataModule(Copy(4), batch_size=3, row_length=128)
+    model = TrajectoryModel(functools.partial(backbone, n_layer=2, d_model=16), data.vocabulary, state_passing=1.0)
+    batches = [{name: part[:, 64 * i : 64 * i + 65] for name, part in next(iter(data.val_dataloader())).items()}
+               for i in range(2)]
+    found = [model.losses(batch) for batch in batches]
+    tokens = torch.cat([batch["tokens"][:, :-1] for batch in batches], 1)
+    logits = model.backbone(tokens)[0][:, 64:]
+    targets = masked_targets(batches[1]["tokens"], batches[1]["kinds"])
+    expected = torch.nn.functional.cross_entropy(logits.mT, targets, ignore_index=IGNORED)
+    assert torch.allclose(found[1][0], expected, atol=1e-5)
+    assert not torch.allclose(model.eval().losses(batches[1])[0], expected, atol=1e-4)  # only in training
+    model.train().losses({name: part[:2] for name, part in batches[0].items()})  # another number of rows
+    found[1][0].backward()  # within its own batch
+
+
+def test_noise_on_states_is_as_large_as_was_asked_for():
+    torch.manual_seed(0)
+    backbone = LSTM(7, n_layer=2, d_model=64)
+    _, ends = backbone(torch.randint(7, (50, 20)))
+    states = InitialStates(backbone, passing=0.5, noise=0.1)
+    assert all(not part.any() for part in states.draw(50))
+    states.keep(ends, 50)
+    for drawn, end in zip(states.draw(50), ends, strict=True):
+        size = end.square().mean().sqrt()
+        passed = (drawn - end).square().mean((1, 2)) < drawn.square().mean((1, 2))
+        assert 10 < passed.sum() < 40
+        noise = torch.where(passed[:, None, None], drawn - end, drawn)
+        assert 0.09 * size < noise.square().mean().sqrt() < 0.11 * size
+        assert not drawn.requires_grad
+
+
+@pytest.mark.parametrize(("backbone", "settings", "message"), [
+    (LSTM, {"state_passing": 1.5}, "state_passing 1.5 is not allowed"),
+    (LSTM, {"state_noise": -1.0}, "state_noise -1.0 is not allowed"),
+    (LSTM, {"state_noise": float("nan")}, "state_noise nan is not allowed"),
+    (Pythia, {"state_passing": 0.5}, "not allowed with pythia 1x16"),
+    (Suffix, {"state_passing": 0.5}, "not allowed with suffix"),
+])
+def test_states_are_passed_only_where_that_makes_sense(backbone, settings, message):
+    sizes = {} if backbone is Suffix else {"n_layer": 1, "d_model": 16}
+    with pytest.raises(UserError, match=message):
+        TrajectoryModel(functools.partial(backbone, **sizes), Vocabulary(["a", "b"]), **settings)
 
 
 @pytest.fixture(scope="module")
