@@ -20,7 +20,7 @@ class InitialStates:
     noise:   standard deviation of normal noise that is added in every row, in units of the root mean square of a
              state's tensor over the rows before
 
-    The first batch, also of a run that goes on from a checkpoint, starts from the initial state, and so does one that has
+    The first batch, also of a run that goes on from a checkpoint, starts from the initial state, and so does one with
     another number of rows than the one before.
     """
 
