@@ -8,23 +8,25 @@ the start, whose seconds stand beside it (weights cast, a CUDA graph captured, o
 Triton compiles once on a machine is in neither).
 `alternative` is mamba-ssm's decoding in a CUDA graph (no tool, no choice of rows) for each batch, and Hugging Face's
 generate; on the CPU it is the other engine. `floor` are the tokens/s at which the weights are read once, and the states
-read and written once, for every token of a batch, at the speed of a large copy. Writes results/benchmarks/rollout.json.
+read and written once, for every token of a batch, at the speed of a large copy. Writes results/benchmarks/rollout.json,
+where rows of other batches are kept.
 """
 
 import argparse
 import functools
 import math
 import time
+from pathlib import Path
 
 import torch
+from models import copy_bandwidth, trained
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.models import copy_bandwidth, trained
 from datamodules.tasks import Addition
 from lightning_modules.backbones import Mamba
 from lightning_modules.batched_rollout import Decoding, Rows
-from lightning_modules.metrics import write_metrics
+from lightning_modules.metrics import read_metrics, write_metrics
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.rollout import budget, rollout
 from lightning_modules.runs import origin
@@ -47,22 +49,24 @@ def main() -> None:
         shape, steps, rows, length = {"n_layer": 24, "d_model": 768}, 150, 64, 1024
     model = trained(task, functools.partial(Mamba, **shape, dt_min=0.1, dt_max=1.0),
                     steps if options.steps is None else options.steps, rows, length)
-    console, records = Console(width=150), []
+    console = Console(width=150)
     table = Table("what", "tokens/s", "seconds", "start, s", "alternative", "tokens/s of it", "ratio", "of the floor",
                   "exact")
-    out = options.out or f"results/benchmarks/rollout{'_cpu' if options.small else ''}.json"
+    out = Path(options.out or f"results/benchmarks/rollout{'_cpu' if options.small else ''}.json")
+    records = read_metrics(out) if out.is_file() else []
 
     def add(what: str, ours: float, name: str, alternative: float | None, floor: float | None, exact: float,
-            seconds: float, start: float | None = None) -> None:
-        ratio = ours / alternative if alternative else None
-        records.append({"what": what, "ours": ours, "alternative": alternative, "alternative_name": name,
-                        "unit": "tokens/s", "ratio": ratio, "floor": floor, "device": origin(model.device)["device"],
-                        "exact_match": exact, "seconds": seconds, "start_seconds": start})
+            seconds: float, start: float | None = None) -> dict:
+        facts, ratio = origin(model.device), ours / alternative if alternative else None
+        row = {"what": what, "ours": ours, "alternative": alternative, "alternative_name": name, "unit": "tokens/s",
+               "ratio": ratio, "floor": floor, "exact_match": exact, "seconds": seconds, "start_seconds": start} | facts
+        records[:] = [*(r for r in records if (r["what"], r["alternative_name"]) != (what, name)), row]
         table.add_row(what, f"{ours:,.0f}", f"{seconds:.1f}", "" if start is None else f"{start:.2f}", name,
                       f"{alternative:,.0f}" if alternative else "",
                       f"{ratio:.2f}" if ratio else "", f"{ours / floor:.0%}" if floor else "", f"{exact:.0%}")
         console.print(f"{what}: {ours:,.0f} tokens/s, {name} {alternative or math.nan:,.0f}", highlight=False)
-        write_metrics(out, records, **origin(model.device), targets=TARGETS)
+        write_metrics(out, records, **facts, targets=TARGETS)
+        return row
 
     if options.small:
         digits = options.digits or 1000
@@ -71,7 +75,7 @@ def main() -> None:
             device, _, _ = measure(model, task, batch, batch, digits, Decoding("device"))
             add(f"{batch} rollouts of {digits:,} digits, 2 x 64", ours, "device engine", device, None, exact, seconds)
     else:
-        bandwidth, digits = copy_bandwidth(), options.digits or 200
+        bandwidth, digits, first = copy_bandwidth(), options.digits or 200, None
         console.print(f"copy: {bandwidth / 1e12:.2f} TB/s")
         for batch in options.batches or TARGETS:
             for weights, states in (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")):
@@ -81,12 +85,13 @@ def main() -> None:
                 measure(model, task, batch, batch, 2, decoding)  # compiles
                 start = start_up(model, task, batch, digits, decoding)
                 ours, exact, seconds = measure(model, task, 2 * batch, batch, digits, decoding)
-                add(f"batch {batch}, weights {weights}, states {states}", ours, "mamba-ssm decode in a CUDA graph",
-                    library_decode(model, batch), floor(model, batch, weights, states, bandwidth), exact, seconds,
-                    start)
-        first = records[0]
-        add(first["what"], first["ours"], "Hugging Face generate", hugging_face_generate(model, 64), None,
-            first["exact_match"], first["seconds"], first["start_seconds"])
+                row = add(f"batch {batch}, weights {weights}, states {states}", ours,
+                          "mamba-ssm decode in a CUDA graph", library_decode(model, batch),
+                          floor(model, batch, weights, states, bandwidth), exact, seconds, start)
+                first = first or (batch, row)
+        batch, row = first
+        add(row["what"], row["ours"], "Hugging Face generate", hugging_face_generate(model, batch), None,
+            row["exact_match"], row["seconds"], row["start_seconds"])
     console.print(table)
 
 

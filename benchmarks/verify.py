@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 
 import torch
+from models import trained
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.models import trained
 from datamodules.recording import RecordedRows
 from datamodules.tasks import Addition
 from lightning_modules.backbones import LSTM, Mamba, Mistral, Pythia
