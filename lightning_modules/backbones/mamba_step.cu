@@ -1,29 +1,35 @@
-// All layers of one decoding step of Mamba, for at most 64 rows, as one kernel whose blocks wait for each other. See
-// mamba_step.py, which says how the weights are arranged.
+// All layers of one decoding step of Mamba as one kernel whose blocks wait for each other. See mamba_step.py, which
+// says how the weights are arranged, and for how many rows and with which blocks this is compiled.
 //
-// Every multiprocessor has one block. A block has 32 of the rows (`half` says which) and 24 of the channels (`group`):
-// their x and z, convolution, step size and states; in the last phase 16 of the stream's columns. A layer has three
-// phases, each ended by a barrier of all blocks:
+// Every multiprocessor has one block. A block has BLOCK_ROWS of the rows (`rows_of` says which) and CHANNELS of the
+// channels (`group`): their x and z, convolution, step size and states; in the last phase COLUMNS of the stream's. A
+// layer has three phases, each ended by a barrier of all blocks:
 //   A  x and z from the stream, the convolution, and what these channels add to the selection (low-rank step, B, C);
 //   B  step sizes, states, y;
 //   C  the stream's columns from all of y, and the rows' sums of squares.
 // Between its arrival at a barrier and the wait for the others a block asks for the weights and states of its next
-// phase, into registers: after the barrier only what other blocks have written remains to be read.
+// phase, into registers: after the barrier only what other blocks have written remains to be read. With more than 24
+// channels phase A's weights are too many for that (PARKED): they have a place in shared memory, and are on their way
+// to it during phases B and C of the layer before.
 //
 // Products are mma's of 16 x 8 x 16. The order of the terms of a sum is free: of every 32, the four lanes of a row read
-// 8 each, 16 bytes at a time, which serve two mma's. The warps divide the terms between them.
+// 8 each, 16 bytes at a time, which serve two mma's. The warps divide the terms between them, and in phase A also the
+// rows, if there are 64.
 //
 // Two runs give the same bits. What all blocks add to the selection is added up in memory in any order, but as integers
-// of 64 bits, in units of 2^-32; a block's part that is 2^17 or more, or not a number, makes the sum not a number. Of the
-// rows' sums of squares every block leaves its part in a place of its own.
+// of 64 bits, in units of 2^-32; a block's part that is 2^17 or more, or not a number, makes the sum not a number. Of
+// the rows' sums of squares every block leaves its part in a place of its own.
 //
-// Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), WARPS, EPS (of the norm)
-// and STATE_BYTES (2: bfloat16, 4: float). Needs compute capability 9.0, and all blocks at once on the device.
+// Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
+// STATE_BYTES (2: bfloat16, 4: float), BLOCK_ROWS, CHANNELS, COLUMNS, WARPS and SHARED (bytes of shared memory). Needs
+// compute capability 9.0, and all blocks at once on the device.
 
 #ifndef EMULATED
 typedef unsigned short bf16;
 #define DEVICE __device__ __forceinline__
-#define SHARED(type, name) __shared__ type name
+#define SHARED_MEMORY(type, name) \
+    extern __shared__ uint4 dynamic[]; \
+    type& name = *(type*)dynamic
 DEVICE float exp2_(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE float log2_(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE float inverse(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
@@ -71,6 +77,30 @@ DEVICE void copy_later(uint4* shared, const void* global) {
 }
 DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// One copy of a whole piece, by one thread, which a barrier in shared memory counts; `layer` numbers its uses. What all
+// threads have done with the place before must be followed by `leave_place` and __syncthreads.
+DEVICE unsigned shared_place(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
+DEVICE void prepare(unsigned long long* landed) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(shared_place(landed)) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+DEVICE void leave_place() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+DEVICE void expect(unsigned long long* landed, unsigned bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :: "r"(shared_place(landed)), "r"(bytes) : "memory");
+}
+DEVICE void copy_piece(void* shared, const void* global, unsigned bytes, unsigned long long* landed) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(shared_place(shared)), "l"(global), "r"(bytes), "r"(shared_place(landed)) : "memory");
+}
+DEVICE void wait_for_pieces(unsigned long long* landed, int layer) {
+    unsigned done = 0;
+    while (!done)
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(done) : "r"(shared_place(landed)), "r"(layer % 2) : "memory");
+}
+
 DEVICE void to_l2(const void* from, unsigned bytes) {
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" :: "l"(from), "r"(bytes) : "memory");
 }
@@ -117,8 +147,8 @@ DEVICE void multiply(float* c, const uint4& upper, const uint4& lower, const uin
     multiply(c, upper, lower, column, 1);
 }
 
-// A part of a sum, and the sum of at most 64 parts: below 2^17 each, they stay below 2^55 in units of 2^-32; one that is
-// not stands for 2^56, which no others bring back below 2^55.
+// A part of a sum, and the sum of at most 64 parts: below 2^17 each, they stay below 2^55 in units of 2^-32; one that
+// is not stands for 2^56, which no others bring back below 2^55.
 DEVICE unsigned long long part_of_sum(float x) {
     return fabsf(x) < 131072.0f ? (unsigned long long)__float2ll_rn(x * 4294967296.0f) : 1ull << 56;
 }
@@ -128,23 +158,29 @@ DEVICE float whole_sum(unsigned lower, unsigned upper) {
 }
 
 constexpr int SIZE = 16;                               // states of a channel
-constexpr int ROWS = 64, HALF = 32;                    // rows of the kernel and of a block
-constexpr int CHANNELS = 24, COLUMNS = 16;             // of a block, inside and of the stream
-constexpr int THREADS = 32 * WARPS;
-constexpr int GROUPS = INNER / CHANNELS, BLOCKS = 2 * GROUPS, LEAVING = WIDTH / COLUMNS;
+constexpr int THREADS = 32 * WARPS, GROUPS = INNER / CHANNELS, LEAVING = WIDTH / COLUMNS;
 constexpr int SELECTED = RANK + 2 * SIZE;              // width of the selection
-constexpr int PAIRS = HALF * CHANNELS;                 // of a row and a channel
+constexpr int PAIRS = BLOCK_ROWS * CHANNELS;           // of a row and a channel
 constexpr int OWN = PAIRS / THREADS;                   // pairs that a thread has the x and z of
-constexpr int TILES = CHANNELS / 8;                    // of 8 channels
-constexpr int INWARDS = WIDTH / 32 / WARPS, OUTWARDS = INNER / 32 / WARPS;     // times 32 terms, for a warp
-constexpr int TAKEN = HALF * SELECTED / 2;              // of the selection, two at a time
-constexpr int SELECTS = SELECTED / 8, SELECT_EACH = (SELECTS + WARPS / 2 - 1) / (WARPS / 2);
-constexpr int RANKS = (RANK + 31) / 32, STEP_EACH = (2 * TILES + WARPS - 1) / WARPS;
+constexpr int HEIGHT = BLOCK_ROWS / 16;                // tiles of 16 rows
+constexpr int TILES = CHANNELS / 8, OUT_TILES = COLUMNS / 8;                   // of 8 channels, of 8 columns
+constexpr int SPLIT = BLOCK_ROWS / 32, ADDENDS = WARPS / SPLIT, PARTS = WARPS / 2;
+constexpr bool PARKED = CHANNELS > 24;                 // whether phase A's weights are in shared memory
+constexpr int PITCH = CHANNELS % 16 ? CHANNELS : CHANNELS + 8;                 // of a row, away from bank conflicts
+constexpr int INWARDS = WIDTH / 32 / ADDENDS, OUTWARDS = INNER / 32 / WARPS;   // times 32 terms, for a warp
+constexpr int OUT_HELD = 4 / HEIGHT * OUTWARDS > OUTWARDS ? OUTWARDS : (OUTWARDS + 1) / 2;  // of them at a time
+constexpr int TAKEN = BLOCK_ROWS * SELECTED / 2;       // of the selection, two at a time
+constexpr int SELECTS = SELECTED / 8, CHUNKS = (CHANNELS + 31) / 32;
+constexpr int SELECT_WARPS = WARPS / HEIGHT, SELECT_EACH = (SELECTS + SELECT_WARPS - 1) / SELECT_WARPS;
+constexpr int RANKS = (RANK + 31) / 32, STEP_EACH = (HEIGHT * TILES + WARPS - 1) / WARPS;
 constexpr int SMALL = 7 * CHANNELS + CHANNELS * SIZE;  // taps, bias, bias of the step, skip, rates
-constexpr int SQUARERS = THREADS / HALF, SQUARES_EACH = (LEAVING / 4 + SQUARERS - 1) / SQUARERS;
-constexpr int OUT_EACH = HALF * COLUMNS / 2 / THREADS;
+constexpr int SQUARERS = THREADS / BLOCK_ROWS, SQUARES_EACH = (LEAVING / 4 + SQUARERS - 1) / SQUARERS;
+constexpr int SPREAD = OUT_TILES % 2 ? 1 : 2, OUT_PAIRS = OUT_TILES / SPREAD;  // a thread's columns, by twos
+constexpr int OUT_ITEMS = BLOCK_ROWS * 4 * SPREAD, OUT_EACH = (OUT_ITEMS + THREADS - 1) / THREADS;
 constexpr int STATE_LOADS = STATE_BYTES / 2;           // of 16 bytes, for 8 states
-constexpr int IN_BYTES = WIDTH / 32 * 2 * TILES * 512, OUT_BYTES = INNER / 32 * 2 * 512;
+constexpr int HELD = OWN < 12 / STATE_LOADS ? OWN : 12 / STATE_LOADS;          // pairs whose states are in registers
+constexpr int IN_PIECE = 2 * TILES * 512;              // bytes, for 32 terms
+constexpr int IN_BYTES = WIDTH / 32 * IN_PIECE, OUT_BYTES = INNER / 32 * OUT_TILES * 512;
 
 // body(i, k) for i < COUNT, the k-th of this thread; without a loop whose length only some thread knows.
 template <int COUNT, class Body> DEVICE void each(int tid, Body body) {
@@ -155,47 +191,55 @@ template <int COUNT, class Body> DEVICE void each(int tid, Body body) {
     }
 }
 
-static_assert(INNER % CHANNELS == 0 && WIDTH % (32 * WARPS) == 0 && INNER % (32 * WARPS) == 0 && WARPS % 2 == 0
-              && HALF % WARPS == 0, "");
-static_assert(RANK % 8 == 0 && LEAVING <= GROUPS && GROUPS <= 64 && LEAVING % 4 == 0 && PAIRS % THREADS == 0
-              && HALF * COLUMNS / 2 % THREADS == 0, "");
+static_assert(BLOCK_ROWS == 32 || BLOCK_ROWS == 64, "");
+static_assert(INNER % CHANNELS == 0 && WIDTH % (32 * ADDENDS) == 0 && INNER % (32 * WARPS) == 0, "");
+static_assert(WARPS % HEIGHT == 0 && BLOCK_ROWS % WARPS == 0 && CHANNELS % 8 == 0 && COLUMNS % 8 == 0, "");
+static_assert(WIDTH % COLUMNS == 0 && RANK % 8 == 0 && LEAVING <= GROUPS && GROUPS <= 64 && LEAVING % 4 == 0, "");
+static_assert(PAIRS % THREADS == 0 && OUT_ITEMS % 32 == 0, "");
 static_assert(STATE_BYTES == 2 || STATE_BYTES == 4, "");
 
 struct __align__(16) Shared {
     union {
-        // Sums of the warps: in A those of x and z of two warps each, [2, HALF, CHANNELS]; in C mma's results, a float4
-        // for each lane, [4, 32].
-        float parts[WARPS / 2][2 * PAIRS];
+        uint4 inwards[PARKED ? IN_BYTES / 16 : 1];     // the weights, and after their use
+        float sums[PARTS][2][BLOCK_ROWS][PITCH];       // x and z of one or two warps each
+    };
+    union {
+        struct {                                       // in A
+            uint4 select[CHUNKS * SELECTS * 32];       // weights
+            bf16 before[BLOCK_ROWS][3][CHANNELS];      // inputs of the convolution, the oldest first
+            bf16 u[PAIRS];
+        };
         struct {                                       // in B
-            bf16 low_rank[2][HALF][RANK];              // what its rounding has left is the second
-            float ends[HALF][2 * SIZE];                // B and C
+            bf16 low_rank[2][BLOCK_ROWS][RANK];        // what its rounding has left is the second
+            float ends[BLOCK_ROWS][2 * SIZE];          // B and C
             float step[PAIRS];
         };
+        float4 products[WARPS][HEIGHT][OUT_TILES][32]; // mma's results, in C
     };
     float small[SMALL];
-    uint4 select[SELECTS * 32];                        // weights
-    float gate[PAIRS], squares[HALF];
-    float2 residual[HALF * COLUMNS / 2];
-    bf16 u[PAIRS];
-    bf16 before[HALF][3][CHANNELS];                    // inputs of the convolution, the oldest first
+    float gate[PAIRS], squares[BLOCK_ROWS];
+    float2 residual[OUT_ITEMS][OUT_PAIRS];
+    unsigned long long landed;
 };
-static_assert(sizeof(Shared) <= 48 * 1024 && WARPS * 4 * 32 * 4 <= WARPS / 2 * 2 * PAIRS, "");
+static_assert(sizeof(Shared) <= SHARED, "");
 
-// inwards [layers, GROUPS, WIDTH / 32, 2 TILES, 32], select [layers, GROUPS, SELECTS, 32], steps [layers, GROUPS,
-// TILES, RANKS, 32] and outwards [layers, LEAVING, INNER / 32, 2, 32], 8 weights a lane; small [layers, GROUPS, SMALL].
-// stream [ROWS, WIDTH], hidden [rows, WIDTH] and squares [2, ROWS, LEAVING]: a row's sum of squares in LEAVING
-// parts, before the first layer, given, and after the last; selection [2, ROWS, SELECTED], zero before and after; y [ROWS, INNER]; recent [layers, rows, 3, INNER];
-// state [layers, rows, INNER, SIZE]; clock [1]; counter [1]: arrivals at barriers, zero before and after.
+// inwards [layers, GROUPS, WIDTH / 32, 2 TILES, 32], select [layers, GROUPS, CHUNKS, SELECTS, 32], steps [layers,
+// GROUPS, TILES, RANKS, 32] and outwards [layers, LEAVING, INNER / 32, OUT_TILES, 32], 8 weights a lane; small [layers,
+// GROUPS, SMALL]. stream [all, WIDTH], hidden [rows, WIDTH] and squares [2, all, LEAVING], where all = rows as whole
+// blocks have them: a row's sum of squares in LEAVING parts, before the first layer, given, and after the last;
+// selection [2, all, SELECTED], zero before and after; y [all, INNER]; recent [layers, rows, 3, INNER]; state [layers,
+// rows, INNER, SIZE]; clock [1]; counter [1]: arrivals at barriers, zero before and after. GROUPS blocks for every
+// BLOCK_ROWS rows.
 extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
         const uint4* __restrict__ inwards, const uint4* __restrict__ select, const uint4* __restrict__ steps,
         const uint4* __restrict__ outwards, const float* __restrict__ small, bf16* stream, const float* hidden,
-        float* squares, unsigned long long* selection, bf16* y, bf16* recent, char* state, const int* clock, unsigned* counter,
-        long long layers, long long row_count) {
-    SHARED(Shared, s);
+        float* squares, unsigned long long* selection, bf16* y, bf16* recent, char* state, const int* clock,
+        unsigned* counter, long long layers, long long row_count) {
+    SHARED_MEMORY(Shared, s);
     int tid = threadIdx.x, warp = tid / 32, lane = tid % 32;
-    const int half = blockIdx.x % 2, group = blockIdx.x / 2, first = half * HALF;
-    const int rows = (int)row_count;
-    const bool alive = first < rows, leaves = group < LEAVING && alive;
+    const int rows_of = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS, first = rows_of * BLOCK_ROWS;
+    const int rows = (int)row_count, sharers = gridDim.x / GROUPS, all = sharers * BLOCK_ROWS;
+    const bool leaves = group < LEAVING;
     const int oldest = *clock % 3;
     unsigned target = 0;
 
@@ -216,7 +260,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
     auto arrive = [&]() {
         __syncthreads();
         if (tid == 0) signal(counter);
-        target += BLOCKS;
+        target += gridDim.x;
     };
     auto wait = [&]() {
         if (tid == 0)
@@ -227,39 +271,53 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
         forget(lane);
     };
 
-    // To the L2 cache, from memory, all that a layer will need: the two halves of the rows share the weights. A warp
-    // asks for one lane after the other, so that all warps take part.
+    // To the L2 cache, from memory, all that a layer will need, but for weights that go to shared memory. Blocks with
+    // the same channels share the weights. A warp asks for one lane after the other, so that all warps take part.
+    auto my_piece = [&](const void* from, int bytes) {
+        int start = bytes / 512 * rows_of / sharers, end = bytes / 512 * (rows_of + 1) / sharers;
+        to_l2((const char*)from + start * 512, (end - start) * 512);
+    };
     auto ahead = [&](int layer) {
         long long part = (long long)layer * GROUPS + group;
 #pragma unroll 1
         for (int job = warp; job < 4; job += WARPS) {
             if (lane > 0) continue;
-            if (job == 0 && half == 0) to_l2(small + part * SMALL, SMALL * 4);
-            if (job == 1) to_l2((const char*)inwards + part * IN_BYTES + half * (IN_BYTES / 2), IN_BYTES / 2);
-            if (job == 2 && group < LEAVING)
-                to_l2((const char*)outwards + ((long long)layer * LEAVING + group) * OUT_BYTES + half * (OUT_BYTES / 2),
-                      OUT_BYTES / 2);
-            if (job == 3 && half == 0) to_l2(select + part * SELECTS * 32, SELECTS * 512);
-            if (job == 3 && half == 1) to_l2(steps + part * TILES * RANKS * 32, TILES * RANKS * 512);
+            if (job == 0 && rows_of == 0) to_l2(small + part * SMALL, SMALL * 4);
+            if (job == 1 && !PARKED) my_piece((const char*)inwards + part * IN_BYTES, IN_BYTES);
+            if (job == 2 && leaves)
+                my_piece((const char*)outwards + ((long long)layer * LEAVING + group) * OUT_BYTES, OUT_BYTES);
+            if (job == 3 && rows_of == 0) to_l2(select + part * CHUNKS * SELECTS * 32, CHUNKS * SELECTS * 512);
+            if (job == 3 && rows_of == sharers - 1) to_l2(steps + part * TILES * RANKS * 32, TILES * RANKS * 512);
         }
-        int row = warp * (HALF / WARPS) + lane;
-        if (lane < HALF / WARPS && first + row < rows)
+        int row = warp * (BLOCK_ROWS / WARPS) + lane;
+        if (lane < BLOCK_ROWS / WARPS && first + row < rows)
             to_l2(states_of(layer, row), CHANNELS * SIZE * STATE_BYTES);
     };
 
     // Of phase A.
-    uint4 in_weight[INWARDS][2 * TILES];
+    uint4 in_weight[PARKED ? 1 : INWARDS][2 * TILES];
+    auto park = [&](int layer) {  // by one thread
+        const char* from = (const char*)inwards + ((long long)layer * GROUPS + group) * IN_BYTES;
+        expect(&s.landed, IN_BYTES);
+#pragma unroll 1
+        for (int k = 0; k < WIDTH / 32; k++)
+            copy_piece((char*)s.inwards + k * IN_PIECE, from + k * IN_PIECE, IN_PIECE, &s.landed);
+    };
     auto fetch_inwards = [&](int layer) {  // without a condition, or the registers would also have to keep what was
         long long part = (long long)layer * GROUPS + group;
-        const uint4* from = inwards + (part * (WIDTH / 32) + warp * INWARDS) * (2 * TILES * 32) + lane;
+        const uint4* from = inwards + (part * (WIDTH / 32) + warp / SPLIT * INWARDS) * (2 * TILES * 32) + lane;
+        if (!PARKED)
 #pragma unroll
-        for (int k = 0; k < INWARDS; k++)
+            for (int k = 0; k < INWARDS; k++)
 #pragma unroll
-            for (int n = 0; n < 2 * TILES; n++) in_weight[k][n] = fixed(from + (k * 2 * TILES + n) * 32);
+                for (int n = 0; n < 2 * TILES; n++)
+                    in_weight[PARKED ? 0 : k][n] = fixed(from + (k * 2 * TILES + n) * 32);
         each<SMALL / 4>(tid, [&](int i, int) { copy_later((uint4*)s.small + i, small + part * SMALL + 4 * i); });
-        each<SELECTS * 32>(tid, [&](int i, int) { copy_later(s.select + i, select + part * SELECTS * 32 + i); });
-        each<HALF * 9>(tid, [&](int i, int) {  // 3 inputs of 48 bytes a row
-            int row = i / 9, tap = i % 9 / 3, eighth = i % 3 * 8;
+        each<CHUNKS * SELECTS * 32>(tid, [&](int i, int) {
+            copy_later(s.select + i, select + part * CHUNKS * SELECTS * 32 + i);
+        });
+        each<BLOCK_ROWS * 3 * TILES>(tid, [&](int i, int) {
+            int row = i / (3 * TILES), tap = i % (3 * TILES) / TILES, eighth = i % TILES * 8;
             if (first + row < rows)
                 copy_later((uint4*)(s.before[row][tap] + eighth),
                            recent_at(layer, row, (oldest + tap) % 3) + eighth);
@@ -267,61 +325,73 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
     };
 
     // Of phase B.
-    auto fetch_states = [&](uint4 (&states)[2 * OWN][STATE_LOADS], uint4 (&step_weight)[STEP_EACH][RANKS], int layer) {
+    auto fetch_state = [&](uint4 (&states)[2 * HELD][STATE_LOADS], int layer, int j) {
+#pragma unroll
+        for (int i = 0; i < STATE_LOADS; i++)
+            states[j % (2 * HELD)][i] = inside(shared_pair(j)) ? own16(states_at(layer, shared_pair(j)) + 16 * i)
+                                                               : make_uint4(0, 0, 0, 0);
+    };
+    auto fetch_states = [&](uint4 (&states)[2 * HELD][STATE_LOADS], uint4 (&step_weight)[STEP_EACH][RANKS], int layer) {
         long long part = (long long)layer * GROUPS + group;
 #pragma unroll
         for (int i = 0; i < STEP_EACH; i++) {
-            int tile = min(warp + i * WARPS, 2 * TILES - 1);
+            int tile = min(warp + i * WARPS, HEIGHT * TILES - 1);
 #pragma unroll
             for (int k = 0; k < RANKS; k++)
-                step_weight[i][k] = fixed(steps + ((part * TILES + tile / 2) * RANKS + k) * 32 + lane);
+                step_weight[i][k] = fixed(steps + ((part * TILES + tile / HEIGHT) * RANKS + k) * 32 + lane);
         }
 #pragma unroll
-        for (int j = 0; j < 2 * OWN; j++)
-#pragma unroll
-            for (int i = 0; i < STATE_LOADS; i++)
-                states[j][i] = inside(shared_pair(j)) ? own16(states_at(layer, shared_pair(j)) + 16 * i)
-                                                      : make_uint4(0, 0, 0, 0);
+        for (int j = 0; j < 2 * HELD; j++) fetch_state(states, layer, j);
     };
 
     // Of phase C.
-    auto fetch_outwards = [&](uint4 (&out_weight)[OUTWARDS][2], int layer) {
-        const uint4* from = outwards + (((long long)layer * LEAVING + group) * (INNER / 32) + warp * OUTWARDS) * 64
-                            + lane;
+    auto fetch_outwards = [&](uint4 (&out_weight)[OUTWARDS][OUT_TILES], int layer) {
+        const uint4* from = outwards + lane + (((long long)layer * LEAVING + group) * (INNER / 32) + warp * OUTWARDS)
+                                              * (OUT_TILES * 32);
 #pragma unroll
         for (int k = 0; k < OUTWARDS; k++)
 #pragma unroll
-            for (int n = 0; n < 2; n++) out_weight[k][n] = fixed(from + (k * 2 + n) * 32);
+            for (int n = 0; n < OUT_TILES; n++) out_weight[k][n] = fixed(from + (k * OUT_TILES + n) * 32);
     };
 
-    // Two neighbouring columns of the residual stream stay with a thread, in float32; the eight threads of a row are
-    // neighbours.
-    auto row_of = [&](int item) { return item / 8; };
-    auto column_of = [&](int item) { return group * COLUMNS + item % 8 * 2; };
-    each<HALF * COLUMNS / 2>(tid, [&](int item, int) {
+    // Neighbouring columns of the residual stream stay with a thread, in float32, two of OUT_PAIRS tiles; the threads
+    // of a row are neighbours.
+    auto row_of = [&](int item) { return item / (4 * SPREAD); };
+    auto tile_of = [&](int item, int q) { return item / 4 % SPREAD + q * SPREAD; };
+    auto column_of = [&](int item, int q) { return group * COLUMNS + tile_of(item, q) * 8 + item % 4 * 2; };
+    each<OUT_ITEMS>(tid, [&](int item, int) {
         int row = first + row_of(item);
-        s.residual[item] = leaves && row < rows ? *(const float2*)(hidden + row * WIDTH + column_of(item))
-                                                : make_float2(0.0f, 0.0f);
+#pragma unroll
+        for (int q = 0; q < OUT_PAIRS; q++)
+            s.residual[item][q] = leaves && row < rows ? *(const float2*)(hidden + row * WIDTH + column_of(item, q))
+                                                       : make_float2(0.0f, 0.0f);
     });
 
     ahead(0);
+    if (PARKED) {
+        if (tid == 0) {
+            prepare(&s.landed);
+            park(0);
+        }
+        __syncthreads();
+    }
     fetch_inwards(0);
 #pragma unroll 1
     for (int layer = 0; layer < layers; layer++) {
         float u[OWN];
-        unsigned long long* sums = selection + layer % 2 * (ROWS * SELECTED);
+        unsigned long long* sums = selection + layer % 2 * (all * SELECTED);
 
         // Phase A.
-        if (alive) {
-            const int g = lane / 4, t = lane % 4;
+        {
+            const int g = lane / 4, t = lane % 4, top = warp % SPLIT * 32;
             uint4 rows_of_stream[2][INWARDS][2];
-            const bf16* from = stream + (first + g) * WIDTH + warp * INWARDS * 32 + 8 * t;
+            const bf16* from = stream + (first + top + g) * WIDTH + warp / SPLIT * INWARDS * 32 + 8 * t;
 #pragma unroll
             for (int k = 0; k < INWARDS; k++)
 #pragma unroll
                 for (int m = 0; m < 4; m++) rows_of_stream[m / 2][k][m % 2] = fresh16(from + 8 * m * WIDTH + 32 * k);
             // Sums of squares: SQUARERS neighbours have a row.
-            const float* squares_from = squares + (min(layer, 1) * ROWS + first + tid / SQUARERS) * LEAVING;
+            const float* squares_from = squares + (min(layer, 1) * all + first + tid / SQUARERS) * LEAVING;
             uint4 some_squares[SQUARES_EACH];
 #pragma unroll
             for (int i = 0; i < SQUARES_EACH; i++) {
@@ -329,14 +399,31 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                 some_squares[i] = place < LEAVING / 4 ? fresh16(squares_from + 4 * place) : make_uint4(0, 0, 0, 0);
             }
             float c[2][2 * TILES][4] = {};
+            if (PARKED) {
+                wait_for_pieces(&s.landed, layer);
+                const uint4* weights = s.inwards + warp / SPLIT * INWARDS * (2 * TILES * 32) + lane;
 #pragma unroll
-            for (int k = 0; k < 2 * INWARDS; k++)
+                for (int k = 0; k < INWARDS; k++)
 #pragma unroll
-                for (int m = 0; m < 2; m++)
+                    for (int n = 0; n < 2 * TILES; n++) {
+                        uint4 weight = weights[(k * 2 * TILES + n) * 32];
 #pragma unroll
-                    for (int n = 0; n < 2 * TILES; n++)
-                        multiply(c[m][n], rows_of_stream[m][k / 2][0], rows_of_stream[m][k / 2][1],
-                                 in_weight[k / 2][n], k % 2);
+                        for (int second = 0; second < 2; second++)
+#pragma unroll
+                            for (int m = 0; m < 2; m++)
+                                multiply(c[m][n], rows_of_stream[m][k][0], rows_of_stream[m][k][1], weight, second);
+                    }
+                __syncthreads();  // the sums have their place
+            } else {
+#pragma unroll
+                for (int k = 0; k < 2 * INWARDS; k++)
+#pragma unroll
+                    for (int m = 0; m < 2; m++)
+#pragma unroll
+                        for (int n = 0; n < 2 * TILES; n++)
+                            multiply(c[m][n], rows_of_stream[m][k / 2][0], rows_of_stream[m][k / 2][1],
+                                     in_weight[PARKED ? 0 : k / 2][n], k % 2);
+            }
             float square = 0.0f;
 #pragma unroll
             for (int i = 0; i < SQUARES_EACH; i++)
@@ -345,12 +432,11 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
 #pragma unroll
             for (int other = SQUARERS / 2; other > 0; other /= 2) square += __shfl_xor_sync(0xffffffffu, square, other);
             if (tid % SQUARERS == 0) s.squares[tid / SQUARERS] = square;
-            float* part = s.parts[warp % (WARPS / 2)];
             auto place = [&](int m, int n, int lower) {
-                return (float2*)(part + n / TILES * PAIRS + (16 * m + 8 * lower + g) * CHANNELS + n % TILES * 8
-                                 + 2 * t);
+                return (float2*)&s.sums[warp / SPLIT % PARTS][n / TILES][top + 16 * m + 8 * lower + g]
+                                       [n % TILES * 8 + 2 * t];
             };
-            if (warp < WARPS / 2)
+            if (ADDENDS == PARTS || warp < PARTS)
 #pragma unroll
                 for (int m = 0; m < 2; m++)
 #pragma unroll
@@ -358,8 +444,8 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                         *place(m, n, 0) = make_float2(c[m][n][0], c[m][n][1]);
                         *place(m, n, 1) = make_float2(c[m][n][2], c[m][n][3]);
                     }
-            __syncthreads();
-            if (warp >= WARPS / 2)
+            if (ADDENDS > PARTS) __syncthreads();
+            if (ADDENDS > PARTS && warp >= PARTS)
 #pragma unroll
                 for (int m = 0; m < 2; m++)
 #pragma unroll
@@ -375,9 +461,9 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                 int pair = owned(i), channel = pair % CHANNELS;
                 float x = 0.0f, z = 0.0f;
 #pragma unroll
-                for (int w = 0; w < WARPS / 2; w++) {
-                    x += s.parts[w][pair];
-                    z += s.parts[w][PAIRS + pair];
+                for (int w = 0; w < PARTS; w++) {
+                    x += s.sums[w][0][pair / CHANNELS][channel];
+                    z += s.sums[w][1][pair / CHANNELS][channel];
                 }
                 float by = inverse_root(s.squares[pair / CHANNELS] * (1.0f / WIDTH) + EPS);
                 x *= by;
@@ -392,34 +478,43 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                 s.gate[pair] = z * sigmoid(z);
                 s.u[pair] = rounded(u[i]);
             }
+            if (PARKED) leave_place();
             __syncthreads();
-            // 24 terms of 32: the last of the four lanes of a row has none.
-            const bf16* line = s.u + (16 * (warp % 2) + g) * CHANNELS + 8 * t;
-            uint4 nothing = make_uint4(0, 0, 0, 0);
-            uint4 upper = t < TILES ? *(const uint4*)line : nothing;
-            uint4 lower = t < TILES ? *(const uint4*)(line + 8 * CHANNELS) : nothing;
+            if (PARKED && tid == 0 && layer + 1 < layers) park(layer + 1);
+            // Of the last 32 terms, 24 or 16: the last of the four lanes of a row, or two, have none.
+            const int m = warp % HEIGHT;
+            uint4 upper[CHUNKS], lower[CHUNKS];
+#pragma unroll
+            for (int k = 0; k < CHUNKS; k++) {
+                const bf16* line = s.u + (16 * m + g) * CHANNELS + 32 * k + 8 * t;
+                uint4 nothing = make_uint4(0, 0, 0, 0);
+                upper[k] = 32 * k + 8 * t < CHANNELS ? *(const uint4*)line : nothing;
+                lower[k] = 32 * k + 8 * t < CHANNELS ? *(const uint4*)(line + 8 * CHANNELS) : nothing;
+            }
 #pragma unroll
             for (int i = 0; i < SELECT_EACH; i++) {
-                int tile = warp / 2 + i * (WARPS / 2);
+                int tile = warp / HEIGHT + i * SELECT_WARPS;
                 if (tile >= SELECTS) continue;
                 float d[4] = {};
-                multiply(d, upper, lower, s.select[tile * 32 + lane]);
+#pragma unroll
+                for (int k = 0; k < CHUNKS; k++)
+                    multiply(d, upper[k], lower[k], s.select[(k * SELECTS + tile) * 32 + lane]);
                 // The weights are in such an order that a lane has columns t and 4 + t: its neighbours' are beside.
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    int row = first + 16 * (warp % 2) + g + j / 2 * 8;
+                    int row = first + 16 * m + g + j / 2 * 8;
                     if (row < rows) add_to(sums + row * SELECTED + tile * 8 + j % 2 * 4 + t, part_of_sum(d[j]));
                 }
             }
         }
         arrive();
-        uint4 states[2 * OWN][STATE_LOADS], step_weight[STEP_EACH][RANKS];
+        uint4 states[2 * HELD][STATE_LOADS], step_weight[STEP_EACH][RANKS];
         fetch_states(states, step_weight, layer);
         if (layer + 1 < layers) ahead(layer + 1);
         wait();
 
         // Phase B.
-        if (alive) {
+        {
             const int g = lane / 4, t = lane % 4, side = lane % 2;
             uint4 taken[(TAKEN + THREADS - 1) / THREADS];
             each<TAKEN>(tid, [&](int i, int k) { taken[k] = fresh16(sums + first * SELECTED + 2 * i); });
@@ -438,8 +533,8 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
             __syncthreads();
 #pragma unroll
             for (int i = 0; i < STEP_EACH; i++) {
-                int tile = warp + i * WARPS, m = tile % 2, n = tile / 2;
-                if (tile >= 2 * TILES) continue;
+                int tile = warp + i * WARPS, m = tile % HEIGHT, n = tile / HEIGHT;
+                if (tile >= HEIGHT * TILES) continue;
                 float d[4] = {};
 #pragma unroll
                 for (int k = 0; k < 2 * RANKS; k++) {
@@ -472,13 +567,13 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                                                          + 8 * side);
                     float h[8], sum = 0.0f;
                     if (STATE_BYTES == 2) {
-                        uint4 eight = states[j][0];
+                        uint4 eight = states[j % (2 * HELD)][0];
                         h[0] = low(eight.x), h[1] = high(eight.x), h[2] = low(eight.y), h[3] = high(eight.y);
                         h[4] = low(eight.z), h[5] = high(eight.z), h[6] = low(eight.w), h[7] = high(eight.w);
                     } else {
 #pragma unroll
                         for (int q = 0; q < 2; q++) {
-                            uint4 four = states[j][q % STATE_LOADS];
+                            uint4 four = states[j % (2 * HELD)][q % STATE_LOADS];
                             h[4 * q] = __uint_as_float(four.x), h[4 * q + 1] = __uint_as_float(four.y);
                             h[4 * q + 2] = __uint_as_float(four.z), h[4 * q + 3] = __uint_as_float(four.w);
                         }
@@ -503,6 +598,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                     }
                     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
                     if (whose == side) result += sum;
+                    if (i + HELD < OWN) fetch_state(states, layer, j + 2 * HELD);
                 }
                 if (inside(pair))
                     y[(first + pair / CHANNELS) * INNER + group * CHANNELS + pair % CHANNELS] =
@@ -510,60 +606,72 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
             }
         }
         arrive();
-        uint4 out_weight[OUTWARDS][2];
+        uint4 out_weight[OUTWARDS][OUT_TILES];
         if (leaves) fetch_outwards(out_weight, layer);
         wait();
 
         // Phase C.
         if (leaves) {
             const int g = lane / 4, t = lane % 4;
-            uint4 rows_of_y[2][OUTWARDS][2];
+            uint4 rows_of_y[OUT_HELD][2 * HEIGHT];
             const bf16* from = y + (first + g) * INNER + warp * OUTWARDS * 32 + 8 * t;
+            auto fetch_y = [&](int k) {
 #pragma unroll
-            for (int k = 0; k < OUTWARDS; k++)
+                for (int m = 0; m < 2 * HEIGHT; m++)
+                    rows_of_y[k % OUT_HELD][m] = fresh16(from + 8 * m * INNER + 32 * k);
+            };
 #pragma unroll
-                for (int m = 0; m < 4; m++) rows_of_y[m / 2][k][m % 2] = fresh16(from + 8 * m * INNER + 32 * k);
-            float c[2][2][4] = {};
+            for (int k = 0; k < OUT_HELD; k++) fetch_y(k);
+            float c[HEIGHT][OUT_TILES][4] = {};
 #pragma unroll
-            for (int k = 0; k < 2 * OUTWARDS; k++)
+            for (int k = 0; k < OUTWARDS; k++) {
 #pragma unroll
-                for (int m = 0; m < 2; m++)
+                for (int second = 0; second < 2; second++)
 #pragma unroll
-                    for (int n = 0; n < 2; n++)
-                        multiply(c[m][n], rows_of_y[m][k / 2][0], rows_of_y[m][k / 2][1], out_weight[k / 2][n], k % 2);
-            float4* part = (float4*)s.parts + warp * 128 + lane;
+                    for (int m = 0; m < HEIGHT; m++)
 #pragma unroll
-            for (int m = 0; m < 2; m++)
+                        for (int n = 0; n < OUT_TILES; n++)
+                            multiply(c[m][n], rows_of_y[k % OUT_HELD][2 * m], rows_of_y[k % OUT_HELD][2 * m + 1],
+                                     out_weight[k][n], second);
+                if (k + OUT_HELD < OUTWARDS) fetch_y(k + OUT_HELD);
+            }
 #pragma unroll
-                for (int n = 0; n < 2; n++)
-                    part[(m * 2 + n) * 32] = make_float4(c[m][n][0], c[m][n][1], c[m][n][2], c[m][n][3]);
+            for (int m = 0; m < HEIGHT; m++)
+#pragma unroll
+                for (int n = 0; n < OUT_TILES; n++)
+                    s.products[warp][m][n][lane] = make_float4(c[m][n][0], c[m][n][1], c[m][n][2], c[m][n][3]);
             __syncthreads();
 #pragma unroll
             for (int i = 0; i < OUT_EACH; i++) {
                 int item = tid + i * THREADS, row = row_of(item);
-                // Row 16 m + 8 lower + g and columns 8 n + 2 t, as mma leaves them.
-                int m = row / 16, lower = row / 8 % 2, n = item / 4 % 2;
-                const float* from = (const float*)s.parts + ((m * 2 + n) * 32 + row % 8 * 4 + item % 4) * 4 + 2 * lower;
-                float2 residual = s.residual[item];
+                if (OUT_ITEMS % THREADS && item >= OUT_ITEMS) continue;  // whole warps
+                float square = 0.0f;
 #pragma unroll
-                for (int w = 0; w < WARPS; w++) {
-                    float2 some = *(const float2*)(from + w * 512);
-                    residual.x += some.x;
-                    residual.y += some.y;
-                }
-                s.residual[item] = residual;
-                float square = residual.x * residual.x + residual.y * residual.y;
+                for (int q = 0; q < OUT_PAIRS; q++) {
+                    // Row 16 m + 8 lower + g and columns 8 n + 2 t, as mma leaves them.
+                    const float4* from = &s.products[0][row / 16][tile_of(item, q)][row % 8 * 4 + item % 4];
+                    float2 residual = s.residual[item][q];
 #pragma unroll
-                for (int other = 4; other > 0; other /= 2) square += __shfl_xor_sync(0xffffffffu, square, other);
-                if (first + row < rows) {
-                    *(unsigned*)(stream + (first + row) * WIDTH + column_of(item)) =
-                        both(residual.x, residual.y);
-                    if (item % 8 == 0) squares[(ROWS + first + row) * LEAVING + group] = square;
+                    for (int w = 0; w < WARPS; w++) {
+                        float2 some = ((const float2*)(from + w * HEIGHT * OUT_TILES * 32))[row / 8 % 2];
+                        residual.x += some.x;
+                        residual.y += some.y;
+                    }
+                    s.residual[item][q] = residual;
+                    square += residual.x * residual.x + residual.y * residual.y;
+                    if (first + row < rows)
+                        *(unsigned*)(stream + (first + row) * WIDTH + column_of(item, q)) =
+                            both(residual.x, residual.y);
                 }
+#pragma unroll
+                for (int other = 2 * SPREAD; other > 0; other /= 2)
+                    square += __shfl_xor_sync(0xffffffffu, square, other);
+                if (first + row < rows && item % (4 * SPREAD) == 0)
+                    squares[(all + first + row) * LEAVING + group] = square;
             }
         }
 #pragma unroll 1
-        for (int i = blockIdx.x * THREADS + tid; i < ROWS * SELECTED / 2; i += BLOCKS * THREADS)
+        for (int i = blockIdx.x * THREADS + tid; i < all * SELECTED / 2; i += gridDim.x * THREADS)
             ((uint4*)sums)[i] = make_uint4(0, 0, 0, 0);  // for the next layer but one
         if (layer + 1 < layers) {
             arrive();
@@ -572,5 +680,5 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
         }
     }
     // The last to be done makes the counter ready for the next step: nobody waits any more.
-    if (tid == 0 && atomicAdd(counter, 1u) == target + BLOCKS - 1) *counter = 0;
+    if (tid == 0 && atomicAdd(counter, 1u) == target + gridDim.x - 1) *counter = 0;
 }
