@@ -36,19 +36,21 @@ DEVICE float inverse(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"
 DEVICE float inverse_root(float x) { return rsqrtf(x); }
 DEVICE bf16 rounded(float x) { bf16 y; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y; }
 
-// What nobody writes while the kernel runs.
+// What nobody writes while the kernel runs. Not as such (`nc`), or the compiler would ask for it after a barrier.
 DEVICE uint4 fixed(const void* from) {
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
     return v;
 }
 
-// What only this thread writes.
-DEVICE uint4 own16(const void* from) {
+// What only this thread writes, or zero.
+DEVICE uint4 own16(const void* from, bool some) {
     uint4 v;
-    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %5, 0;\n"
+                 "mov.u32 %0, 0;\nmov.u32 %1, 0;\nmov.u32 %2, 0;\nmov.u32 %3, 0;\n"
+                 "@p ld.global.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+                 : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w) : "l"(from), "r"((unsigned)some));
     return v;
 }
 
@@ -273,9 +275,9 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
 
     // To the L2 cache, from memory, all that a layer will need, but for weights that go to shared memory. Blocks with
     // the same channels share the weights. A warp asks for one lane after the other, so that all warps take part.
-    auto my_piece = [&](const void* from, int bytes) {
-        int start = bytes / 512 * rows_of / sharers, end = bytes / 512 * (rows_of + 1) / sharers;
-        to_l2((const char*)from + start * 512, (end - start) * 512);
+    auto my_piece = [&](const char* from, int bytes) {
+#pragma unroll 1
+        for (int quarter = rows_of; quarter < 4; quarter += sharers) to_l2(from + quarter * (bytes / 4), bytes / 4);
     };
     auto ahead = [&](int layer) {
         long long part = (long long)layer * GROUPS + group;
@@ -328,8 +330,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
     auto fetch_state = [&](uint4 (&states)[2 * HELD][STATE_LOADS], int layer, int j) {
 #pragma unroll
         for (int i = 0; i < STATE_LOADS; i++)
-            states[j % (2 * HELD)][i] = inside(shared_pair(j)) ? own16(states_at(layer, shared_pair(j)) + 16 * i)
-                                                               : make_uint4(0, 0, 0, 0);
+            states[j % (2 * HELD)][i] = own16(states_at(layer, shared_pair(j)) + 16 * i, inside(shared_pair(j)));
     };
     auto fetch_states = [&](uint4 (&states)[2 * HELD][STATE_LOADS], uint4 (&step_weight)[STEP_EACH][RANKS], int layer) {
         long long part = (long long)layer * GROUPS + group;

@@ -112,7 +112,7 @@ static uint4 fixed(const void* from) {
     if ((size_t)from % 16) abort();
     return *(const uint4*)from;
 }
-static uint4 own16(const void* from) { return fixed(from); }
+static uint4 own16(const void* from, bool some) { return some ? fixed(from) : uint4{}; }
 static uint4 fresh16(const void* from) { return fixed(from); }
 static void add_to(unsigned long long* to, unsigned long long value) { *to += value; }
 static void copy_later(uint4* shared, const void* global) { *shared = fixed(global); }
