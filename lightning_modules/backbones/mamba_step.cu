@@ -12,9 +12,11 @@
 // channels phase A's weights are too many for that (PARKED): they have a place in shared memory, and are on their way
 // to it during phases B and C of the layer before.
 //
-// Products are mma's of 16 x 8 x 16. The order of the terms of a sum is free: of every 32, the four lanes of a row read
-// 8 each, 16 bytes at a time, which serve two mma's. The warps divide the terms between them, and in phase A also the
-// rows, if there are 64.
+// Products are mma's of 16 x 8 x 16. The order of the terms of a sum is free: of every 32, the four lanes of a row have
+// 8 each, which serve two mma's. What stands on the left, two rows for a lane, is in memory as the lanes take it
+// (`tiled`): the weights in phase A, where the stream is on the right, and elsewhere what is multiplied by them; so no
+// number must be moved between registers. The warps divide the terms between them, and in phase A also the rows, if
+// there are 64.
 //
 // Two runs give the same bits. What all blocks add to the selection is added up in memory in any order, but as integers
 // of 64 bits, in units of 2^-32; a block's part that is 2^17 or more, or not a number, makes the sum not a number. Of
@@ -135,18 +137,21 @@ DEVICE float softplus(float x) {
     return x > 20.0f ? x : e < 0.0625f ? few : LN2 * log2_(1.0f + e);
 }
 
-// c [16, 8] += a [16, 32] b [32, 8], in two halves, so that products of which none waits for another can stand between
-// them: `upper` and `lower`, 8 terms of row lane / 4 of a and of the 8th row after it; `column`, the same terms of
-// column lane / 4 of b.
-DEVICE void multiply(float* c, const uint4& upper, const uint4& lower, const uint4& column, int second) {
+// c [16, 8] += a [16, 16] b [16, 8]: `left`, what a lane has of a; `right`, 8 terms, for two products, of column
+// lane / 4 of b.
+DEVICE void multiply(float* c, const uint4& left, const uint4& right, int second) {
     if (second)
-        mma(c, upper.z, lower.z, upper.w, lower.w, column.z, column.w);
+        mma(c, left.x, left.y, left.z, left.w, right.z, right.w);
     else
-        mma(c, upper.x, lower.x, upper.y, lower.y, column.x, column.y);
+        mma(c, left.x, left.y, left.z, left.w, right.x, right.y);
 }
-DEVICE void multiply(float* c, const uint4& upper, const uint4& lower, const uint4& column) {
-    multiply(c, upper, lower, column, 0);
-    multiply(c, upper, lower, column, 1);
+
+// Where a number is of a matrix that stands on the left, with so many times 32 terms: [rows / 16, chunks, 2, 32, 8].
+DEVICE unsigned tiled_row(unsigned row, int chunks) {
+    return row / 16 * chunks * 512 + row % 8 * 32 + row / 8 % 2 * 2;
+}
+DEVICE unsigned tiled_term(unsigned term) {
+    return term / 32 * 512 + term / 4 % 2 * 256 + term / 8 % 4 * 8 + term / 2 % 2 * 4 + term % 2;
 }
 
 // A part of a sum, and the sum of at most 64 parts: below 2^17 each, they stay below 2^55 in units of 2^-32; one that
@@ -164,19 +169,20 @@ constexpr int THREADS = 32 * WARPS, GROUPS = INNER / CHANNELS, LEAVING = WIDTH /
 constexpr int SELECTED = RANK + 2 * SIZE;              // width of the selection
 constexpr int PAIRS = BLOCK_ROWS * CHANNELS;           // of a row and a channel
 constexpr int OWN = PAIRS / THREADS;                   // pairs that a thread has the x and z of
+constexpr int LINES = OWN / 3, LINE = 96 / CHANNELS;   // those of one channel, every LINE rows
 constexpr int HEIGHT = BLOCK_ROWS / 16;                // tiles of 16 rows
 constexpr int TILES = CHANNELS / 8, OUT_TILES = COLUMNS / 8;                   // of 8 channels, of 8 columns
 constexpr int SPLIT = BLOCK_ROWS / 32, ADDENDS = WARPS / SPLIT, PARTS = WARPS / 2;
 constexpr bool PARKED = CHANNELS > 24;                 // whether phase A's weights are in shared memory
-constexpr int PITCH = CHANNELS % 16 ? CHANNELS : CHANNELS + 8;                 // of a row, away from bank conflicts
+constexpr int PITCH = CHANNELS + 4;                    // of a row, away from bank conflicts
 constexpr int INWARDS = WIDTH / 32 / ADDENDS, OUTWARDS = INNER / 32 / WARPS;   // times 32 terms, for a warp
 constexpr int OUT_HELD = 4 / HEIGHT * OUTWARDS > OUTWARDS ? OUTWARDS : (OUTWARDS + 1) / 2;  // of them at a time
-constexpr int TAKEN = BLOCK_ROWS * SELECTED / 2;       // of the selection, two at a time
 constexpr int SELECTS = SELECTED / 8, CHUNKS = (CHANNELS + 31) / 32;
 constexpr int SELECT_WARPS = WARPS / HEIGHT, SELECT_EACH = (SELECTS + SELECT_WARPS - 1) / SELECT_WARPS;
 constexpr int RANKS = (RANK + 31) / 32, STEP_EACH = (HEIGHT * TILES + WARPS - 1) / WARPS;
 constexpr int SMALL = 7 * CHANNELS + CHANNELS * SIZE;  // taps, bias, bias of the step, skip, rates
-constexpr int SQUARERS = THREADS / BLOCK_ROWS, SQUARES_EACH = (LEAVING / 4 + SQUARERS - 1) / SQUARERS;
+constexpr int SIDE = THREADS / BLOCK_ROWS;             // threads of a row where they have one
+constexpr int SQUARES_EACH = (LEAVING / 4 + SIDE - 1) / SIDE, TAKEN = (SELECTED / 2 + SIDE - 1) / SIDE;
 constexpr int SPREAD = OUT_TILES % 2 ? 1 : 2, OUT_PAIRS = OUT_TILES / SPREAD;  // a thread's columns, by twos
 constexpr int OUT_ITEMS = BLOCK_ROWS * 4 * SPREAD, OUT_EACH = (OUT_ITEMS + THREADS - 1) / THREADS;
 constexpr int STATE_LOADS = STATE_BYTES / 2;           // of 16 bytes, for 8 states
@@ -197,7 +203,7 @@ static_assert(BLOCK_ROWS == 32 || BLOCK_ROWS == 64, "");
 static_assert(INNER % CHANNELS == 0 && WIDTH % (32 * ADDENDS) == 0 && INNER % (32 * WARPS) == 0, "");
 static_assert(WARPS % HEIGHT == 0 && BLOCK_ROWS % WARPS == 0 && CHANNELS % 8 == 0 && COLUMNS % 8 == 0, "");
 static_assert(WIDTH % COLUMNS == 0 && RANK % 8 == 0 && LEAVING <= GROUPS && GROUPS <= 64 && LEAVING % 4 == 0, "");
-static_assert(PAIRS % THREADS == 0 && OUT_ITEMS % 32 == 0, "");
+static_assert(PAIRS % (3 * THREADS) == 0 && 96 % CHANNELS == 0 && OUT_ITEMS % 32 == 0, "");
 static_assert(STATE_BYTES == 2 || STATE_BYTES == 4, "");
 
 struct __align__(16) Shared {
@@ -209,10 +215,10 @@ struct __align__(16) Shared {
         struct {                                       // in A
             uint4 select[CHUNKS * SELECTS * 32];       // weights
             bf16 before[BLOCK_ROWS][3][CHANNELS];      // inputs of the convolution, the oldest first
-            bf16 u[PAIRS];
+                bf16 u[BLOCK_ROWS * CHUNKS * 32];          // tiled
         };
         struct {                                       // in B
-            bf16 low_rank[2][BLOCK_ROWS][RANK];        // what its rounding has left is the second
+            bf16 low_rank[2][BLOCK_ROWS * RANKS * 32]; // tiled; what its rounding has left is the second
             float ends[BLOCK_ROWS][2 * SIZE];          // B and C
             float step[PAIRS];
         };
@@ -222,16 +228,17 @@ struct __align__(16) Shared {
     float gate[PAIRS], squares[BLOCK_ROWS];
     float2 residual[OUT_ITEMS][OUT_PAIRS];
     unsigned long long landed;
+    int oldest;                                        // of the places of the convolution's inputs
 };
 static_assert(sizeof(Shared) <= SHARED, "");
 
-// inwards [layers, GROUPS, WIDTH / 32, 2 TILES, 32], select [layers, GROUPS, CHUNKS, SELECTS, 32], steps [layers,
-// GROUPS, TILES, RANKS, 32] and outwards [layers, LEAVING, INNER / 32, OUT_TILES, 32], 8 weights a lane; small [layers,
-// GROUPS, SMALL]. stream [all, WIDTH], hidden [rows, WIDTH] and squares [2, all, LEAVING], where all = rows as whole
-// blocks have them: a row's sum of squares in LEAVING parts, before the first layer, given, and after the last;
-// selection [2, all, SELECTED], zero before and after; y [all, INNER]; recent [layers, rows, 3, INNER]; state [layers,
-// rows, INNER, SIZE]; clock [1]; counter [1]: arrivals at barriers, zero before and after. GROUPS blocks for every
-// BLOCK_ROWS rows.
+// inwards [layers, GROUPS, WIDTH / 32, TILES, 2, 32], tiled but for the order of the first two; select [layers, GROUPS,
+// CHUNKS, SELECTS, 32], steps [layers, GROUPS, TILES, RANKS, 32] and outwards [layers, LEAVING, INNER / 32, OUT_TILES,
+// 32]; all with 8 weights a lane. small [layers, GROUPS, SMALL]. stream [all, WIDTH], hidden [rows, WIDTH] and squares
+// [2, all, LEAVING], where all = rows as whole blocks have them: a row's sum of squares in LEAVING parts, before the
+// first layer, given, and after the last; selection [2, all, SELECTED], zero before and after; y [all, INNER], tiled;
+// recent [layers, rows, 3, INNER]; state [layers, rows, INNER, SIZE]; clock [1]; counter [1]: arrivals at barriers,
+// zero before and after. GROUPS blocks for every BLOCK_ROWS rows.
 extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
         const uint4* __restrict__ inwards, const uint4* __restrict__ select, const uint4* __restrict__ steps,
         const uint4* __restrict__ outwards, const float* __restrict__ small, bf16* stream, const float* hidden,
@@ -242,21 +249,27 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
     const int rows_of = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS, first = rows_of * BLOCK_ROWS;
     const int rows = (int)row_count, sharers = gridDim.x / GROUPS, all = sharers * BLOCK_ROWS;
     const bool leaves = group < LEAVING;
-    const int oldest = *clock % 3;
     unsigned target = 0;
 
-    // Pairs, row by row. A thread owns OWN of them; two neighbours share the states of what both own, 8 of each pair.
-    auto owned = [&](int i) { return 32 * (warp * OWN + i) + 16 * (lane % 2) + lane / 2; };
-    auto shared_pair = [&](int j) { return 32 * (warp * OWN + j / 2) + 16 * (j % 2) + lane / 2; };
-    auto inside = [&](int pair) { return first + pair / CHANNELS < rows; };
+    // Pairs, row by row, 32 a warp. A thread owns OWN of them, LINES of each of three channels; two neighbours share
+    // the states of what both own, 8 of each pair: `whose` pair, the even one's or the odd one's.
+    auto first_row = [&](int i, int whose) {
+        return warp * (OWN * 32 / CHANNELS) + (int)((32 * (i / LINES) + 16 * whose + (unsigned)lane / 2) / CHANNELS);
+    };
+    auto row_of_pair = [&](int i, int whose) { return first_row(i, whose) + i % LINES * LINE; };
+    auto channel_of_pair = [&](int i, int whose) {
+        return (int)((32 * (i / LINES) + 16 * whose + (unsigned)lane / 2) % CHANNELS);
+    };
     auto recent_at = [&](int layer, int row, int slot) {
         return recent + (((long long)layer * rows + first + row) * 3 + slot) * INNER + group * CHANNELS;
     };
     auto states_of = [&](int layer, int row) {
         return state + (((long long)layer * rows + first + row) * INNER + group * CHANNELS) * SIZE * STATE_BYTES;
     };
-    auto states_at = [&](int layer, int pair) {
-        return states_of(layer, pair / CHANNELS) + (pair % CHANNELS * SIZE + 8 * (lane % 2)) * STATE_BYTES;
+    auto states_at = [&](int layer, int i, int whose) {
+        return states_of(layer, first_row(i, whose))
+               + (channel_of_pair(i, whose) * SIZE + 8 * (lane % 2)) * STATE_BYTES
+               + i % LINES * (LINE * INNER * SIZE * STATE_BYTES);
     };
 
     auto arrive = [&]() {
@@ -322,7 +335,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
             int row = i / (3 * TILES), tap = i % (3 * TILES) / TILES, eighth = i % TILES * 8;
             if (first + row < rows)
                 copy_later((uint4*)(s.before[row][tap] + eighth),
-                           recent_at(layer, row, (oldest + tap) % 3) + eighth);
+                           recent_at(layer, row, (s.oldest + tap) % 3) + eighth);
         });
     };
 
@@ -330,7 +343,8 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
     auto fetch_state = [&](uint4 (&states)[2 * HELD][STATE_LOADS], int layer, int j) {
 #pragma unroll
         for (int i = 0; i < STATE_LOADS; i++)
-            states[j % (2 * HELD)][i] = own16(states_at(layer, shared_pair(j)) + 16 * i, inside(shared_pair(j)));
+            states[j % (2 * HELD)][i] = own16(states_at(layer, j / 2, j % 2) + 16 * i,
+                                               first + row_of_pair(j / 2, j % 2) < rows);
     };
     auto fetch_states = [&](uint4 (&states)[2 * HELD][STATE_LOADS], uint4 (&step_weight)[STEP_EACH][RANKS], int layer) {
         long long part = (long long)layer * GROUPS + group;
@@ -369,13 +383,14 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
     });
 
     ahead(0);
-    if (PARKED) {
-        if (tid == 0) {
+    if (tid == 0) {
+        s.oldest = *clock % 3;
+        if (PARKED) {
             prepare(&s.landed);
             park(0);
         }
-        __syncthreads();
     }
+    __syncthreads();
     fetch_inwards(0);
 #pragma unroll 1
     for (int layer = 0; layer < layers; layer++) {
@@ -384,46 +399,43 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
 
         // Phase A.
         {
-            const int g = lane / 4, t = lane % 4, top = warp % SPLIT * 32;
-            uint4 rows_of_stream[2][INWARDS][2];
+            const int g = lane / 4, t = lane % 4, side = lane % 2, top = warp % SPLIT * 32;
+            uint4 rows_of_stream[4][INWARDS];
             const bf16* from = stream + (first + top + g) * WIDTH + warp / SPLIT * INWARDS * 32 + 8 * t;
 #pragma unroll
             for (int k = 0; k < INWARDS; k++)
 #pragma unroll
-                for (int m = 0; m < 4; m++) rows_of_stream[m / 2][k][m % 2] = fresh16(from + 8 * m * WIDTH + 32 * k);
-            // Sums of squares: SQUARERS neighbours have a row.
-            const float* squares_from = squares + (min(layer, 1) * all + first + tid / SQUARERS) * LEAVING;
+                for (int m = 0; m < 4; m++) rows_of_stream[m][k] = fresh16(from + 8 * m * WIDTH + 32 * k);
+            // Sums of squares: SIDE neighbours have a row.
+            const float* squares_from = squares + (min(layer, 1) * all + first + tid / SIDE) * LEAVING;
             uint4 some_squares[SQUARES_EACH];
 #pragma unroll
             for (int i = 0; i < SQUARES_EACH; i++) {
-                int place = tid % SQUARERS + i * SQUARERS;
+                int place = tid % SIDE + i * SIDE;
                 some_squares[i] = place < LEAVING / 4 ? fresh16(squares_from + 4 * place) : make_uint4(0, 0, 0, 0);
             }
-            float c[2][2 * TILES][4] = {};
+            float c[TILES][4][4] = {};
             if (PARKED) {
                 wait_for_pieces(&s.landed, layer);
                 const uint4* weights = s.inwards + warp / SPLIT * INWARDS * (2 * TILES * 32) + lane;
 #pragma unroll
-                for (int k = 0; k < INWARDS; k++)
+                for (int k = 0; k < 2 * INWARDS; k++)
 #pragma unroll
-                    for (int n = 0; n < 2 * TILES; n++) {
-                        uint4 weight = weights[(k * 2 * TILES + n) * 32];
+                    for (int n = 0; n < TILES; n++) {
+                        uint4 weight = weights[(k / 2 * 2 * TILES + 2 * n + k % 2) * 32];
 #pragma unroll
-                        for (int second = 0; second < 2; second++)
-#pragma unroll
-                            for (int m = 0; m < 2; m++)
-                                multiply(c[m][n], rows_of_stream[m][k][0], rows_of_stream[m][k][1], weight, second);
+                        for (int m = 0; m < 4; m++) multiply(c[n][m], weight, rows_of_stream[m][k / 2], k % 2);
                     }
                 __syncthreads();  // the sums have their place
             } else {
 #pragma unroll
                 for (int k = 0; k < 2 * INWARDS; k++)
 #pragma unroll
-                    for (int m = 0; m < 2; m++)
+                    for (int n = 0; n < TILES; n++)
 #pragma unroll
-                        for (int n = 0; n < 2 * TILES; n++)
-                            multiply(c[m][n], rows_of_stream[m][k / 2][0], rows_of_stream[m][k / 2][1],
-                                     in_weight[PARKED ? 0 : k / 2][n], k % 2);
+                        for (int m = 0; m < 4; m++)
+                            multiply(c[n][m], in_weight[PARKED ? 0 : k / 2][2 * n + k % 2], rows_of_stream[m][k / 2],
+                                     k % 2);
             }
             float square = 0.0f;
 #pragma unroll
@@ -431,75 +443,70 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                 square += (__uint_as_float(some_squares[i].x) + __uint_as_float(some_squares[i].y))
                           + (__uint_as_float(some_squares[i].z) + __uint_as_float(some_squares[i].w));
 #pragma unroll
-            for (int other = SQUARERS / 2; other > 0; other /= 2) square += __shfl_xor_sync(0xffffffffu, square, other);
-            if (tid % SQUARERS == 0) s.squares[tid / SQUARERS] = square;
-            auto place = [&](int m, int n, int lower) {
-                return (float2*)&s.sums[warp / SPLIT % PARTS][n / TILES][top + 16 * m + 8 * lower + g]
-                                       [n % TILES * 8 + 2 * t];
+            for (int other = SIDE / 2; other > 0; other /= 2) square += __shfl_xor_sync(0xffffffffu, square, other);
+            if (tid % SIDE == 0) s.squares[tid / SIDE] = square;
+            auto place = [&](int n, int m, int i) -> float& {
+                int tile = 2 * n + i / 2;  // of 8 channels
+                return s.sums[warp / SPLIT % PARTS][tile / TILES][top + 8 * m + 2 * t + i % 2][tile % TILES * 8 + g];
             };
             if (ADDENDS == PARTS || warp < PARTS)
 #pragma unroll
-                for (int m = 0; m < 2; m++)
-#pragma unroll
-                    for (int n = 0; n < 2 * TILES; n++) {
-                        *place(m, n, 0) = make_float2(c[m][n][0], c[m][n][1]);
-                        *place(m, n, 1) = make_float2(c[m][n][2], c[m][n][3]);
-                    }
+                for (int i = 0; i < 16 * TILES; i++) place(i / 16, i / 4 % 4, i % 4) = c[i / 16][i / 4 % 4][i % 4];
             if (ADDENDS > PARTS) __syncthreads();
             if (ADDENDS > PARTS && warp >= PARTS)
 #pragma unroll
-                for (int m = 0; m < 2; m++)
-#pragma unroll
-                    for (int n = 0; n < 2 * TILES; n++) {
-                        float2 upper = *place(m, n, 0), lower = *place(m, n, 1);
-                        *place(m, n, 0) = make_float2(upper.x + c[m][n][0], upper.y + c[m][n][1]);
-                        *place(m, n, 1) = make_float2(lower.x + c[m][n][2], lower.y + c[m][n][3]);
-                    }
+                for (int i = 0; i < 16 * TILES; i++) place(i / 16, i / 4 % 4, i % 4) += c[i / 16][i / 4 % 4][i % 4];
             wait_for_copies();
             __syncthreads();
+            float taps[5];
+            unsigned place_of_u;
 #pragma unroll
             for (int i = 0; i < OWN; i++) {
-                int pair = owned(i), channel = pair % CHANNELS;
+                int row = row_of_pair(i, side), channel = channel_of_pair(i, side);
+                if (i % LINES == 0) {
+                    place_of_u = tiled_term(channel);
+#pragma unroll
+                    for (int j = 0; j < 5; j++) taps[j] = s.small[j * CHANNELS + channel];
+                }
                 float x = 0.0f, z = 0.0f;
 #pragma unroll
                 for (int w = 0; w < PARTS; w++) {
-                    x += s.sums[w][0][pair / CHANNELS][channel];
-                    z += s.sums[w][1][pair / CHANNELS][channel];
+                    x += s.sums[w][0][row][channel];
+                    z += s.sums[w][1][row][channel];
                 }
-                float by = inverse_root(s.squares[pair / CHANNELS] * (1.0f / WIDTH) + EPS);
+                float by = inverse_root(s.squares[row] * (1.0f / WIDTH) + EPS);
                 x *= by;
                 z *= by;
-                float value = s.small[4 * CHANNELS + channel];
+                float value = taps[4];
 #pragma unroll
-                for (int tap = 0; tap < 3; tap++)
-                    value += s.small[tap * CHANNELS + channel] * wide(s.before[pair / CHANNELS][tap][channel]);
-                value += s.small[3 * CHANNELS + channel] * x;
-                if (inside(pair)) recent_at(layer, pair / CHANNELS, oldest)[channel] = rounded(x);
+                for (int tap = 0; tap < 3; tap++) value += taps[tap] * wide(s.before[row][tap][channel]);
+                value += taps[3] * x;
+                if (first + row < rows) recent_at(layer, row, s.oldest)[channel] = rounded(x);
                 u[i] = value * sigmoid(value);
-                s.gate[pair] = z * sigmoid(z);
-                s.u[pair] = rounded(u[i]);
+                s.gate[row * CHANNELS + channel] = z * sigmoid(z);
+                s.u[tiled_row(row, CHUNKS) + place_of_u] = rounded(u[i]);
             }
             if (PARKED) leave_place();
             __syncthreads();
             if (PARKED && tid == 0 && layer + 1 < layers) park(layer + 1);
             // Of the last 32 terms, 24 or 16: the last of the four lanes of a row, or two, have none.
             const int m = warp % HEIGHT;
-            uint4 upper[CHUNKS], lower[CHUNKS];
+            uint4 left[CHUNKS][2];
 #pragma unroll
-            for (int k = 0; k < CHUNKS; k++) {
-                const bf16* line = s.u + (16 * m + g) * CHANNELS + 32 * k + 8 * t;
-                uint4 nothing = make_uint4(0, 0, 0, 0);
-                upper[k] = 32 * k + 8 * t < CHANNELS ? *(const uint4*)line : nothing;
-                lower[k] = 32 * k + 8 * t < CHANNELS ? *(const uint4*)(line + 8 * CHANNELS) : nothing;
-            }
+            for (int k = 0; k < 2 * CHUNKS; k++)
+                left[k / 2][k % 2] = 32 * (k / 2) + 8 * t < CHANNELS
+                                     ? ((const uint4*)s.u)[(m * CHUNKS * 2 + k) * 32 + lane] : make_uint4(0, 0, 0, 0);
 #pragma unroll
             for (int i = 0; i < SELECT_EACH; i++) {
                 int tile = warp / HEIGHT + i * SELECT_WARPS;
                 if (tile >= SELECTS) continue;
                 float d[4] = {};
 #pragma unroll
-                for (int k = 0; k < CHUNKS; k++)
-                    multiply(d, upper[k], lower[k], s.select[(k * SELECTS + tile) * 32 + lane]);
+                for (int k = 0; k < CHUNKS; k++) {
+                    uint4 weight = s.select[(k * SELECTS + tile) * 32 + lane];
+                    multiply(d, left[k][0], weight, 0);
+                    multiply(d, left[k][1], weight, 1);
+                }
                 // The weights are in such an order that a lane has columns t and 4 + t: its neighbours' are beside.
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
@@ -517,20 +524,26 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
         // Phase B.
         {
             const int g = lane / 4, t = lane % 4, side = lane % 2;
-            uint4 taken[(TAKEN + THREADS - 1) / THREADS];
-            each<TAKEN>(tid, [&](int i, int k) { taken[k] = fresh16(sums + first * SELECTED + 2 * i); });
-            each<TAKEN>(tid, [&](int i, int k) {
-                uint4 two = taken[k];
-                float x = whole_sum(two.x, two.y), y = whole_sum(two.z, two.w);
-                int row = i / (SELECTED / 2), column = i % (SELECTED / 2) * 2;
-                if (column >= RANK) {
-                    *(float2*)&s.ends[row][column - RANK] = make_float2(x, y);
+            // SIDE neighbours have a row, two columns at a time.
+            uint4 taken[TAKEN];
+            const unsigned row = (unsigned)tid / SIDE, column = (unsigned)tid % SIDE * 2;
+#pragma unroll
+            for (int k = 0; k < TAKEN; k++)
+                if (TAKEN * SIDE * 2 == SELECTED || column + 2 * SIDE * k < SELECTED)
+                    taken[k] = fresh16(sums + (first + row) * SELECTED + column + 2 * SIDE * k);
+#pragma unroll
+            for (int k = 0; k < TAKEN; k++) {
+                const unsigned from = column + 2 * SIDE * k;
+                if (TAKEN * SIDE * 2 > SELECTED && from >= SELECTED) continue;
+                float x = whole_sum(taken[k].x, taken[k].y), y = whole_sum(taken[k].z, taken[k].w);
+                if (from >= RANK) {
+                    *(float2*)&s.ends[row][from - RANK] = make_float2(x, y);
                 } else {  // in two parts, so that a product with both is one in float32
-                    unsigned whole = both(x, y);
-                    *(unsigned*)&s.low_rank[0][row][column] = whole;
-                    *(unsigned*)&s.low_rank[1][row][column] = both(x - low(whole), y - high(whole));
+                    unsigned whole = both(x, y), place = tiled_row(row, RANKS) + tiled_term(from);
+                    *(unsigned*)&s.low_rank[0][place] = whole;
+                    *(unsigned*)&s.low_rank[1][place] = both(x - low(whole), y - high(whole));
                 }
-            });
+            }
             __syncthreads();
 #pragma unroll
             for (int i = 0; i < STEP_EACH; i++) {
@@ -538,35 +551,44 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                 if (tile >= HEIGHT * TILES) continue;
                 float d[4] = {};
 #pragma unroll
-                for (int k = 0; k < 2 * RANKS; k++) {
-                    bool some = 32 * (k / 2) + 8 * t < RANK;
-                    const bf16* line = &s.low_rank[k % 2][16 * m + g][32 * (k / 2) + 8 * t];
-                    uint4 nothing = make_uint4(0, 0, 0, 0);
-                    uint4 upper = some ? *(const uint4*)line : nothing;
-                    uint4 lower = some ? *(const uint4*)(line + 8 * RANK) : nothing;
-                    multiply(d, upper, lower, step_weight[i][k / 2]);
-                }
+                for (int k = 0; k < 2 * RANKS; k++)
+#pragma unroll
+                    for (int rest = 0; rest < 2; rest++)
+                        multiply(d, 32 * (k / 2) + 8 * t < RANK
+                                    ? ((const uint4*)s.low_rank[rest])[(m * RANKS * 2 + k) * 32 + lane]
+                                    : make_uint4(0, 0, 0, 0),
+                                 step_weight[i][k / 2], k % 2);
                 float* to = s.step + (16 * m + g) * CHANNELS + n * 8 + 2 * t;
                 *(float2*)to = make_float2(d[0], d[1]);
                 *(float2*)(to + 8 * CHANNELS) = make_float2(d[2], d[3]);
             }
             __syncthreads();
+            float step_bias, skip, rates[2][8];
+            unsigned place_of_y;
 #pragma unroll
             for (int i = 0; i < OWN; i++) {
-                int pair = owned(i);
-                float step = softplus(s.step[pair] + s.small[5 * CHANNELS + pair % CHANNELS]), in = step * u[i];
+                int row = row_of_pair(i, side), channel = channel_of_pair(i, side);
+                if (i % LINES == 0) {
+                    place_of_y = tiled_row(first, INNER / 32) + tiled_term(group * CHANNELS + channel);
+                    step_bias = s.small[5 * CHANNELS + channel], skip = s.small[6 * CHANNELS + channel];
+#pragma unroll
+                    for (int q = 0; q < 4; q++)
+                        *(float4*)&rates[q / 2][q % 2 * 4] =
+                            *(const float4*)&s.small[7 * CHANNELS + channel_of_pair(i, q / 2) * SIZE + 8 * side
+                                                     + q % 2 * 4];
+                }
+                float step = softplus(s.step[row * CHANNELS + channel] + step_bias), in = step * u[i];
                 float other_step = __shfl_xor_sync(0xffffffffu, step, 1);
                 float other_in = __shfl_xor_sync(0xffffffffu, in, 1);
-                float result = s.small[6 * CHANNELS + pair % CHANNELS] * u[i];
+                float result = skip * u[i];
 #pragma unroll
-                for (int whose = 0; whose < 2; whose++) {  // the even neighbour's pair, the odd one's
-                    int j = 2 * i + whose, both_have = shared_pair(j);
+                for (int whose = 0; whose < 2; whose++) {
+                    int j = 2 * i + whose, line = row_of_pair(i, whose);
                     float step_ = whose == side ? step : other_step, in_ = whose == side ? in : other_in;
-                    const float4* B = (const float4*)(s.ends[both_have / CHANNELS] + 8 * side);
+                    const float4* B = (const float4*)(s.ends[line] + 8 * side);
                     const float4* C = B + SIZE / 4;
-                    const float4* rate = (const float4*)(s.small + 7 * CHANNELS + both_have % CHANNELS * SIZE
-                                                         + 8 * side);
-                    float h[8], sum = 0.0f;
+                    const float* rate = rates[whose];
+                    float h[8], sum = 0.0f, other_sum = 0.0f;  // of the even states, of the odd ones
                     if (STATE_BYTES == 2) {
                         uint4 eight = states[j % (2 * HELD)][0];
                         h[0] = low(eight.x), h[1] = high(eight.x), h[2] = low(eight.y), h[3] = high(eight.y);
@@ -581,15 +603,16 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                     }
 #pragma unroll
                     for (int q = 0; q < 2; q++) {
-                        float4 r = rate[q], b = B[q], c = C[q];
-                        h[4 * q] = exp2_(step_ * r.x) * h[4 * q] + in_ * b.x;
-                        h[4 * q + 1] = exp2_(step_ * r.y) * h[4 * q + 1] + in_ * b.y;
-                        h[4 * q + 2] = exp2_(step_ * r.z) * h[4 * q + 2] + in_ * b.z;
-                        h[4 * q + 3] = exp2_(step_ * r.w) * h[4 * q + 3] + in_ * b.w;
-                        sum += (h[4 * q] * c.x + h[4 * q + 1] * c.y) + (h[4 * q + 2] * c.z + h[4 * q + 3] * c.w);
+                        float4 b = B[q], c = C[q];
+                        h[4 * q] = exp2_(step_ * rate[4 * q]) * h[4 * q] + in_ * b.x;
+                        h[4 * q + 1] = exp2_(step_ * rate[4 * q + 1]) * h[4 * q + 1] + in_ * b.y;
+                        h[4 * q + 2] = exp2_(step_ * rate[4 * q + 2]) * h[4 * q + 2] + in_ * b.z;
+                        h[4 * q + 3] = exp2_(step_ * rate[4 * q + 3]) * h[4 * q + 3] + in_ * b.w;
+                        sum += h[4 * q] * c.x, other_sum += h[4 * q + 1] * c.y;
+                        sum += h[4 * q + 2] * c.z, other_sum += h[4 * q + 3] * c.w;
                     }
-                    if (inside(both_have)) {
-                        uint4* to = (uint4*)states_at(layer, both_have);
+                    if (first + line < rows) {
+                        uint4* to = (uint4*)states_at(layer, i, whose);
                         if (STATE_BYTES == 2) {
                             to[0] = make_uint4(both(h[0], h[1]), both(h[2], h[3]), both(h[4], h[5]), both(h[6], h[7]));
                         } else {
@@ -597,13 +620,13 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                             ((float4*)to)[1] = make_float4(h[4], h[5], h[6], h[7]);
                         }
                     }
+                    sum += other_sum;
                     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
                     if (whose == side) result += sum;
                     if (i + HELD < OWN) fetch_state(states, layer, j + 2 * HELD);
                 }
-                if (inside(pair))
-                    y[(first + pair / CHANNELS) * INNER + group * CHANNELS + pair % CHANNELS] =
-                        rounded(result * s.gate[pair]);
+                if (first + row < rows)
+                    y[tiled_row(row, INNER / 32) + place_of_y] = rounded(result * s.gate[row * CHANNELS + channel]);
             }
         }
         arrive();
@@ -613,13 +636,12 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
 
         // Phase C.
         if (leaves) {
-            const int g = lane / 4, t = lane % 4;
             uint4 rows_of_y[OUT_HELD][2 * HEIGHT];
-            const bf16* from = y + (first + g) * INNER + warp * OUTWARDS * 32 + 8 * t;
+            const uint4* from = (const uint4*)y + (first / 16 * (INNER / 32) + warp * OUTWARDS) * 64 + lane;
             auto fetch_y = [&](int k) {
 #pragma unroll
                 for (int m = 0; m < 2 * HEIGHT; m++)
-                    rows_of_y[k % OUT_HELD][m] = fresh16(from + 8 * m * INNER + 32 * k);
+                    rows_of_y[k % OUT_HELD][m] = fresh16(from + (m / 2 * (INNER / 32) + k) * 64 + m % 2 * 32);
             };
 #pragma unroll
             for (int k = 0; k < OUT_HELD; k++) fetch_y(k);
@@ -632,8 +654,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                     for (int m = 0; m < HEIGHT; m++)
 #pragma unroll
                         for (int n = 0; n < OUT_TILES; n++)
-                            multiply(c[m][n], rows_of_y[k % OUT_HELD][2 * m], rows_of_y[k % OUT_HELD][2 * m + 1],
-                                     out_weight[k][n], second);
+                            multiply(c[m][n], rows_of_y[k % OUT_HELD][2 * m + second], out_weight[k][n], second);
                 if (k + OUT_HELD < OUTWARDS) fetch_y(k + OUT_HELD);
             }
 #pragma unroll
@@ -671,9 +692,12 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
                     squares[(all + first + row) * LEAVING + group] = square;
             }
         }
+        int now = layer;
+        forget(now);
+        uint4* used = (uint4*)(selection + now % 2 * (all * SELECTED));
 #pragma unroll 1
         for (int i = blockIdx.x * THREADS + tid; i < all * SELECTED / 2; i += gridDim.x * THREADS)
-            ((uint4*)sums)[i] = make_uint4(0, 0, 0, 0);  // for the next layer but one
+            used[i] = make_uint4(0, 0, 0, 0);  // for the next layer but one
         if (layer + 1 < layers) {
             arrive();
             fetch_inwards(layer + 1);

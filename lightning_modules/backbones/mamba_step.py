@@ -49,7 +49,7 @@ class Shape:
         return -(-rows // self.rows) * (inner // self.channels)
 
 
-SHAPES = (Shape(64, 32, 24, 16, 8, 48 * 1024), Shape(128, 32, 48, 24, 8, 227 * 1024),
+SHAPES = (Shape(64, 32, 24, 16, 8, 56 * 1024), Shape(128, 32, 48, 24, 8, 227 * 1024),
           Shape(256, 64, 48, 24, 8, 227 * 1024))
 """Of the blocks, by the most rows: 128 blocks for them, with the widths of `WIDEST`."""
 
@@ -195,6 +195,19 @@ def fragments(weight: Tensor) -> Tensor:
     return weight.reshape(*outer, n // 8, 8, k // 32, 4, 8).permute(order).reshape(*outer, k // 32, n // 8, 32, 8)
 
 
+def tiled(weight: Tensor) -> Tensor:
+    """[..., n, k] as [..., k / 32, n / 16, 2, 32, 8]: the same for the left of a product, where a lane has two outputs.
+
+    Lane 4 g + t has, of outputs g and g + 8, terms 8 t to 8 t + 3, and then 8 t + 4 to 8 t + 7, two at a time.
+    """
+    *outer, n, k = weight.shape
+    places = len(outer)
+    # n / 16, lower, g; k / 32, t, second, high, one of two.
+    parts = weight.reshape(*outer, n // 16, 2, 8, k // 32, 4, 2, 2, 2)
+    order = (*range(places), *(places + i for i in (3, 0, 5, 2, 4, 6, 1, 7)))
+    return parts.permute(order).reshape(*outer, k // 32, n // 16, 2, 32, 8)
+
+
 def pack(norm, mixer, block: Shape) -> tuple[Tensor, ...]:
     """A layer's weights in the kernel's order: inwards, select, steps, outwards in bfloat16, small in float32."""
     with torch.no_grad():
@@ -210,5 +223,5 @@ def pack(norm, mixer, block: Shape) -> tuple[Tensor, ...]:
         each = torch.stack([*mixer.conv1d.weight[:, 0].t(), mixer.conv1d.bias, mixer.dt_proj.bias, mixer.D])
         small = torch.cat([each.float().view(-1, groups, channels).transpose(0, 1).flatten(1),
                            rates.float().view(groups, -1)], 1)
-        return (fragments(inwards.transpose(0, 1).flatten(1, 2)), fragments(select.transpose(0, 1)),
+        return (tiled(inwards.transpose(0, 1).flatten(1, 2)), fragments(select.transpose(0, 1)),
                 fragments(steps).transpose(1, 2), fragments(outwards), small)
