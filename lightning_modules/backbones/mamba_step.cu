@@ -304,8 +304,10 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
             if (job == 3 && rows_of == 0) to_l2(select + part * CHUNKS * SELECTS * 32, CHUNKS * SELECTS * 512);
             if (job == 3 && rows_of == sharers - 1) to_l2(steps + part * TILES * RANKS * 32, TILES * RANKS * 512);
         }
-        int row = warp * (BLOCK_ROWS / WARPS) + lane;
-        if (lane < BLOCK_ROWS / WARPS && first + row < rows)
+        int place = tid;
+        forget(place);
+        int row = place / 32 * (BLOCK_ROWS / WARPS) + place % 32;
+        if (place % 32 < BLOCK_ROWS / WARPS && first + row < rows)
             to_l2(states_of(layer, row), CHANNELS * SIZE * STATE_BYTES);
     };
 
