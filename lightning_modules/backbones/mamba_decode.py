@@ -5,7 +5,7 @@ the latency of many small kernels where it is small. Here a layer has six: three
 them the convolution (norm included), the recurrence (step size and gate included) and the residual. The two projections
 to the step size are one matrix, as nothing stands between them.
 
-With at most 256 rows, weights in bfloat16 and a GPU and a shape for which it is written (`mamba_step.fits`), the layers
+With at most 64 rows, weights in bfloat16 and a GPU and a shape for which it is written (`mamba_step.fits`), the layers
 are one kernel in CUDA C++ (mamba_step.cu), whose blocks wait for each other three times a layer. It keeps the low rank
 of the step size, adds the rows of x_proj together in memory, and asks for its next weights and states before it waits;
 embedding and head stay as they are, and so do the states.

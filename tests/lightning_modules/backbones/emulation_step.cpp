@@ -2,7 +2,6 @@
 // each has a stack of its own, and one thread of the CPU changes between them where they wait, in an order of chance.
 #include <algorithm>
 #include <cmath>
-#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -17,14 +16,14 @@
 #define __launch_bounds__(...)
 #define __restrict__
 #define __align__(bytes) alignas(bytes)
-#define SHARED_MEMORY(type, name) type& name = *(type*)shared_memory()
+#define SHARED(type, name) type& name = *(type*)shared_memory()
 
 typedef unsigned short bf16;
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(8) float2 { float x, y; };
 struct Place { int x; };
-static Place threadIdx, blockIdx, gridDim;
+static Place threadIdx, blockIdx;
 
 struct Fiber;
 struct Meeting {
@@ -35,42 +34,24 @@ struct Warp {
     Meeting meeting{32};
     unsigned given[2][32][6];
 };
-struct Copy {
-    void* to;
-    const void* from;
-    unsigned bytes;
-};
 struct Block {
     Meeting meeting;
     std::vector<char> memory;
     char* shared;
-    std::vector<Copy> copies;
-    int landings = 0;
-    unsigned expected = 0;
 };
 struct Fiber {
     ucontext_t context;
-    jmp_buf here;
-    bool begun = false;
     std::vector<char> stack;
     Block* block;
     Warp* warp;
     int thread, place, turn = 0;
 };
 static Fiber* now;
-static jmp_buf scheduler;
+static ucontext_t scheduler;
 static std::vector<Fiber*> ready;
 static std::vector<std::pair<const void*, unsigned>> prefetched;
 
-// Jumps, as swapcontext asks the kernel for the mask of signals every time.
-static void leave() {
-    if (!_setjmp(now->here)) _longjmp(scheduler, 1);
-}
-__attribute__((noinline)) static void resume() {
-    if (_setjmp(scheduler)) return;
-    if (std::exchange(now->begun, true)) _longjmp(now->here, 1);
-    setcontext(&now->context);
-}
+static void leave() { swapcontext(&now->context, &scheduler); }
 static void meet(Meeting& m) {
     if (++m.come == m.size) {
         m.come = 0;
@@ -112,33 +93,11 @@ static uint4 fixed(const void* from) {
     if ((size_t)from % 16) abort();
     return *(const uint4*)from;
 }
-static uint4 own16(const void* from, bool some) { return some ? fixed(from) : uint4{}; }
+static uint4 own16(const void* from) { return fixed(from); }
 static uint4 fresh16(const void* from) { return fixed(from); }
 static void add_to(unsigned long long* to, unsigned long long value) { *to += value; }
 static void copy_later(uint4* shared, const void* global) { *shared = fixed(global); }
 static void wait_for_copies() {}
-// The pieces come as late as they may; until then their place has what is no number.
-static void prepare(unsigned long long* landed) { *landed = 1; }
-static void leave_place() {}
-static void expect(unsigned long long* landed, unsigned bytes) {
-    if (*landed != 1 || now->block->expected) abort();
-    now->block->expected = bytes;
-}
-static void copy_piece(void* shared, const void* global, unsigned bytes, unsigned long long*) {
-    if ((size_t)shared % 16 || (size_t)global % 16 || bytes % 16) abort();
-    memset(shared, 0xff, bytes);
-    now->block->copies.push_back({shared, global, bytes});
-}
-static void wait_for_pieces(unsigned long long*, int layer) {
-    Block& block = *now->block;
-    if (block.landings == layer) {
-        for (Copy& copy : block.copies) memcpy(copy.to, copy.from, copy.bytes), block.expected -= copy.bytes;
-        if (block.copies.empty() || block.expected) abort();
-        block.copies.clear();
-        block.landings++;
-    }
-    if (block.landings != layer + 1) abort();
-}
 static void to_l2(const void* from, unsigned bytes) {
     if ((size_t)from % 16 || bytes % 16) abort();
     prefetched.push_back({from, bytes});
@@ -186,14 +145,13 @@ static void start() {
     leave();
 }
 
-extern "C" void emulate(int count, const long long* numbers, int seed) {
+extern "C" void emulate(const long long* numbers, int seed) {
     arguments = numbers;
-    left = count * THREADS;
-    gridDim = {count};
+    left = BLOCKS * THREADS;
     prefetched.clear();
     std::mt19937 chance(seed);
-    std::vector<Block> blocks(count);
-    std::vector<Warp> warps(count * WARPS);
+    std::vector<Block> blocks(BLOCKS);
+    std::vector<Warp> warps(BLOCKS * WARPS);
     std::vector<Fiber> fibers(left);
     for (auto& block : blocks) {
         block.meeting.size = THREADS;
@@ -223,7 +181,7 @@ extern "C" void emulate(int count, const long long* numbers, int seed) {
         ready.pop_back();
         threadIdx = {now->thread};
         blockIdx = {now->place};
-        resume();
+        swapcontext(&scheduler, &now->context);
     }
     ready.clear();
 }
