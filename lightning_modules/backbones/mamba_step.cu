@@ -14,8 +14,8 @@
 // 8 each, 16 bytes at a time, which serve two mma's. The warps divide the terms between them.
 //
 // Two runs give the same bits. What all blocks add to the selection is added up in memory in any order, but as integers
-// of 64 bits, in units of 2^-32; a block's part that is 2^17 or more, or not a number, makes the sum not a number. Of the
-// rows' sums of squares every block leaves its part in a place of its own.
+// of 64 bits, in units of 2^-32; a block's part that is 2^17 or more, or not a number, makes the sum not a number. Of
+// the rows' sums of squares every block leaves its part in a place of its own.
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), WARPS, EPS (of the norm)
 // and STATE_BYTES (2: bfloat16, 4: float). Needs compute capability 9.0, and all blocks at once on the device.
@@ -117,8 +117,8 @@ DEVICE void multiply(float* c, const uint4& upper, const uint4& lower, const uin
     multiply(c, upper, lower, column, 1);
 }
 
-// A part of a sum, and the sum of at most 64 parts: below 2^17 each, they stay below 2^55 in units of 2^-32; one that is
-// not stands for 2^56, which no others bring back below 2^55.
+// A part of a sum, and the sum of at most 64 parts: below 2^17 each, they stay below 2^55 in units of 2^-32; one that
+// is not stands for 2^56, which no others bring back below 2^55.
 DEVICE unsigned long long part_of_sum(float x) {
     return fabsf(x) < 131072.0f ? (unsigned long long)__float2ll_rn(x * 4294967296.0f) : 1ull << 56;
 }
@@ -183,14 +183,15 @@ static_assert(sizeof(Shared) <= 48 * 1024 && WARPS * 4 * 32 * 4 <= WARPS / 2 * 2
 
 // inwards [layers, GROUPS, WIDTH / 32, 2 TILES, 32], select [layers, GROUPS, SELECTS, 32], steps [layers, GROUPS,
 // TILES, RANKS, 32] and outwards [layers, LEAVING, INNER / 32, 2, 32], 8 weights a lane; small [layers, GROUPS, SMALL].
-// stream [ROWS, WIDTH], hidden [rows, WIDTH] and squares [2, ROWS, LEAVING]: a row's sum of squares in LEAVING
-// parts, before the first layer, given, and after the last; selection [2, ROWS, SELECTED], zero before and after; y [ROWS, INNER]; recent [layers, rows, 3, INNER];
-// state [layers, rows, INNER, SIZE]; clock [1]; counter [1]: arrivals at barriers, zero before and after.
+// stream [ROWS, WIDTH], hidden [rows, WIDTH] and squares [2, ROWS, LEAVING]: a row's sum of squares in LEAVING parts,
+// before the first layer, given, and after the last; selection [2, ROWS, SELECTED], zero before and after;
+// y [ROWS, INNER]; recent [layers, rows, 3, INNER]; state [layers, rows, INNER, SIZE]; clock [1]; counter [1]: arrivals
+// at barriers, zero before and after.
 extern "C" __global__ __launch_bounds__(THREADS, 1) void mamba_step(
         const uint4* __restrict__ inwards, const uint4* __restrict__ select, const uint4* __restrict__ steps,
         const uint4* __restrict__ outwards, const float* __restrict__ small, bf16* stream, const float* hidden,
-        float* squares, unsigned long long* selection, bf16* y, bf16* recent, char* state, const int* clock, unsigned* counter,
-        long long layers, long long row_count) {
+        float* squares, unsigned long long* selection, bf16* y, bf16* recent, char* state, const int* clock,
+        unsigned* counter, long long layers, long long row_count) {
     SHARED(Shared, s);
     int tid = threadIdx.x, warp = tid / 32, lane = tid % 32;
     const int half = blockIdx.x % 2, group = blockIdx.x / 2, first = half * HALF;
