@@ -242,9 +242,12 @@ def benchmark_section(title: str, folder: Path, figures: Path) -> list[str]:
     for path in sorted(folder.glob("*.json")):
         content = read_json(path)
         rows = content["records"]
-        names = list(dict.fromkeys(name for row in rows for name in row))
+        # Rows of several runs name their own; the table then has the commit, by which the run is found.
+        runs = dict.fromkeys(tuple(row.get(name, content.get(name)) for name in ("command", "commit", "device"))
+                             for row in rows)
+        names = list(dict.fromkeys(name for row in rows for name in row if name not in ("command", "versions")))
         page += [f"### {path.stem.replace('_', ' ')}", "",
-                 f"`{content.get('command')}` (commit {content.get('commit')}, {content.get('device')})", "",
+                 *(f"- `{command}` (commit {commit}, {device})" for command, commit, device in runs), "",
                  *cost_figure(path.stem, rows, figures), "<details><summary>table</summary>", "",
                  *table(names, [[cell(row.get(name)) for name in names] for row in rows]), "</details>", ""]
     return [f"## {title}", "", *page] if page else []
