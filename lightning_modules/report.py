@@ -52,7 +52,7 @@ def report(results: str = "results", out: str = "docs/results.md") -> None:
     page += far_section(everything)
     page += horizon_section(everything, horizons, figures)
     page += growth_section(everything, figures)
-    page += training_section(everything)
+    page += training_section(everything, figures)
     if everything:
         page += ["## Experiments", "",
                  "In the figures the median over the seeds; bars go from the lowest to the highest seed, or, where "
@@ -180,8 +180,9 @@ def growth_section(everything: Sequence[Curve], figures: Path) -> list[str]:
         if page else []
 
 
-def training_section(everything: Sequence[Curve]) -> list[str]:
-    """Style paper: reach by the size of the model and the tokens of its training (growth and mixtures left out)."""
+def training_section(everything: Sequence[Curve], figures: Path) -> list[str]:
+    """Style paper: reach by the size of the model and the tokens of its training (growth and mixtures left out), and a
+    figure of Mambas by size, of those that were trained longest."""
     rows = []
     for c in everything:
         tokens = [run.facts["train_tokens"] for run in c.runs if run.facts.get("train_tokens")]
@@ -191,8 +192,20 @@ def training_section(everything: Sequence[Curve]) -> list[str]:
             rows.append((c.task, c.variant, c.backbone.partition(" ")[0], size, median(tokens), c))
     several = Counter(row[:3] for row in rows)
     rows = sorted((row for row in rows if several[row[:3]] > 1), key=lambda row: row[:5])
+    lines: defaultdict[str, dict[int, list[int]]] = defaultdict(dict)
+    most = max((tokens for *_, tokens, _ in rows), default=0)
+    for task, variant, model, size, tokens, c in rows:
+        if model == "mamba" and size and tokens > 0.9 * most:
+            lines[f"{task} {variant}".strip()][int(float(f"{size:.1e}"))] = c.steady(0.9)
+    lines = {label: line for label, line in lines.items() if len(line) > 2}
+    page = []
+    if lines:
+        path = figures / "growth_size_paper.png"
+        save_figure(growth_figure(lines, "parameters of a Mamba",
+                                  f"style paper, about {most / 1e6:.0f} million tokens of training"), path)
+        page = [f"![reach against size](figures/{path.name})", ""]
     return ["### Style paper: reach against size and training tokens", "",
-            "The largest length up to which at least 90% of the problems of every length are exact.", "",
+            "The largest length up to which at least 90% of the problems of every length are exact.", "", *page,
             *table(["task", "model", "recipe", "parameters", "training tokens", "seeds", "reach"],
                    [[f"{task} {variant}".strip(), c.backbone, c.recipe, f"{size:,}" if size else NOTHING,
                      f"{tokens:,.0f}", seeds(c.runs), counts(c.steady(0.9))]
