@@ -5,7 +5,10 @@ more of them (Buitrago and Gu 2025, "Understanding and Improving Length Generali
 arXiv 2507.02782).
 """
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -20,8 +23,8 @@ class InitialStates:
     noise:   standard deviation of normal noise that is added in every row, in units of the root mean square of a
              state's tensor over the rows before
 
-    The first batch, also of a run that goes on from a checkpoint, starts from the initial state, and so does one with
-    another number of rows than the one before.
+    The first batch starts from the initial state, and so does one with another number of rows than the one before. What
+    is drawn follows from torch's seed when this is made, the rank and the number of the batch.
     """
 
     def __init__(self, backbone: Backbone, passing: float, noise: float) -> None:
@@ -31,8 +34,8 @@ class InitialStates:
         if not 0 <= noise < float("inf"):
             raise UserError(f"state_noise {noise} is not allowed: expected a number from 0 on")
         self.backbone, self.passing, self.noise = backbone, passing, noise
+        self._seed, self._batches = torch.initial_seed(), 0
         self._ends: State | None = None
-        self._rows = 0
         if self and (backbone.state_size(1) != backbone.state_size(2)
                      or not all(leaf.is_floating_point() for leaf in tree_leaves(backbone.initial_state(1)))):
             raise UserError(f"state_passing and state_noise are not allowed with {backbone.description}: they need a "
@@ -45,18 +48,30 @@ class InitialStates:
     def draw(self, rows: int) -> State:
         """States of so many rows to start from, without gradients."""
         initial = self.backbone.initial_state(rows)
-        if self._rows != rows:
+        device, self._batches = tree_leaves(initial)[0].device, self._batches + 1
+        if self._ends is None or len(tree_leaves(self._ends)[0]) != rows:
             return initial
-        passed = torch.rand(rows) < self.passing
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        generator = torch.Generator(device).manual_seed(hash((self._seed, rank, self._batches)) % 2**63)
+        passed = torch.rand(rows, generator=generator, device=device) < self.passing
 
         def start(first: Tensor, end: Tensor) -> Tensor:
-            chosen = torch.where(passed.to(end.device).view(-1, *[1] * (end.ndim - 1)), end.to(first.dtype), first)
+            end = end.to(first)
+            chosen = torch.where(passed.view(-1, *[1] * (end.ndim - 1)), end, first)
             if not self.noise:
                 return chosen
-            return chosen + self.noise * end.square().mean().sqrt().to(first.dtype) * torch.randn_like(first)
+            noise = torch.empty_like(first).normal_(generator=generator)
+            return chosen + self.noise * end.square().mean().sqrt() * noise
 
         return tree_map(start, initial, self._ends)
 
-    def keep(self, ends: State, rows: int) -> None:
+    def keep(self, ends: State) -> None:
         """What the rows of a batch ended in."""
-        self._ends, self._rows = tree_map(lambda leaf: leaf.detach().clone(), ends), rows
+        self._ends = tree_map(lambda leaf: leaf.detach().clone(), ends)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on from a checkpoint needs; of several ranks each goes on with that of the first."""
+        return {"batches": self._batches, "ends": self._ends}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._batches, self._ends = state["batches"], state["ends"]

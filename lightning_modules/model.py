@@ -83,7 +83,7 @@ class TrajectoryModel(LightningModule):
             start = self.initial_states.draw(len(inputs)) if passes else None
             logits, ends = self.backbone(inputs, start, return_state=passes)
             if passes:
-                self.initial_states.keep(ends, len(inputs))
+                self.initial_states.keep(ends)
             losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none",
                                      ignore_index=IGNORED).view_as(targets)
         else:
@@ -178,6 +178,8 @@ class TrajectoryModel(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["task"], checkpoint["vocabulary"] = self.task_name, list(self.vocabulary.tokens)
+        if self.initial_states:
+            checkpoint["initial_states"] = self.initial_states.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError if the checkpoint is of another task or vocabulary, or of a backbone of another shape."""
@@ -188,6 +190,8 @@ class TrajectoryModel(LightningModule):
         if vocabulary != self.vocabulary:
             raise UserError(f"the checkpoint's vocabulary is not the configuration's: "
                             f"{vocabulary.difference(self.vocabulary)}; was it trained in another style?")
+        if self.initial_states and "initial_states" in checkpoint:
+            self.initial_states.load_state_dict(checkpoint["initial_states"])
         if "state_dict" not in checkpoint:  # a sharded strategy has loaded it already
             return
         own, given = self.state_dict(), checkpoint["state_dict"]

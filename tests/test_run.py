@@ -96,12 +96,10 @@ def test_analyze_says_whether_the_horizon_is_bounded(trained):
     assert (folder / "runs/analysis/addition_interactive_local.png").stat().st_size > 10_000
 
 
-def test_resume_goes_on_exactly(trained):
+@pytest.mark.parametrize("settings", [[], ["--model.state_passing", "0.5", "--model.state_noise", "0.1"]])
+def test_resume_goes_on_exactly(settings, tmp_path):
     """6 steps at once equal 3 steps, a checkpoint, and 3 more."""
-    folder, _ = trained
-    short = folder / "short"
-    short.mkdir()
-    constant = ["--model.schedule", "constant"]
+    short, constant = tmp_path, ["--model.schedule", "constant", "--evaluation.evaluators", "[verify]", *settings]
     assert run("fit", *TINY, *constant, cwd=short).returncode == 0
     assert run("fit", *TINY, *constant, "--trainer.max_steps", "3", cwd=short).returncode == 0
     result = run("fit", *TINY, *constant, "--ckpt_path", "last", cwd=short)

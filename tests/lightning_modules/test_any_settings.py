@@ -37,7 +37,7 @@ test_data = builds(functools.partial(TrajectoryDataModule, Copy(3)), batch_size=
                    mistakes=REAL, corrupted=REAL)
 test_model = builds(functools.partial(TrajectoryModel, functools.partial(LSTM, d_model=4), Copy(3).vocabulary()),
                     learning_rate=REAL, weight_decay=REAL, betas=st.tuples(REAL, REAL), warmup_steps=WHOLE,
-                    schedule=TEXT, final_learning_rate=REAL)
+                    schedule=TEXT, final_learning_rate=REAL, state_passing=REAL, state_noise=REAL)
 test_recurrent = builds(lambda cls, **values: cls(9, **values), cls=st.sampled_from([LSTM, GRU]), n_layer=SMALL,
                         d_model=SMALL)
 test_mamba = builds(functools.partial(Mamba, 9), n_layer=st.integers(-2, 3), d_model=SMALL, d_inner=SMALL,

@@ -41,6 +41,7 @@ def test_a_large_vocabulary_has_the_same_loss_and_gradients(backbone, monkeypatc
 
 @pytest.mark.parametrize("backbone", [Mamba, LSTM])
 def test_with_state_passing_a_row_goes_on_where_the_last_one_ended(backbone):
+    torch.manual_seed(0)
     data = TrajectoryDataModule(Copy(4), batch_size=3, row_length=128)
     model = TrajectoryModel(functools.partial(backbone, n_layer=2, d_model=16), data.vocabulary, state_passing=1.0)
     batches = [{name: part[:, 64 * i : 64 * i + 65] for name, part in next(iter(data.val_dataloader())).items()}
@@ -51,7 +52,7 @@ def test_with_state_passing_a_row_goes_on_where_the_last_one_ended(backbone):
     targets = masked_targets(batches[1]["tokens"], batches[1]["kinds"])
     expected = torch.nn.functional.cross_entropy(logits.mT, targets, ignore_index=IGNORED)
     assert torch.allclose(found[1][0], expected, atol=1e-5)
-    assert not torch.allclose(model.eval().losses(batches[1])[0], expected, atol=1e-4)  # only in training
+    assert (model.eval().losses(batches[1])[1] - found[1][1]).abs().max() > 1e-3  # only in training
     model.train().losses({name: part[:2] for name, part in batches[0].items()})  # another number of rows
     found[1][0].backward()  # within its own batch
 
@@ -62,7 +63,7 @@ def test_noise_on_states_is_as_large_as_was_asked_for():
     _, ends = backbone(torch.randint(7, (50, 20)))
     states = InitialStates(backbone, passing=0.5, noise=0.1)
     assert all(not part.any() for part in states.draw(50))
-    states.keep(ends, 50)
+    states.keep(ends)
     for drawn, end in zip(states.draw(50), ends, strict=True):
         size = end.square().mean().sqrt()
         passed = (drawn - end).square().mean((1, 2)) < drawn.square().mean((1, 2))
