@@ -5,7 +5,7 @@
 
 `ours` is `rollout` from the problems to the tokens that were said: prompts, commands, observations, refilled rows, and
 the start, whose seconds stand beside it (weights cast, a CUDA graph captured, once for all problems of a length; what
-Triton compiles once on a machine is in neither).
+Triton compiles once on a machine, and NVRTC once a process, is in neither).
 `alternative` is mamba-ssm's decoding in a CUDA graph (no tool, no choice of rows) for each batch, and Hugging Face's
 generate; on the CPU it is the other engine. `floor` are the tokens/s at which the weights are read once, and the states
 read and written once, for every token of a batch, at the speed of a large copy. Writes results/benchmarks/rollout.json,
@@ -14,6 +14,7 @@ where rows of other batches are kept.
 
 import argparse
 import functools
+import json
 import math
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ from rich.table import Table
 from datamodules.tasks import Addition
 from lightning_modules.backbones import Mamba
 from lightning_modules.batched_rollout import Decoding, Rows
-from lightning_modules.metrics import read_metrics, write_metrics
+from lightning_modules.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.rollout import budget, rollout
 from lightning_modules.runs import origin
@@ -53,7 +54,7 @@ def main() -> None:
     table = Table("what", "tokens/s", "seconds", "start, s", "alternative", "tokens/s of it", "ratio", "of the floor",
                   "exact")
     out = Path(options.out or f"results/benchmarks/rollout{'_cpu' if options.small else ''}.json")
-    records = read_metrics(out) if out.is_file() else []
+    records = kept(out)
 
     def add(what: str, ours: float, name: str, alternative: float | None, floor: float | None, exact: float,
             seconds: float, start: float | None = None) -> dict:
@@ -93,6 +94,15 @@ def main() -> None:
         add(row["what"], row["ours"], "Hugging Face generate", hugging_face_generate(model, batch), None,
             row["exact_match"], row["seconds"], row["start_seconds"])
     console.print(table)
+
+
+def kept(out: Path) -> list[dict]:
+    """Rows of a file of before, each with the command, commit, device and versions that it was measured with."""
+    if not out.is_file():
+        return []
+    facts = json.loads(out.read_text(encoding="utf-8"))
+    return [{name: value for name, value in facts.items() if name not in ("records", "targets")} | row
+            for row in facts["records"]]
 
 
 def measure(model: TrajectoryModel, task: Addition, problems: int, batch: int, digits: int,

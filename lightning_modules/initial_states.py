@@ -24,7 +24,8 @@ class InitialStates:
              state's tensor over the rows before
 
     The first batch starts from the initial state, and so does one with another number of rows than the one before. What
-    is drawn follows from torch's seed when this is made, the rank and the number of the batch.
+    is drawn follows from torch's seed when this is made, the rank and the number of the batch. A padded row ends after
+    its padding. On CUDA a Mamba that starts from a state is trained by slower kernels than one that does not.
     """
 
     def __init__(self, backbone: Backbone, passing: float, noise: float) -> None:
@@ -33,11 +34,13 @@ class InitialStates:
             raise UserError(f"state_passing {passing} is not allowed: expected a share of rows, from 0 to 1")
         if not 0 <= noise < float("inf"):
             raise UserError(f"state_noise {noise} is not allowed: expected a number from 0 on")
-        self.backbone, self.passing, self.noise = backbone, passing, noise
+        self.passing, self.noise = passing, noise
         self._seed, self._batches = torch.initial_seed(), 0
         self._ends: State | None = None
+        # Of one row, and taken now: later the parameters, which it is made like, may be sharded.
+        self._initial = backbone.initial_state(1) if self else None
         if self and (backbone.state_size(1) != backbone.state_size(2)
-                     or not all(leaf.is_floating_point() for leaf in tree_leaves(backbone.initial_state(1)))):
+                     or not all(leaf.is_floating_point() for leaf in tree_leaves(self._initial))):
             raise UserError(f"state_passing and state_noise are not allowed with {backbone.description}: they need a "
                             f"memory of numbers and of fixed size, such as Mamba's or LSTM's; leave them out")
 
@@ -45,10 +48,10 @@ class InitialStates:
         """Whether rows start from anything but the initial state."""
         return self.passing > 0 or self.noise > 0
 
-    def draw(self, rows: int) -> State:
+    def draw(self, rows: int, device: torch.device) -> State:
         """States of so many rows to start from, without gradients."""
-        initial = self.backbone.initial_state(rows)
-        device, self._batches = tree_leaves(initial)[0].device, self._batches + 1
+        initial = tree_map(lambda leaf: leaf.detach().to(device).repeat(rows, *[1] * (leaf.ndim - 1)), self._initial)
+        self._batches += 1
         if self._ends is None or len(tree_leaves(self._ends)[0]) != rows:
             return initial
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -46,7 +46,8 @@ class TrajectoryModel(LightningModule):
         final_learning_rate: at the end of the cosine
         state_passing: share of training rows that start from the state in which a row of the batch before ended
         state_noise: normal noise on the states that training rows start from, in units of the root mean square of the
-            states in which the rows of the batch before ended
+            states in which the rows of the batch before ended. With either all logits are made, also where the
+            vocabulary is large (`lightning_modules.initial_states`)
     """
 
     def __init__(self, backbone: Callable[[int], Backbone], vocabulary: Vocabulary, task_name: str = "",
@@ -80,7 +81,7 @@ class TrajectoryModel(LightningModule):
         inputs, predicted = batch["tokens"][:, :-1], targets != IGNORED
         passes = self.training and bool(self.initial_states)
         if passes or len(self.vocabulary) < LARGE_VOCABULARY:
-            start = self.initial_states.draw(len(inputs)) if passes else None
+            start = self.initial_states.draw(len(inputs), inputs.device) if passes else None
             logits, ends = self.backbone(inputs, start, return_state=passes)
             if passes:
                 self.initial_states.keep(ends)

@@ -193,16 +193,20 @@ def training_section(everything: Sequence[Curve], figures: Path) -> list[str]:
     several = Counter(row[:3] for row in rows)
     rows = sorted((row for row in rows if several[row[:3]] > 1), key=lambda row: row[:5])
     lines: defaultdict[str, dict[int, list[int]]] = defaultdict(dict)
-    most = max((tokens for *_, tokens, _ in rows), default=0)
-    for task, variant, model, size, tokens, c in rows:
-        if model == "mamba" and size and tokens > 0.9 * most:
-            lines[f"{task} {variant}".strip()][int(float(f"{size:.1e}"))] = c.steady(0.9)
+    mambas = [row for row in rows if row[2] == "mamba" and row[3]]
+    most = max((tokens for *_, tokens, _ in mambas), default=0)
+    mambas = [row for row in mambas if row[4] > 0.9 * most]
+    for task, variant, _, size, _, c in mambas:
+        # Of the same shape, those of one task have a few parameters more than those of another, for its vocabulary.
+        line, about = lines[f"{task} {variant}".strip()], int(float(f"{size:.1e}"))
+        line[about] = max(line.get(about, []), c.steady(0.9), key=lambda reaches: median(reaches or [-1]))
     lines = {label: line for label, line in lines.items() if len(line) > 2}
     page = []
     if lines:
         path = figures / "growth_size_paper.png"
-        save_figure(growth_figure(lines, "parameters of a Mamba",
-                                  f"style paper, about {most / 1e6:.0f} million tokens of training"), path)
+        trained = few_to_many(round(tokens / 1e6) for *_, tokens, _ in mambas)
+        save_figure(growth_figure(lines, "parameters of a Mamba", f"style paper, {trained} million training tokens"),
+                    path)
         page = [f"![reach against size](figures/{path.name})", ""]
     return ["### Style paper: reach against size and training tokens", "",
             "The largest length up to which at least 90% of the problems of every length are exact.", "", *page,
@@ -255,7 +259,7 @@ def benchmark_section(title: str, folder: Path, figures: Path) -> list[str]:
     for path in sorted(folder.glob("*.json")):
         content = read_json(path)
         rows = content["records"]
-        # Rows of several runs name their own; the table then has the commit, by which the run is found.
+        # Rows of several runs name their own, and the table has their commits and devices beside them.
         runs = dict.fromkeys(tuple(row.get(name, content.get(name)) for name in ("command", "commit", "device"))
                              for row in rows)
         names = list(dict.fromkeys(name for row in rows for name in row if name not in ("command", "versions")))

@@ -127,7 +127,7 @@ class Cache:
         if missing is None and (self.window is None or total <= self.window):
             if length == total:
                 return _sdpa(q, keys, values, None, causal=True)
-            if q.is_cuda and q.shape[2] == keys.shape[2]:  # its kernels need no mask; elsewhere it would be a whole one
+            if _needs_no_mask(q, keys):
                 return _sdpa(q, keys, values, causal_lower_right(length, total))
         offset, parts = total - length, []
         window = self.window or total
@@ -142,6 +142,14 @@ class Cache:
             line = slice(first, offset + stop)
             parts.append(_sdpa(q[:, start:stop], keys[:, line], values[:, line], seen))
         return torch.cat(parts, 1)
+
+
+def _needs_no_mask(q: Tensor, keys: Tensor) -> bool:
+    """Whether torch has a kernel for the end of a causal line; without one it makes a mask of all queries and keys."""
+    flash = torch.backends.cuda.flash_sdp_enabled() and q.dtype in (torch.bfloat16, torch.float16)
+    efficient = torch.backends.cuda.mem_efficient_sdp_enabled() and q.dtype == torch.float32
+    return (q.is_cuda and not torch.version.hip and q.shape[2] == keys.shape[2] and q.shape[3] % 8 == 0
+            and q.shape[3] <= 128 and (flash or efficient))
 
 
 def _sdpa(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: bool = False) -> Tensor:

@@ -50,7 +50,7 @@ BF16 = torch.bfloat16
 
 
 def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
-    """Whether the kernel takes this Mamba, and the GPU that it is on takes the kernel."""
+    """Whether the kernel takes this Mamba, and the GPU that it is on takes the kernel, which is compiled for that."""
     return takes(backbone, rows, weights, states) and _runs(backbone, states)
 
 
@@ -69,18 +69,23 @@ def _runs(backbone, states: torch.dtype) -> bool:
     device = backbone.lm_head.weight.device
     if device.type != "cuda" or torch.version.hip or not find_spec("cuda") or not find_spec("cuda.core"):
         return False
+    return _device_runs(device, 2 * backbone.backbone["layers"][0].mixer.d_inner // CHANNELS,
+                        **definitions(backbone, states))
+
+
+@functools.cache
+def _device_runs(device: torch.device, blocks: int, **defined: int | str) -> bool:
     properties = torch.cuda.get_device_properties(device)
-    blocks = 2 * backbone.backbone["layers"][0].mixer.d_inner // CHANNELS
     if properties.major < 9 or properties.multi_processor_count < blocks:
         return False
     try:
         with torch.cuda.device(device):
-            return kernel(device.index, **definitions(backbone, states)).occupancy \
+            return kernel(device.index, **defined).occupancy \
                 .max_active_blocks_per_multiprocessor(32 * WARPS, 0) > 0
     except Exception as error:  # a cuda.core whose compiler does not know the GPU
         text = " ".join(str(error).split())[:200]
         warnings.warn(f"the kernel for a whole step cannot be compiled ({type(error).__name__}: {text}): decoding of "
-                      f"few rows is slower", stacklevel=4)
+                      f"few rows is slower", stacklevel=5)
         return False
 
 

@@ -62,9 +62,9 @@ def test_noise_on_states_is_as_large_as_was_asked_for():
     backbone = LSTM(7, n_layer=2, d_model=64)
     _, ends = backbone(torch.randint(7, (50, 20)))
     states = InitialStates(backbone, passing=0.5, noise=0.1)
-    assert all(not part.any() for part in states.draw(50))
+    assert all(not part.any() for part in states.draw(50, torch.device("cpu")))
     states.keep(ends)
-    for drawn, end in zip(states.draw(50), ends, strict=True):
+    for drawn, end in zip(states.draw(50, torch.device("cpu")), ends, strict=True):
         size = end.square().mean().sqrt()
         passed = (drawn - end).square().mean((1, 2)) < drawn.square().mean((1, 2))
         assert 10 < passed.sum() < 40

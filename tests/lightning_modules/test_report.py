@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lightning_modules.report import report
+from lightning_modules.report import benchmark_section, report
 from lightning_modules.results import curves, read_runs
 from tools import UserError
 
@@ -112,6 +112,29 @@ def test_style_paper_has_a_table_of_sizes_and_training_tokens(tmp_path):
     rows = (tmp_path / "results.md").read_text().partition("size and training tokens")[2].splitlines()[6:9]
     assert [(row.split(" | ")[2], row.split(" | ")[-1]) for row in rows] == [
         ("small", "10 |"), ("large_long", "5 |"), ("large", "20 |")]
+
+
+def test_style_paper_has_a_figure_of_mambas_by_size(tmp_path):
+    def draw():
+        report(str(tmp_path / "results"), str(tmp_path / "results.md"))
+        return "growth_size_paper.png" in (tmp_path / "results.md").read_text()
+
+    for name, size, tokens in (("small", 104, 9000), ("middle", 905, 9100), ("large", 9050, 99)):
+        write(tmp_path / "results", f"{name}_seed1", {5: 1.0, 1000: 0.1}, style="paper", evaluator="verify",
+              parameters=size, train_tokens=tokens)
+    assert not draw()  # the large one was not trained as long
+    write(tmp_path / "results", "large_long_seed1", {5: 1.0, 1000: 0.95}, style="paper", evaluator="verify",
+          parameters=9050, train_tokens=9000)
+    assert draw() and (tmp_path / "figures/growth_size_paper.png").is_file()
+
+
+def test_rows_of_a_benchmark_name_their_runs(tmp_path):
+    own = {"command": "time b", "commit": "b1", "device": "a GPU", "versions": {"torch": "2"}}
+    (tmp_path / "some.json").write_text(json.dumps({"command": "time a", "commit": "a1", "device": "a CPU", "records": [
+        {"what": "first", "ours": 1}, {"what": "second", "ours": 2} | own]}))
+    text = "\n".join(benchmark_section("Benchmarks", tmp_path, tmp_path))
+    assert "- `time a` (commit a1, a CPU)\n- `time b` (commit b1, a GPU)\n" in text
+    assert "| what | ours | commit | device |" in text and "| second | 2 | b1 | a GPU |" in text
 
 
 def test_broken_files_are_named(tmp_path):

@@ -5,7 +5,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from lightning_modules.backbones import Hybrid, Mamba, Mamba2, Pythia
+from lightning_modules.backbones import LSTM, Hybrid, Mamba, Mamba2, Pythia
+from lightning_modules.initial_states import InitialStates
 from lightning_modules.sharding import shard_units
 from tests.lightning_modules.backbones.test_mamba import library_norm
 
@@ -35,3 +36,17 @@ def test_all_that_training_calls(backbone, mesh):
     shard_units(net, mesh)
     for result, reference in zip(all_ways(), expected, strict=True):
         assert torch.equal(result, reference)
+
+
+@pytest.mark.parametrize("backbone", [Mamba, LSTM])
+def test_rows_start_from_states(backbone, mesh):
+    torch.manual_seed(0)
+    net, tokens = backbone(20, n_layer=2, d_model=32), torch.randint(20, (2, 18))
+    expected = net(tokens)[0][:, 9:]
+    states, logits = InitialStates(net, passing=1.0, noise=0.0), None
+    shard_units(net, mesh)
+    for part in tokens.split(9, 1):
+        logits, ends = net(part, states.draw(2, tokens.device))
+        states.keep(ends)
+    assert torch.allclose(logits, expected, atol=1e-5)
+    logits.sum().backward()

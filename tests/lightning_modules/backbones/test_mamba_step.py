@@ -129,6 +129,8 @@ def test_what_the_fixed_point_does_not_hold_is_not_a_number(model, emulations):
     decoder.step(tokens[0])
     decoder.state[0, 2, 7, 3] = float("nan")
     assert decoder.step(tokens[1]).isfinite().all(1).tolist() == [True, True, False, True, True]
+    decoder.recent[:, 2], decoder.state[:, 2] = 0, 0  # the row begins again
+    assert decoder.step(tokens[0]).isfinite().all()
 
 
 def test_all_weights_and_states_are_asked_for_ahead(model, emulations):
