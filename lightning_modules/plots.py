@@ -137,7 +137,7 @@ def growth_figure(lines: Mapping[str, Mapping[int, Sequence[float]]], what: str,
     """Reach (a length) against training length or steps, both on log scales: the median over seeds, with a band from
     the lowest to the highest seed. Or another outcome against another quantity.
 
-    lines:   label -> x -> reach of each seed; a reach of 0 is drawn at the bottom
+    lines:   label -> x -> reach of each seed; a reach of 0 is drawn at the bottom, below the log scale
     what:    name of x
     outcome: name of y
     """
@@ -148,20 +148,26 @@ def growth_figure(lines: Mapping[str, Mapping[int, Sequence[float]]], what: str,
     everything = [reach for line in lines.values() for reaches in line.values() for reach in reaches if reach] or [1]
     lowest, highest = (10 ** round_(math.log10(end)) for round_, end in (
         (math.floor, min(everything)), (math.ceil, max(everything))))
+    nothing = 0.5 * lowest
     for i, (label, line) in enumerate(lines.items()):
         colour, tried = COLOURS[i % len(COLOURS)], sorted(line)
         shift = math.exp((i - (len(lines) - 1) / 2) * 0.008 * math.log(max(xs[-1] / xs[0], 2)))
         x = [value * shift for value in tried]
-        reaches = [[max(reach, 0.8 * lowest) for reach in line[value]] for value in tried]
+        reaches = [[max(reach, nothing) for reach in line[value]] for value in tried]
         axes.fill_between(x, list(map(min, reaches)), list(map(max, reaches)), color=colour, alpha=0.13, linewidth=0)
         axes.plot(x, list(map(median, reaches)), color=colour, label=label, marker=MARKERS[i % len(MARKERS)],
                   linestyle=DASHES[i % len(DASHES)], markersize=6, zorder=3 + i, linewidth=max(1.2, 2.2 - 0.5 * i),
                   markeredgecolor="white", markeredgewidth=0.6, clip_on=False)  # fmt: skip
     _style_axes(axes, xs, None, _limits(xs))
     axes.set_yscale("log")
-    axes.set_ylim(0.7 * lowest, 1.2 * max(highest, 10 * lowest))
+    zeros = any(0 in reaches for line in lines.values() for reaches in line.values())
+    axes.set_ylim(0.85 * nothing if zeros else 0.7 * lowest, 1.2 * max(highest, 10 * lowest))
     powers = [10**k for k in range(round(math.log10(lowest)), round(math.log10(max(highest, 10 * lowest))) + 1)]
-    axes.set_yticks(powers, [short_number(n) for n in powers])
+    ticks = dict(zip(powers, map(short_number, powers), strict=True))
+    if zeros:
+        ticks = {nothing: "0", **ticks}
+        axes.yaxis.set_minor_locator(FixedLocator([k * n for n in powers[:-1] for k in range(2, 10)]))
+    axes.set_yticks(list(ticks), list(ticks.values()))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(what)
     axes.set_ylabel(outcome)

@@ -169,11 +169,14 @@ def growth_section(everything: Sequence[Curve], figures: Path) -> list[str]:
             lines = {label: line for label, line in recipes.items() if len(line) > 1}
             if not lines:
                 continue
-            path = figures / f"growth_{re.sub(r'[^a-z0-9]+', '_', f'{name}_{what}'.lower())}.png"
-            save_figure(growth_figure(dict(list(lines.items())[:7]), what, f"{name.replace('_', ' ')}"), path)
+            page += [f"### {name.replace('_', ' ')}: reach against {what}", ""]
+            for number, start in enumerate(range(0, len(lines), 6)):
+                part = dict(list(lines.items())[start : start + 6])
+                stem = re.sub(r"[^a-z0-9]+", "_", f"{name}_{what}".lower()) + (f"_{number}" if number else "")
+                save_figure(growth_figure(part, what, name.replace("_", " ")), figures / f"growth_{stem}.png")
+                page += [f"![{name}](figures/growth_{stem}.png)", ""]
             xs = sorted({x for line in lines.values() for x in line})
-            page += [f"### {name.replace('_', ' ')}: reach against {what}", "", f"![{name}](figures/{path.name})", "",
-                     *table(["recipe", *(f"{x:,}" for x in xs)],
+            page += [*table(["recipe", *(f"{x:,}" for x in xs)],
                             [[label, *(counts(line.get(x)) for x in xs)] for label, line in lines.items()])]
     return ["## Reach against training", "",
             "The largest length up to which at least 90% of the problems of every length are exact.", "", *page] \

@@ -160,6 +160,6 @@ def test_growth_has_log_axes_and_shows_a_reach_of_nothing_at_the_bottom():
     axes = growth_figure({"a": {1: [0, 0], 10: [30, 100]}, "b": {1: [20], 10: [900]}}, "steps", "title").axes[0]
     first, second = (line for line in axes.lines if not line.get_label().startswith("_"))
     assert axes.get_xscale() == axes.get_yscale() == "log" and [t.get_text() for t in axes.get_yticklabels()] == [
-        "10", "100", "1K"]
+        "0", "10", "100", "1K"]
     assert axes.get_ylim()[0] < first.get_ydata()[0] < 10 and first.get_ydata()[1] == 65
     assert list(second.get_ydata()) == [20, 900] and axes.get_ylim()[1] > 1000
