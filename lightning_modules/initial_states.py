@@ -25,7 +25,7 @@ class InitialStates:
 
     The first batch starts from the initial state, and so does one with another number of rows than the one before. What
     is drawn follows from torch's seed when this is made, the rank and the number of the batch. A padded row ends after
-    its padding. On CUDA a Mamba that starts from a state is trained by slower kernels than one that does not.
+    its padding. On CUDA a Mamba that starts from a state is trained with mamba-ssm's scan, not the suite's faster one.
     """
 
     def __init__(self, backbone: Backbone, passing: float, noise: float) -> None:

@@ -148,8 +148,8 @@ def _needs_no_mask(q: Tensor, keys: Tensor) -> bool:
     """Whether torch has a kernel for the end of a causal line; without one it makes a mask of all queries and keys."""
     flash = torch.backends.cuda.flash_sdp_enabled() and q.dtype in (torch.bfloat16, torch.float16)
     efficient = torch.backends.cuda.mem_efficient_sdp_enabled() and q.dtype == torch.float32
-    return (q.is_cuda and not torch.version.hip and q.shape[2] == keys.shape[2] and q.shape[3] % 8 == 0
-            and q.shape[3] <= 128 and (flash or efficient))
+    plain = q.shape[2] == keys.shape[2] and q.shape[3] % 8 == 0 and q.shape[3] <= 128  # heads that both of them take
+    return q.is_cuda and not torch.version.hip and plain and (flash or efficient)
 
 
 def _sdpa(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: bool = False) -> Tensor:

@@ -59,8 +59,7 @@ def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype, warps:
     mixer, width = backbone.backbone["layers"][0].mixer, backbone.lm_head.in_features
     inner, rank = mixer.d_inner, mixer.dt_rank
     return (0 < rows <= ROWS and weights == BF16 and states in (BF16, torch.float32) and mixer.d_state == SIZE
-            and mixer.d_conv == TAPS and width // COLUMNS <= inner // CHANNELS
-            and width // COLUMNS % 4 == 0
+            and mixer.d_conv == TAPS and width // COLUMNS <= inner // CHANNELS and width // COLUMNS % 4 == 0
             and width % (32 * warps) == inner % (32 * warps) == inner % CHANNELS == rank % 8 == 0
             and all(n <= most for n, most in zip((width, inner, rank), WIDEST, strict=True)))
 
@@ -75,13 +74,14 @@ def _runs(backbone, states: torch.dtype) -> bool:
 
 @functools.cache
 def _device_runs(device: torch.device, blocks: int, **defined: int | str) -> bool:
+    """Kept, also that it does not: the compiler is not asked again for every decoder."""
     properties = torch.cuda.get_device_properties(device)
     if properties.major < 9 or properties.multi_processor_count < blocks:
         return False
     try:
         with torch.cuda.device(device):
-            return kernel(device.index, **defined).occupancy \
-                .max_active_blocks_per_multiprocessor(32 * WARPS, 0) > 0
+            occupancy = kernel(device.index, **defined).occupancy
+            return occupancy.max_active_blocks_per_multiprocessor(32 * WARPS, 0) > 0
     except Exception as error:  # a cuda.core whose compiler does not know the GPU
         text = " ".join(str(error).split())[:200]
         warnings.warn(f"the kernel for a whole step cannot be compiled ({type(error).__name__}: {text}): decoding of "
