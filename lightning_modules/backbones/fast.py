@@ -44,13 +44,14 @@ def computed_in(hidden: Tensor) -> torch.dtype:
 def scan_kernel(hidden: Tensor, width: int, size: int) -> Callable | None:
     """`scan_cuda.token_scan`, or None where it is not for these rows and sizes, or cannot be compiled."""
     fits = computed_in(hidden) == torch.bfloat16 and scan_cuda.fits(len(hidden), width, size)
-    return scan_cuda.token_scan if fits and _compiles(torch.cuda.get_device_capability(hidden.device), width) else None
+    return scan_cuda.token_scan if fits and _compiles(hidden.device.index, width) else None
 
 
 @functools.cache
-def _compiles(capability: tuple[int, int], width: int) -> bool:
+def _compiles(device: int, width: int) -> bool:
     try:
-        scan_cuda.kernels(capability, width)
+        with torch.cuda.device(device):
+            scan_cuda.kernels(device, width)
     except Exception as error:  # no cuda.core, or one whose compiler does not know the GPU
         text = " ".join(str(error).split())[:200]
         warnings.warn(f"the suite's scan cannot be compiled ({type(error).__name__}: {text}): Mamba trains with "

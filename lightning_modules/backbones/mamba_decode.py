@@ -34,7 +34,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_modules.backbones import mamba_step
+from lightning_modules.backbones import mamba_layer, mamba_step
 from lightning_modules.backbones.decoder import Decoder
 
 TAPS = 4
@@ -42,10 +42,12 @@ TAPS = 4
 
 
 @triton.jit
-def embed(tokens, table, hidden, stream, squares, clock, W: tl.constexpr, WP: tl.constexpr, PARTS: tl.constexpr):
+def embed(tokens, table, hidden, stream, squares, clock, W: tl.constexpr, WP: tl.constexpr, PARTS: tl.constexpr,
+          BLOCKS: tl.constexpr):
     """hidden [rows, W] float32 and stream [rows, W], the same in the weights' type, from table [V, W].
 
     squares [rows, PARTS]: sum of a row's squares, in the first part; clock [1] counts the steps.
+    BLOCKS: whether stream is in blocks, as mamba_layer.cu has it (`tiled`)
     """
     row, w = tl.program_id(0), tl.arange(0, WP)
     if row == 0:
@@ -53,7 +55,11 @@ def embed(tokens, table, hidden, stream, squares, clock, W: tl.constexpr, WP: tl
     token = tl.load(tokens + row).to(tl.int64)
     value = tl.load(table + token * W + w, mask=w < W, other=0.0).to(tl.float32)
     tl.store(hidden + row * W + w, value, mask=w < W)
-    tl.store(stream + row * W + w, value.to(stream.dtype.element_ty), mask=w < W)
+    if BLOCKS:
+        place = ((row // 64 * (W // 64) + w // 64) * 64 + row % 64) * 64 + (w % 64 // 8 ^ row % 8) * 8 + w % 8
+    else:
+        place = row * W + w
+    tl.store(stream + place, value.to(stream.dtype.element_ty), mask=w < W)
     tl.store(squares + row * PARTS, tl.sum(value * value, 0))
 
 
@@ -129,13 +135,17 @@ def update(selection, xz, squares, u, state, bias, rates, skip, y, rows, eps, W:
 @triton.jit
 def score(stream, squares, weight, logits, rows, eps, W: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
           BN: tl.constexpr, BK: tl.constexpr, PARTS: tl.constexpr, PP: tl.constexpr, PRECISION: tl.constexpr):
-    """logits [rows, V] float32 = norm(stream) @ weight.T; weight [V, W], the norm's included; squares [rows, PARTS]."""
+    """logits [rows, V] float32 = norm(stream) @ weight.T, in weight's type.
+
+    weight: [V, W], the norm's included; squares: [rows, PARTS]
+    """
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     total = tl.zeros((BM, BN), tl.float32)
     for start in range(0, W, BK):
         k = start + tl.arange(0, BK)
         a = tl.load(stream + m[:, None] * W + k, mask=(m < rows)[:, None] & (k < W), other=0.0)
+        a = a.to(weight.dtype.element_ty)
         w = tl.load(weight + n * W + k[:, None], mask=(n < V) & (k < W)[:, None], other=0.0)
         total = tl.dot(a, w, total, input_precision=PRECISION)
     p = tl.arange(0, PP)
@@ -163,12 +173,13 @@ class MambaDecoder(Decoder):
     """Steps of a Mamba with weights and states in types of their own, for a fixed number of rows.
 
     States: recent inputs [n_layer, B, 3, D] in the weights' type, and h [n_layer, B, D, N] in `states`' type.
-    whole: whether the layers are one kernel; None: where `mamba_step.fits`
+    kernels: "step": the layers are one kernel (mamba_step); "layer": three a layer (mamba_layer); "six"; None: the first
+             of these that fits
     """
 
     def __init__(self, backbone, rows: int, weights: torch.dtype, states: torch.dtype,
                  convolve_tiles: Tiles = Tiles(4, 64), update_tiles: Tiles = Tiles(1, 128),
-                 whole: bool | None = None) -> None:
+                 kernels: str | None = None) -> None:
         layers, body = backbone.backbone["layers"], backbone.backbone
         mixer = layers[0].mixer
         self.rows, self.eps, self.backbone, self.weights = rows, body["norm_f"].eps, backbone, weights
@@ -186,27 +197,32 @@ class MambaDecoder(Decoder):
             return torch.empty(rows, width, dtype=dtype, device=device)
 
         self.whole, self.logits = None, new(self.V, torch.float32)
-        if mamba_step.fits(backbone, rows, weights, states) if whole is None else whole:
-            if not mamba_step.takes(backbone, rows, weights, states):
-                raise ValueError(f"one kernel does not take {rows} rows of {backbone.description}, {weights}, "
-                                 f"{states}: expected at most {mamba_step.ROWS} rows, weights in bfloat16, and what "
-                                 f"mamba_step.takes says of shapes")
-            self.whole = mamba_step.MambaStep(backbone, rows, self.recent, self.state, self.clock)
+        ways = {"step": mamba_step, "layer": mamba_layer}
+        if kernels is None:
+            kernels = next((name for name, way in ways.items() if way.fits(backbone, rows, weights, states)), "six")
+        elif kernels in ways and not ways[kernels].takes(backbone, rows, weights, states):
+            raise ValueError(f"kernels {kernels!r} do not take {rows} rows of {backbone.description}, {weights}, {states}: "
+                             f"see {ways[kernels].__name__}.takes")
+        self.kernels = kernels
+        if kernels in ways:
+            build = mamba_step.MambaStep if kernels == "step" else mamba_layer.MambaLayers
+            self.whole = build(backbone, rows, self.recent, self.state, self.clock)
             # The embedding leaves sums of squares in the first; the head finds those after the last layer.
             self.stream, self.hidden, self.squares, self.last_squares = (
                 self.whole.stream, self.whole.hidden, *self.whole.squares)
+            self.last = self.hidden if kernels == "layer" else self.stream
             return
         self.layers = [_layer(layer.norm, layer.mixer, weights) for layer in layers]
         self.stream, self.change, self.u, self.y, self.xz, self.selection = (
             new(n) for n in (self.W, self.W, self.D, self.D, 2 * self.D, self.D + 2 * self.N))
         self.hidden, self.squares = (new(n, torch.float32) for n in (self.W, 1))
-        self.last_squares = self.squares
+        self.last_squares, self.last = self.squares, self.stream
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits, float32 [B, V], after one more token a row, [B]; the same tensor every time."""
         wide = triton.next_power_of_2(self.W)
         embed[(self.rows,)](tokens.contiguous(), self.embedding, self.hidden, self.stream, self.squares, self.clock,
-                            self.W, wide, self.squares.shape[1])
+                            self.W, wide, self.squares.shape[1], self.kernels == "layer")
         if self.whole:
             self.whole.step()
         else:
@@ -215,7 +231,7 @@ class MambaDecoder(Decoder):
                     self.run(kernel, i)
         grid = triton.cdiv(self.V, 16), triton.cdiv(self.rows, 16)
         parts = self.last_squares.shape[1]
-        score[grid](self.stream, self.last_squares, self.head, self.logits, self.rows, self.eps, self.W, self.V, 16, 16,
+        score[grid](self.last, self.last_squares, self.head, self.logits, self.rows, self.eps, self.W, self.V, 16, 16,
                     max(16, min(128, wide)), parts, triton.next_power_of_2(parts), "ieee")
         return self.logits
 

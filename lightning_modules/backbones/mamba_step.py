@@ -13,14 +13,12 @@ number, and so the row's state and logits.
 import functools
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.backbones.scan_cuda import CurrentStream
+from lightning_modules.backbones import cuda_kernels
 
 ROWS = 64
 """Rows of the kernel; there may be fewer."""
@@ -66,7 +64,7 @@ def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype, warps:
 
 def _runs(backbone, states: torch.dtype) -> bool:
     device = backbone.lm_head.weight.device
-    if device.type != "cuda" or torch.version.hip or not find_spec("cuda") or not find_spec("cuda.core"):
+    if device.type != "cuda" or not cuda_kernels.compiler():
         return False
     return _device_runs(device, 2 * backbone.backbone["layers"][0].mixer.d_inner // CHANNELS,
                         **definitions(backbone, states))
@@ -96,17 +94,10 @@ def definitions(backbone, states: torch.dtype, warps: int = WARPS) -> dict[str, 
             "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "STATE_BYTES": states.itemsize}
 
 
-@functools.cache
 def kernel(device: int, **defined: int | str):
     """The kernel for a device, the current one, and the definitions."""
-    from cuda.core import Device, Program, ProgramOptions
-
-    Device(device).set_current()
-    code = Path(__file__).with_name("mamba_step.cu").read_text(encoding="utf-8")
-    lines = "".join(f"#define {name} {value}\n" for name, value in defined.items())
-    capability = torch.cuda.get_device_capability(device)
-    options = ProgramOptions(arch="sm_{}{}".format(*capability), std="c++17", use_fast_math=True)
-    return Program(lines + code, "c++", options).compile("cubin").get_kernel("mamba_step")
+    capability = "{}{}".format(*torch.cuda.get_device_capability(device))
+    return cuda_kernels.kernels(device, "mamba_step.cu", ("mamba_step",), capability, **defined)["mamba_step"]
 
 
 class MambaStep:
@@ -153,8 +144,8 @@ class MambaStep:
         from cuda.core import LaunchConfig, launch
 
         with torch.cuda.device(self.device):
-            launch(CurrentStream(), LaunchConfig(grid=blocks, block=32 * WARPS, is_cooperative=True), self.kernel,
-                   *numbers)
+            launch(cuda_kernels.CurrentStream(), LaunchConfig(grid=blocks, block=32 * WARPS, is_cooperative=True),
+                   self.kernel, *numbers)
 
 
 def fragments(weight: Tensor) -> Tensor:

@@ -9,34 +9,6 @@
 // a state for the channel. rates: A log2(e), [16, WIDTH]; dA: the gradient of A, likewise. length is a multiple of 16.
 // WIDTH, the number of channels, is defined by who compiles this. Needs compute capability 8.0.
 
-#ifndef EMULATED
-typedef unsigned short bf16;
-#define DEVICE __device__ __forceinline__
-DEVICE float exp2_(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-DEVICE float log2_(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-DEVICE float inverse(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-DEVICE bf16 rounded(float x) { bf16 y; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y; }
-DEVICE void copy_later(uint4* shared, const void* global) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::
-                 "r"((unsigned)__cvta_generic_to_shared(shared)), "l"(global) : "memory");
-}
-DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-#endif
-
-#define LOG2E 1.4426950408889634f
-#define LN2 0.6931471805599453f
-
-DEVICE float wide(bf16 x) { return __uint_as_float((unsigned)x << 16); }
-DEVICE float low(unsigned two) { return __uint_as_float(two << 16); }
-DEVICE float high(unsigned two) { return __uint_as_float(two & 0xffff0000u); }
-DEVICE float sigmoid(float x) { return inverse(1.0f + exp2_(-LOG2E * x)); }
-
-DEVICE float softplus(float x) {
-    float e = exp2_(LOG2E * x);
-    float few = e * (1.0f - e * (0.5f - e * (0.33333333f - e * (0.25f - e * 0.2f))));  // log(1 + e) of a small e
-    return x > 20.0f ? x : e < 0.0625f ? few : LN2 * log2_(1.0f + e);
-}
-
 // To a tile in shared memory, 16 tokens of 32 channels, 64 bytes each: a lane copies 16 bytes of token lane / 4 and of
 // the 8th after it, from where `from` points to.
 DEVICE void fetch(uint4* tile, const bf16* from, long long step, int lane) {

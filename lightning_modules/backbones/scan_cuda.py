@@ -7,13 +7,13 @@ channels last. The forward pass keeps the state before every CHUNK-th token; the
 eight at a time.
 """
 
-import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from lightning_modules.backbones import cuda_kernels
 
 CHUNK = 16
 """Tokens between the states that the forward pass keeps."""
@@ -90,29 +90,17 @@ def arguments(x: Tensor, tensors: Sequence[Tensor | None], strided: Sequence[Ten
     return [*addresses, x.shape[1], *(stride for tensor in strided for stride in tensor.stride()[:2])]
 
 
-class CurrentStream:
-    """PyTorch's, as cuda.core asks for one."""
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, torch.cuda.current_stream().cuda_stream
-
-
 def _launch(name: str, x: Tensor, *parts) -> None:
     from cuda.core import LaunchConfig, launch
 
     batch, _, width = x.shape
     with torch.cuda.device(x.device):
-        kernel = kernels(torch.cuda.get_device_capability(), width)[name]
-        launch(CurrentStream(), LaunchConfig(grid=(width // WIDTH, batch), block=32), kernel, *arguments(x, *parts))
+        kernel = kernels(x.device.index, width)[name]
+        launch(cuda_kernels.CurrentStream(), LaunchConfig(grid=(width // WIDTH, batch), block=32), kernel,
+               *arguments(x, *parts))
 
 
-@functools.cache
-def kernels(capability: tuple[int, int], width: int) -> dict:
-    """The two kernels by name, compiled for a compute capability and a number of channels."""
-    from cuda.core import Device, Program, ProgramOptions
-
-    Device(torch.cuda.current_device()).set_current()
-    code = Path(__file__).with_name("scan.cu").read_text(encoding="utf-8")
-    options = ProgramOptions(arch="sm_{}{}".format(*capability), std="c++17", use_fast_math=True)
-    program = Program(f"#define WIDTH {width}\n{code}", "c++", options).compile("cubin")
-    return {name: program.get_kernel(name) for name in ("scan_forward", "scan_backward")}
+def kernels(device: int, width: int) -> dict:
+    """The two kernels by name, compiled for a device, the current one, and a number of channels."""
+    capability = "{}{}".format(*torch.cuda.get_device_capability(device))
+    return cuda_kernels.kernels(device, "scan.cu", ("scan_forward", "scan_backward"), capability, WIDTH=width)

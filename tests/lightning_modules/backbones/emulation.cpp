@@ -46,6 +46,12 @@ static float __shfl_xor_sync(unsigned all, float value, int other) {
     return __shfl_sync(all, value, threadIdx.x ^ other);
 }
 
+static float inverse_root(float x) { return 1.0f / sqrtf(x); }
+static long long __float2ll_rn(float x) { return llrintf(x); }
+static float __ll2float_rn(long long x) { return (float)x; }
+static void mma(float*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned) {}  // not used
+
+#include "device.cuh"
 #include "scan.cu"
 
 template <class Kernel> static void run(long long columns, long long rows, Kernel kernel) {

@@ -166,8 +166,7 @@ def test_a_decoder_with_it_steps_resets_and_prefills_as_with_six(model, emulatio
 
     monkeypatch.setattr(mamba_step, "MambaStep", partial(mamba_step.MambaStep, launch=launch))
     monkeypatch.setattr(mamba_step, "takes", partial(mamba_step.takes, warps=WARPS))
-    six, one = (MambaDecoder(model, 5, HALF, states, whole=whole) for whole in (False, True))
-    assert one.whole and not six.whole
+    six, one = (MambaDecoder(model, 5, HALF, states, kernels=kernels) for kernels in ("six", "step"))
     tokens = torch.randint(0, 19, (6, 5), generator=torch.Generator().manual_seed(1))
     for t, now in enumerate(tokens):
         for decoder in (six, one):
@@ -197,8 +196,8 @@ def test_fifty_steps_in_a_graph_are_those_of_the_six_kernels(rows, states):
         pytest.skip("the GPU does not take the kernel")
     tokens = torch.randint(0, 19, (50, rows), device="cuda")
     found = []
-    for whole in (False, True, True):
-        decoder, given = MambaDecoder(model, rows, HALF, states, whole=whole), tokens[0].clone()
+    for kernels in ("six", "step", "step"):
+        decoder, given = MambaDecoder(model, rows, HALF, states, kernels=kernels), tokens[0].clone()
         graph = capture(lambda decoder=decoder, given=given: decoder.step(given))
         decoder.reset(torch.arange(rows, device="cuda"))
         logits = []

@@ -1,0 +1,47 @@
+"""CUDA kernels of our own: compiled when they are first used, by cuda.core (NVRTC), and launched on PyTorch's stream."""
+
+import functools
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+
+def compiler() -> bool:
+    """Whether cuda.core is there, and PyTorch for NVIDIA's GPUs."""
+    return not torch.version.hip and find_spec("cuda") is not None and find_spec("cuda.core") is not None
+
+
+@functools.cache
+def kernels(device: int, file: str, names: tuple[str, ...], capability: str, /, code: str = "",
+            **defined: int | str) -> dict:
+    """The kernels of a .cu file here by name, for a device, the current one; raises what the compiler raises.
+
+    capability: of the GPU, as nvcc writes it, such as 90a
+    code: goes before the file's own, after device.cuh
+    """
+    from cuda.core import Device, Program, ProgramOptions
+
+    Device(device).set_current()
+    lines = "".join(f"#define {name} {value}\n" for name, value in defined.items())
+    common, own = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("device.cuh", file))
+    options = ProgramOptions(arch=f"sm_{capability}", std="c++17", use_fast_math=True)
+    program = Program("\n".join((lines, common, code, own)), "c++", options).compile("cubin")
+    return {name: program.get_kernel(name) for name in names}
+
+
+class CurrentStream:
+    """PyTorch's, as cuda.core asks for one."""
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, torch.cuda.current_stream().cuda_stream
+
+
+def allow_shared_memory(kernel, size: int, device: int) -> None:
+    """Let a kernel be launched with so many bytes of dynamic shared memory; by default they are 48 KiB."""
+    from cuda.bindings import driver
+
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    (error,) = driver.cuKernelSetAttribute(attribute, size, driver.CUkernel(int(kernel.handle)), driver.CUdevice(device))
+    if error != driver.CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"{size} bytes of shared memory for a kernel: {error.name}")

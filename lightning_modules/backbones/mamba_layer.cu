@@ -1,0 +1,590 @@
+// One layer of a decoding step of Mamba, in three kernels that overlap. See mamba_layer.py, which says how the weights
+// are arranged; device.cuh comes before this.
+//
+//   enter   x and z from the stream; the convolution and u; silu(z); what u adds to the selection (low-rank step, B, C)
+//   update  step sizes, states, y
+//   leave   the stream from y, and its sums of squares
+//
+// A kernel is launched as soon as all blocks of the one before are under way (programmatic dependent launch). Until that
+// one has ended it may read only what that one does not write, so it asks for its weights, recent inputs and states; a
+// kernel lets its successor begin only after its own wait, so that of two that overlap all before them have ended.
+//
+// Products are wgmma's, of 64 rows a group of four warps: both sides come to shared memory by bulk copies, through a
+// ring of STAGES blocks of 64 terms, which one thread of a further warp fills. What is copied lies in memory as it has
+// to in shared memory: in blocks of 64 terms, of whose rows of 128 bytes the 16 bytes c are at c ^ (row % 8).
+//
+// Two runs give the same bits: what is added up in memory, the selection, is in fixed point (`part_of_sum`).
+//
+// Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
+// STATE_BYTES (2: bfloat16, 4: float), for the two products GROUPS (of warps), COLUMNS and STAGES with _IN or _OUT, SPLIT
+// (blocks, a cluster, that share the terms of the second) and CHANNELS (of a block of `update`). Needs compute
+// capability 9.0, and `product` for COLUMNS_IN, COLUMNS_OUT and SELECTED columns.
+
+#ifndef EMULATED
+#define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
+
+DEVICE unsigned place(const void* shared) { return (unsigned)__cvta_generic_to_shared(shared); }
+
+// Barriers in shared memory that wait for so many arrivals, and for bytes.
+DEVICE void barrier_init(unsigned long long* barrier, unsigned arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(place(barrier)), "r"(arrivals) : "memory");
+}
+DEVICE void barriers_ready() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+DEVICE void arrive_and_expect(unsigned long long* barrier, unsigned bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(place(barrier)), "r"(bytes) : "memory");
+}
+DEVICE void arrive(unsigned long long* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(place(barrier)) : "memory");
+}
+DEVICE bool over(unsigned long long* barrier, unsigned parity) {
+    unsigned yes;
+    asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+                 : "=r"(yes) : "r"(place(barrier)), "r"(parity) : "memory");
+    return yes;
+}
+
+DEVICE void copy_in(void* shared, const void* global, unsigned bytes, unsigned long long* barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(place(shared)), "l"(global), "r"(bytes), "r"(place(barrier)) : "memory");
+}
+DEVICE void copy_out(void* global, const void* shared, unsigned bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;"
+                 :: "l"(global), "r"(place(shared)), "r"(bytes) : "memory");
+}
+// Shared memory may go only when all of it is read.
+DEVICE void finish_copies_out() {
+    asm volatile("cp.async.bulk.commit_group;\n cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+// Between what threads have written to shared memory and copies or products that read it.
+DEVICE void written() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+DEVICE void product_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void product_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int MOST> DEVICE void products_left() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(MOST) : "memory");
+}
+// Rows of 128 bytes, eight of them 1,024 bytes from the next eight, exchanged by their numbers.
+DEVICE unsigned long long matrix(const char* shared) {
+    return (unsigned long long)((place(shared) & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+template <int N> DEVICE void product(float (&d)[N / 2], const char* a, const char* b) {
+    product<N>(d, matrix(a), matrix(b));
+}
+
+DEVICE void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+DEVICE void let_next_kernel_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+DEVICE void cluster_meet() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// From the shared memory of another block of the cluster.
+DEVICE float4 others(const float* mine, int block) {
+    unsigned from;
+    float4 v;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(from) : "r"(place(mine)), "r"(block));
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from) : "memory");
+    return v;
+}
+#endif
+
+constexpr int SIZE = 16;                             // states of a channel
+constexpr int SELECTED = RANK + 2 * SIZE;            // width of the selection
+constexpr int TERMS = 64, LINE = 128;                // of a block of a product, and bytes of its rows
+constexpr int PARTS = WIDTH / COLUMNS_OUT;           // of a row's sum of squares
+constexpr int ROWS = 16;                             // of a block of `update`
+constexpr int RANKS = (RANK + 31) / 32;
+
+static_assert(WIDTH % TERMS == 0 && INNER % (TERMS * SPLIT) == 0 && INNER % COLUMNS_IN == 0 && COLUMNS_IN % 16 == 0, "");
+static_assert(WIDTH % COLUMNS_OUT == 0 && INNER % CHANNELS == 0 && CHANNELS % 32 == 0 && RANK % 8 == 0, "");
+static_assert(STATE_BYTES == 2 || STATE_BYTES == 4, "");
+
+DEVICE void wait(unsigned long long* barrier, unsigned parity) {
+    while (!over(barrier, parity)) {}
+}
+
+// Where a matrix of blocks has an element, for `blocks` blocks a row.
+DEVICE int tiled(int row, int column, int blocks) {
+    return ((row / 64 * blocks + column / TERMS) * 64 + row % 64) * TERMS
+           + (column % TERMS / 8 ^ row % 8) * 8 + column % 8;
+}
+
+// A block's product of 64 GROUPS rows and COLUMNS columns, of BLOCKS blocks of terms.
+template <int GROUPS, int COLUMNS, int STAGES, int BLOCKS> struct Product {
+    static constexpr int LEFT = GROUPS * 64 * LINE, RIGHT = COLUMNS * LINE, STAGE = LEFT + RIGHT;
+    static constexpr int AHEAD = STAGES < BLOCKS ? STAGES : BLOCKS, CONSUMERS = 128 * GROUPS;
+    static constexpr int WIDE = COLUMNS + 8;         // of a row of the result, so that rows begin in other banks
+
+    static_assert(COLUMNS % 8 == 0 && GROUPS * 64 * WIDE * 4 <= STAGES * STAGE, "");
+
+    // One thread.
+    DEVICE static void init(unsigned long long* barriers) {
+        for (int s = 0; s < STAGES; s++) {
+            barrier_init(barriers + s, 1);
+            barrier_init(barriers + STAGES + s, CONSUMERS / 32);
+        }
+    }
+
+    // One thread: the first of the right side, which nobody writes. weights: [BLOCKS][COLUMNS][64]
+    DEVICE static void ask(char* memory, unsigned long long* barriers, const bf16* weights, bool first) {
+        for (int k = 0; k < AHEAD; k++) {
+            arrive_and_expect(barriers + k, STAGE);
+            copy_in(memory + k * STAGE + LEFT, weights + k * (RIGHT / 2), RIGHT, barriers + k);
+        }
+        if (first && AHEAD < BLOCKS) to_l2(weights + AHEAD * (RIGHT / 2), (BLOCKS - AHEAD) * RIGHT);
+    }
+
+    // One thread: all of the left side, and the rest of the right. left: [GROUPS][stride][64 rows][64]
+    DEVICE static void fill(char* memory, unsigned long long* barriers, const bf16* weights, const bf16* left,
+                            int stride) {
+#pragma unroll 1
+        for (int k = 0; k < BLOCKS; k++) {
+            int s = k % STAGES;
+            if (k >= STAGES) {
+                wait(barriers + STAGES + s, (k / STAGES - 1) & 1);
+                arrive_and_expect(barriers + s, STAGE);
+                copy_in(memory + s * STAGE + LEFT, weights + k * (RIGHT / 2), RIGHT, barriers + s);
+            }
+            for (int g = 0; g < GROUPS; g++)
+                copy_in(memory + s * STAGE + g * 64 * LINE, left + ((long long)g * stride + k) * (64 * TERMS),
+                        64 * LINE, barriers + s);
+        }
+    }
+
+    // Four warps: 64 rows.
+    DEVICE static void multiply(float (&d)[COLUMNS / 2], char* memory, unsigned long long* barriers, int group) {
+#pragma unroll
+        for (int i = 0; i < COLUMNS / 2; i++) d[i] = 0.0f;
+#pragma unroll 1
+        for (int k = 0; k < BLOCKS; k++) {
+            int s = k % STAGES;
+            const char *left = memory + s * STAGE + group * 64 * LINE, *right = memory + s * STAGE + LEFT;
+            wait(barriers + s, k / STAGES & 1);
+            product_begin();
+#pragma unroll
+            for (int j = 0; j < TERMS / 16; j++) product<COLUMNS>(d, left + 32 * j, right + 32 * j);
+            product_end();
+            if (k > 0) {
+                products_left<1>();
+                if (threadIdx.x % 32 == 0) arrive(barriers + STAGES + (k - 1) % STAGES);
+            }
+        }
+        products_left<0>();
+    }
+
+    // The result in float32, [64 GROUPS][WIDE], where the ring was; all threads of the block have met.
+    DEVICE static void put(const float (&d)[COLUMNS / 2], float* result) {
+        int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+#pragma unroll
+        for (int i = 0; i < COLUMNS / 8; i++) {
+            float* to = result + row * WIDE + 8 * i + lane % 4 * 2;
+            *(float2*)to = make_float2(d[4 * i], d[4 * i + 1]);
+            *(float2*)(to + 8 * WIDE) = make_float2(d[4 * i + 2], d[4 * i + 3]);
+        }
+    }
+};
+
+// small [layers][23 INNER]: taps [4][INNER], bias of the convolution, bias of the step, skip, rates [INNER][16].
+constexpr int SMALL = (7 + SIZE) * INNER;
+
+DEVICE void eight(float (&v)[8], const uint4& from) {
+    v[0] = low(from.x), v[1] = high(from.x), v[2] = low(from.y), v[3] = high(from.y);
+    v[4] = low(from.z), v[5] = high(from.z), v[6] = low(from.w), v[7] = high(from.w);
+}
+DEVICE void eight(float (&v)[8], const float* from) {
+    float4 a = *(const float4*)from, b = *(const float4*)(from + 4);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+DEVICE uint4 eight(const float (&v)[8]) {
+    return make_uint4(both(v[0], v[1]), both(v[2], v[3]), both(v[4], v[5]), both(v[6], v[7]));
+}
+
+typedef Product<GROUPS_IN, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> In;
+constexpr int U_BLOCKS = (COLUMNS_IN + TERMS - 1) / TERMS, SELECT_BYTES = U_BLOCKS * SELECTED * LINE;
+constexpr int IN_ROWS = 64 * GROUPS_IN, IN_THREADS = In::CONSUMERS + 32, CHUNKS = COLUMNS_IN / 8, ITEMS = COLUMNS_IN / 16;
+constexpr int U_PLACE = (IN_ROWS * In::WIDE * 4 + 1023) / 1024 * 1024, U_BYTES = U_BLOCKS * 64 * LINE;  // of a group
+
+struct EnterShared {
+    char ring[STAGES_IN * In::STAGE];                // then the result, and u in blocks
+    char select[SELECT_BYTES];
+    float small[5 * COLUMNS_IN], scale[IN_ROWS];
+    unsigned long long barriers[2 * STAGES_IN + 1];
+};
+static_assert(U_PLACE + GROUPS_IN * U_BYTES <= STAGES_IN * In::STAGE && STAGES_IN * In::STAGE % 1024 == 0, "");
+static_assert(SELECTED % 8 == 0, "");
+
+// Blocks: [2 INNER / COLUMNS_IN, rows / IN_ROWS]; those of x come first. in_weights [layers][those][WIDTH / 64]
+// [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64]; stream in blocks; squares
+// [2][padded][PARTS], before the first layer and later; recent [layers][rows][3][INNER]; u, gate [rows][INNER];
+// sums [rows][SELECTED].
+extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
+        const bf16* in_weights, const bf16* select, const float* small, const bf16* stream, const float* squares,
+        bf16* recent, const int* clock, bf16* u, bf16* gate, unsigned long long* sums, long long layer, long long rows_,
+        long long padded) {
+    SHARED_MEMORY(memory);
+    EnterShared& s = *(EnterShared*)memory;
+    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * IN_ROWS;
+    const bool x_tile = tile < INNER / COLUMNS_IN, consumer = tid < In::CONSUMERS;
+    const int column = tile % (INNER / COLUMNS_IN) * COLUMNS_IN;
+    unsigned long long* select_here = s.barriers + 2 * STAGES_IN;
+    const bf16* weights = in_weights + (layer * (2 * INNER / COLUMNS_IN) + tile) * (WIDTH * COLUMNS_IN);
+
+    // Layer 0 comes after the embedding, which counts the clock.
+    if (layer == 0) wait_for_kernel_before();
+    if (tid == In::CONSUMERS) {
+        In::init(s.barriers);
+        barrier_init(select_here, 1);
+        barriers_ready();
+        In::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
+        if (x_tile) {
+            arrive_and_expect(select_here, SELECT_BYTES + sizeof(s.small));
+            copy_in(s.select, select + (layer * (INNER / COLUMNS_IN) + tile) * (SELECT_BYTES / 2), SELECT_BYTES,
+                    select_here);
+            for (int i = 0; i < 5; i++)
+                copy_in(s.small + i * COLUMNS_IN, small + layer * SMALL + i * INNER + column, COLUMNS_IN * 4,
+                        select_here);
+        }
+    }
+    auto recent_at = [&](int item, int slot) {
+        return (uint4*)(recent + ((layer * rows + first + item / CHUNKS) * 3 + slot) * INNER + column
+                        + item % CHUNKS * 8);
+    };
+    const int oldest = *clock % 3;
+    uint4 before[ITEMS][3];
+    if (x_tile && consumer)
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++) {
+            int item = tid + i * In::CONSUMERS;
+            bool inside = first + item / CHUNKS < rows;
+#pragma unroll
+            for (int tap = 0; tap < 3; tap++)
+                before[i][tap] = inside ? fresh16(recent_at(item, (oldest + tap) % 3)) : make_uint4(0, 0, 0, 0);
+        }
+    __syncthreads();
+    wait_for_kernel_before();
+    let_next_kernel_begin();
+
+    float* result = (float*)s.ring;
+    if (consumer) {
+        if (tid < IN_ROWS) {
+            const float* from = squares + ((layer > 0) * padded + first + tid) * PARTS;
+            float sum = 0.0f;
+#pragma unroll
+            for (int i = 0; i < PARTS; i++) sum += fresh(from + i);
+            s.scale[tid] = inverse_root(sum * (1.0f / WIDTH) + EPS);
+        }
+        float d[COLUMNS_IN / 2];
+        In::multiply(d, s.ring, s.barriers, tid / 128);
+        __syncthreads();
+        In::put(d, result);
+    } else {
+        if (tid == In::CONSUMERS)
+            In::fill(s.ring, s.barriers, weights, stream + (long long)first * WIDTH, WIDTH / TERMS);
+        __syncthreads();
+    }
+    __syncthreads();
+    char* blocks = s.ring + U_PLACE;
+    if (consumer && x_tile) wait(select_here, 0);
+    if (consumer)
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++) {
+            int item = tid + i * In::CONSUMERS, row = item / CHUNKS, chunk = item % CHUNKS;
+            float v[8];
+            eight(v, result + row * In::WIDE + chunk * 8);
+            float scale = s.scale[row];
+#pragma unroll
+            for (int j = 0; j < 8; j++) v[j] *= scale;
+            bool inside = first + row < rows;
+            long long to = (long long)(first + row) * INNER + column + chunk * 8;
+            if (x_tile) {
+                if (inside) *recent_at(item, oldest) = eight(v);
+                float sum[8], weight[8], old[8];
+                eight(sum, s.small + 4 * COLUMNS_IN + chunk * 8);
+                eight(weight, s.small + 3 * COLUMNS_IN + chunk * 8);
+#pragma unroll
+                for (int j = 0; j < 8; j++) sum[j] += weight[j] * v[j];
+#pragma unroll
+                for (int tap = 0; tap < 3; tap++) {
+                    eight(weight, s.small + tap * COLUMNS_IN + chunk * 8);
+                    eight(old, before[i][tap]);
+#pragma unroll
+                    for (int j = 0; j < 8; j++) sum[j] += weight[j] * old[j];
+                }
+#pragma unroll
+                for (int j = 0; j < 8; j++) v[j] = sum[j] * sigmoid(sum[j]);
+                uint4 half = eight(v);
+                if (inside) *(uint4*)(u + to) = half;
+                *(uint4*)(blocks + row / 64 * U_BYTES + (chunk / 8 * 64 + row % 64) * LINE + (chunk % 8 ^ row % 8) * 16)
+                    = half;
+            } else {
+#pragma unroll
+                for (int j = 0; j < 8; j++) v[j] *= sigmoid(v[j]);
+                if (inside) *(uint4*)(gate + to) = eight(v);
+            }
+        }
+    if (!x_tile) return;
+    written();
+    __syncthreads();
+    if (!consumer) return;
+    float d[SELECTED / 2];
+#pragma unroll
+    for (int i = 0; i < SELECTED / 2; i++) d[i] = 0.0f;
+    product_begin();
+#pragma unroll
+    for (int j = 0; j < COLUMNS_IN / 16; j++)
+        product<SELECTED>(d, blocks + tid / 128 * U_BYTES + j / 4 * (64 * LINE) + j % 4 * 32,
+                          s.select + j / 4 * (SELECTED * LINE) + j % 4 * 32);
+    product_end();
+    products_left<0>();
+    int lane = tid % 32, row = first + tid / 32 * 16 + lane / 4;
+#pragma unroll
+    for (int i = 0; i < SELECTED / 2; i++) {
+        int at = row + i / 2 % 2 * 8;
+        if (at < rows) add_to(sums + at * SELECTED + i / 4 * 8 + lane % 4 * 2 + i % 2, part_of_sum(d[i]));
+    }
+}
+
+constexpr int UPDATE_THREADS = 2 * CHANNELS, UPDATE_WARPS = UPDATE_THREADS / 32, EACH = ROWS / 2;
+constexpr int TAKEN = ROWS * SELECTED / 2, LOW_RANK = RANKS * 32 + 8;
+constexpr int TILES = CHANNELS / 8, STEP_EACH = (TILES + UPDATE_WARPS - 1) / UPDATE_WARPS;
+constexpr int STATES = SIZE * STATE_BYTES / 16;      // of 16 bytes, of a channel
+constexpr int STEP_WIDE = CHANNELS + 8;
+
+struct UpdateShared {
+    uint4 states[ROWS][CHANNELS][STATES];
+    bf16 low_rank[2][ROWS][LOW_RANK];                // what its rounding has left is the second
+    float ends[ROWS][2 * SIZE];                      // B and C
+    float step[ROWS * STEP_WIDE];
+    unsigned long long barrier;
+};
+
+// Blocks: [INNER / CHANNELS, rows / ROWS]. steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows]
+// [INNER][16]; y in blocks.
+extern "C" __global__ __launch_bounds__(UPDATE_THREADS) void update(
+        const uint4* steps, const float* small, const unsigned long long* sums, const bf16* u, const bf16* gate,
+        char* state, bf16* y, long long layer, long long rows_) {
+    SHARED_MEMORY(memory);
+    UpdateShared& s = *(UpdateShared*)memory;
+    const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, rows = (int)rows_;
+    const int column = blockIdx.x * CHANNELS, first = blockIdx.y * ROWS, here = min(ROWS, rows - first);
+    const int mine = tid % CHANNELS, half = tid / CHANNELS;  // a thread has one channel, of every second row
+    auto states_of = [&](int row) {
+        return state + ((layer * rows + first + row) * INNER + column) * (SIZE * STATE_BYTES);
+    };
+    if (tid == 0) {
+        barrier_init(&s.barrier, 1);
+        barriers_ready();
+        arrive_and_expect(&s.barrier, here * (CHANNELS * SIZE * STATE_BYTES));
+        for (int row = 0; row < here; row++)
+            copy_in(s.states[row], states_of(row), CHANNELS * SIZE * STATE_BYTES, &s.barrier);
+    }
+    // In which order a lane takes the 16 bytes of a channel's states, so that neighbours use other banks.
+    const int order = (STATE_BYTES == 2 ? lane / 4 : lane / 2) % STATES;
+    const float* own = small + layer * SMALL + 5 * INNER + column + mine;
+    const float bias = own[0], skip = own[INNER];
+    constexpr int PER = SIZE / STATES;               // states in 16 bytes
+    float rate[SIZE];
+#pragma unroll
+    for (int i = 0; i < STATES; i++)
+#pragma unroll
+        for (int j = 0; j < PER / 4; j++) {
+            float4 four = *(const float4*)(small + layer * SMALL + 7 * INNER + (column + mine) * SIZE
+                                           + (i ^ order) * PER + 4 * j);
+            rate[i * PER + 4 * j] = four.x, rate[i * PER + 4 * j + 1] = four.y;
+            rate[i * PER + 4 * j + 2] = four.z, rate[i * PER + 4 * j + 3] = four.w;
+        }
+    uint4 step_weight[STEP_EACH][RANKS];
+#pragma unroll
+    for (int i = 0; i < STEP_EACH; i++)
+#pragma unroll
+        for (int k = 0; k < RANKS; k++)
+            step_weight[i][k] = fixed(steps + ((layer * (INNER / 8) + column / 8 + min(warp + i * UPDATE_WARPS, TILES - 1))
+                                               * RANKS + k) * 32 + lane);
+    wait_for_kernel_before();
+    let_next_kernel_begin();
+
+    bf16 inputs[EACH], gates[EACH];
+#pragma unroll
+    for (int i = 0; i < (TAKEN + UPDATE_THREADS - 1) / UPDATE_THREADS; i++) {
+        int two = tid + i * UPDATE_THREADS, row = two / (SELECTED / 2), at = two % (SELECTED / 2) * 2;
+        if (two >= TAKEN) continue;
+        uint4 v = row < here ? fresh16(sums + (first + row) * SELECTED + at) : make_uint4(0, 0, 0, 0);
+        float a = whole_sum(v.x, v.y), b = whole_sum(v.z, v.w);
+        if (at >= RANK) {
+            *(float2*)&s.ends[row][at - RANK] = make_float2(a, b);
+        } else {  // in two parts, so that a product with both is one in float32
+            unsigned whole = both(a, b);
+            *(unsigned*)&s.low_rank[0][row][at] = whole;
+            *(unsigned*)&s.low_rank[1][row][at] = both(a - low(whole), b - high(whole));
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        int row = 2 * i + half;
+        long long at = (long long)(first + row) * INNER + column + mine;
+        inputs[i] = row < here ? fresh(u + at) : (bf16)0;
+        gates[i] = row < here ? fresh(gate + at) : (bf16)0;
+    }
+    __syncthreads();
+    const int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int i = 0; i < STEP_EACH; i++) {
+        int n = warp + i * UPDATE_WARPS;
+        if (n >= TILES) continue;
+        float d[4] = {};
+#pragma unroll
+        for (int k = 0; k < 2 * RANKS; k++) {
+            bool some = 32 * (k / 2) + 8 * t < RANK;
+            const bf16* line = &s.low_rank[k % 2][g][32 * (k / 2) + 8 * t];
+            uint4 nothing = make_uint4(0, 0, 0, 0);
+            uint4 upper = some ? *(const uint4*)line : nothing;
+            uint4 lower = some ? *(const uint4*)(line + 8 * LOW_RANK) : nothing;
+            multiply(d, upper, lower, step_weight[i][k / 2]);
+        }
+        float* to = s.step + g * STEP_WIDE + n * 8 + 2 * t;
+        *(float2*)to = make_float2(d[0], d[1]);
+        *(float2*)(to + 8 * STEP_WIDE) = make_float2(d[2], d[3]);
+    }
+    __syncthreads();
+    wait(&s.barrier, 0);
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        int row = 2 * i + half;
+        if (row >= here) continue;
+        float x = wide(inputs[i]), step = softplus(s.step[row * STEP_WIDE + mine] + bias), in = step * x;
+        float result = skip * x;
+        uint4* states = s.states[row][mine];
+        float h[SIZE];
+#pragma unroll
+        for (int q = 0; q < STATES; q++) {
+            uint4 some = states[q ^ order];
+            if (STATE_BYTES == 2) {
+                h[q * PER] = low(some.x), h[q * PER + 1] = high(some.x);
+                h[q * PER + 2] = low(some.y), h[q * PER + 3] = high(some.y);
+                h[(q * PER + 4) % SIZE] = low(some.z), h[(q * PER + 5) % SIZE] = high(some.z);
+                h[(q * PER + 6) % SIZE] = low(some.w), h[(q * PER + 7) % SIZE] = high(some.w);
+            } else {
+                h[q * PER] = __uint_as_float(some.x), h[q * PER + 1] = __uint_as_float(some.y);
+                h[q * PER + 2] = __uint_as_float(some.z), h[q * PER + 3] = __uint_as_float(some.w);
+            }
+        }
+        float sum = 0.0f;
+#pragma unroll
+        for (int q = 0; q < STATES; q++)
+#pragma unroll
+            for (int j = 0; j < PER / 4; j++) {
+                const float4 b = *(const float4*)&s.ends[row][(q ^ order) * PER + 4 * j];
+                const float4 c = *(const float4*)&s.ends[row][SIZE + (q ^ order) * PER + 4 * j];
+                float* now = h + q * PER + 4 * j;
+                const float* r = rate + q * PER + 4 * j;
+                now[0] = exp2_(step * r[0]) * now[0] + in * b.x;
+                now[1] = exp2_(step * r[1]) * now[1] + in * b.y;
+                now[2] = exp2_(step * r[2]) * now[2] + in * b.z;
+                now[3] = exp2_(step * r[3]) * now[3] + in * b.w;
+                sum += (now[0] * c.x + now[1] * c.y) + (now[2] * c.z + now[3] * c.w);
+            }
+#pragma unroll
+        for (int q = 0; q < STATES; q++) {
+            const float* now = h + q * PER;
+            states[q ^ order] = STATE_BYTES == 2
+                ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
+                             both(now[6 % PER], now[7 % PER]))
+                : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
+                             __float_as_uint(now[3]));
+        }
+        y[tiled(first + row, column + mine, INNER / TERMS)] = rounded((result + sum) * wide(gates[i]));
+    }
+    written();
+    __syncthreads();
+    if (tid < here) copy_out(states_of(tid), s.states[tid], CHANNELS * SIZE * STATE_BYTES);
+    if (tid < ROWS) finish_copies_out();
+}
+
+typedef Product<GROUPS_OUT, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT> Out;
+constexpr int OUT_ROWS = 64 * GROUPS_OUT, OWN_ROWS = OUT_ROWS / SPLIT, OUT_THREADS = Out::CONSUMERS + 32;
+constexpr int FOURS = COLUMNS_OUT / 4, OUT_EACH = OWN_ROWS * FOURS / Out::CONSUMERS;
+
+struct LeaveShared {
+    char ring[STAGES_OUT * Out::STAGE];              // then the result
+    float squares[OWN_ROWS][FOURS + 1];
+    unsigned long long barriers[2 * STAGES_OUT];
+};
+static_assert(OWN_ROWS * FOURS % Out::CONSUMERS == 0 && OWN_ROWS % 8 == 0, "");
+
+// Blocks: [WIDTH / COLUMNS_OUT, rows / OUT_ROWS, SPLIT]. out_weights [layers][WIDTH / COLUMNS_OUT][INNER / 64]
+// [COLUMNS_OUT][64]; y in blocks; hidden [rows][WIDTH]; the rest as in `enter`, where sums become zero.
+extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
+        const bf16* out_weights, const bf16* y, float* hidden, bf16* stream, float* squares, unsigned long long* sums,
+        long long layer, long long rows_, long long padded) {
+    SHARED_MEMORY(memory);
+    LeaveShared& s = *(LeaveShared*)memory;
+    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * OUT_ROWS;
+    const int part = SPLIT > 1 ? blockIdx.z : 0;
+    const bool consumer = tid < Out::CONSUMERS;
+    const bf16* weights = out_weights + ((layer * PARTS + tile) * INNER + part * (INNER / SPLIT)) * COLUMNS_OUT;
+    if (tid == Out::CONSUMERS) {
+        Out::init(s.barriers);
+        barriers_ready();
+        Out::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
+    }
+    auto row_of = [&](int item) { return part * OWN_ROWS + item / FOURS; };
+    auto column_of = [&](int item) { return tile * COLUMNS_OUT + item % FOURS * 4; };
+    float4 residual[OUT_EACH];
+    if (consumer)
+#pragma unroll
+        for (int i = 0; i < OUT_EACH; i++) {
+            int item = tid + i * Out::CONSUMERS, row = first + row_of(item);
+            uint4 v = row < rows ? fresh16(hidden + (long long)row * WIDTH + column_of(item)) : make_uint4(0, 0, 0, 0);
+            residual[i] = make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z),
+                                      __uint_as_float(v.w));
+        }
+    __syncthreads();
+    wait_for_kernel_before();
+    let_next_kernel_begin();
+
+    float* result = (float*)s.ring;
+    if (consumer) {
+        float d[COLUMNS_OUT / 2];
+        Out::multiply(d, s.ring, s.barriers, tid / 128);
+        __syncthreads();
+        Out::put(d, result);
+    } else {
+        if (tid == Out::CONSUMERS)
+            Out::fill(s.ring, s.barriers, weights, y + (long long)first * INNER + part * (INNER / TERMS / SPLIT) * 64 * TERMS,
+                      INNER / TERMS);
+        __syncthreads();
+    }
+    if (SPLIT > 1)
+        cluster_meet();
+    else
+        __syncthreads();
+    if (consumer)
+#pragma unroll
+        for (int i = 0; i < OUT_EACH; i++) {
+            int item = tid + i * Out::CONSUMERS, row = row_of(item);
+            const float* from = result + row * Out::WIDE + item % FOURS * 4;
+            float4& v = residual[i];
+#pragma unroll
+            for (int block = 0; block < SPLIT; block++) {
+                float4 some = SPLIT > 1 ? others(from, block) : *(const float4*)from;
+                v.x += some.x, v.y += some.y, v.z += some.z, v.w += some.w;
+            }
+            s.squares[item / FOURS][item % FOURS] = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+            if (first + row >= rows) continue;
+            *(float4*)(hidden + (long long)(first + row) * WIDTH + column_of(item)) = v;
+            *(uint2*)(stream + tiled(first + row, column_of(item), WIDTH / TERMS)) =
+                make_uint2(both(v.x, v.y), both(v.z, v.w));
+        }
+    // For the next layer.
+    int blocks = gridDim.x * gridDim.y * SPLIT, block = (blockIdx.y * gridDim.x + tile) * SPLIT + part;
+    for (int i = block * OUT_THREADS + tid; i < rows * (SELECTED / 2); i += blocks * OUT_THREADS)
+        ((uint4*)sums)[i] = make_uint4(0, 0, 0, 0);
+    __syncthreads();
+    if (tid < OWN_ROWS && first + part * OWN_ROWS + tid < rows) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < FOURS; i++) sum += s.squares[tid][i];
+        squares[(padded + first + part * OWN_ROWS + tid) * PARTS + tile] = sum;
+    }
+    if (SPLIT > 1) cluster_meet();  // others may still read
+}

@@ -1,0 +1,235 @@
+"""A layer of one decoding step of Mamba as three CUDA kernels that overlap, for any number of rows (mamba_layer.cu).
+
+With hundreds of rows a step is bound by memory, and by what stands between one kernel and the next: its launch, its
+first weights, its last writes. Here the norm, the convolution, the projections of the step size and the residual are
+parts of the kernels before or after them, and a kernel is launched while the one before still runs: by the time it may
+read what that one has written, its weights and its states are in shared memory.
+
+Two runs give the same bits: what blocks add up in memory, the selection (low-rank step, B and C) before its bias, is in
+fixed point, units of 2^-32. A block's part of such a sum that reaches 2^17, or is not a number, makes the sum not a
+number, and so the row's state and logits.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.backbones import cuda_kernels
+from lightning_modules.backbones.mamba_step import BF16, SIZE, TAPS, fragments
+
+ROWS = 64
+"""Rows of a group of four warps in a product."""
+
+UPDATE_ROWS = 16
+"""Rows of a block of `update`."""
+
+TERMS = 64
+"""Terms of a block of a product."""
+
+MOST_SHARED = 232_448
+"""Bytes of shared memory that a block can have (compute capability 9.0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How the kernels divide their work; mamba_layer.cu says what each number is."""
+
+    groups_in: int
+    columns_in: int
+    stages_in: int
+    groups_out: int
+    columns_out: int
+    stages_out: int
+    split: int
+    channels: int
+
+
+def tiles(rows: int, width: int, inner: int) -> Tiles | None:
+    """For so many rows and a stream and an inside so wide; None where the kernels are not for these."""
+    columns_in, columns_out, channels = (next((n for n in (96, 64) if size % n == 0), 0)
+                                         for size in (inner, width, inner))
+    if not (columns_in and columns_out and width % TERMS == 0 and inner % TERMS == 0):
+        return None
+    groups, most = (1, 4) if rows <= 256 else (2, 2)
+    split = max(n for n in (1, 2, 4) if n <= most and inner // TERMS % n == 0)
+    return Tiles(groups, columns_in, 4, groups, columns_out, 4 if groups == 2 else 5, split, channels)
+
+
+def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
+    """Whether the kernels are written for this shape and these types."""
+    mixer = backbone.backbone["layers"][0].mixer
+    return (rows > 0 and weights == BF16 and states in (BF16, torch.float32) and mixer.d_state == SIZE
+            and mixer.d_conv == TAPS and mixer.dt_rank % 8 == 0 and mixer.dt_rank + 2 * SIZE <= 256
+            and tiles(rows, backbone.lm_head.in_features, mixer.d_inner) is not None)
+
+
+def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
+    """Whether the kernels take this Mamba, and the GPU that it is on takes the kernels, which are compiled for that."""
+    device = backbone.lm_head.weight.device
+    return (takes(backbone, rows, weights, states) and device.type == "cuda" and cuda_kernels.compiler()
+            and _device_runs(device, **definitions(backbone, rows, states)))
+
+
+@functools.cache
+def _device_runs(device: torch.device, **defined: int | str) -> bool:
+    """Kept, also that it does not: the compiler is not asked again for every decoder."""
+    if torch.cuda.get_device_capability(device) != (9, 0):  # wgmma is of that alone
+        return False
+    try:
+        with torch.cuda.device(device):
+            kernels(device.index, **defined)
+        return True
+    except Exception as error:  # a cuda.core whose compiler does not know the GPU
+        text = " ".join(str(error).split())[:200]
+        warnings.warn(f"the kernels for a layer of a step cannot be compiled ({type(error).__name__}: {text}): "
+                      f"decoding of many rows is slower", stacklevel=5)
+        return False
+
+
+def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = None) -> dict[str, int | str]:
+    """What mamba_layer.cu leaves open."""
+    mixer, width = backbone.backbone["layers"][0].mixer, backbone.lm_head.in_features
+    shape = shape or tiles(rows, width, mixer.d_inner)
+    return {"WIDTH": width, "INNER": mixer.d_inner, "RANK": mixer.dt_rank, "STATE_BYTES": states.itemsize,
+            "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "GROUPS_IN": shape.groups_in,
+            "COLUMNS_IN": shape.columns_in, "STAGES_IN": shape.stages_in, "GROUPS_OUT": shape.groups_out,
+            "COLUMNS_OUT": shape.columns_out, "STAGES_OUT": shape.stages_out, "SPLIT": shape.split,
+            "CHANNELS": shape.channels}
+
+
+def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
+    """Shared memory of the kernels, as mamba_layer.cu's structs have it."""
+    rows_in, rows_out = ROWS * defined["GROUPS_IN"], ROWS * defined["GROUPS_OUT"]
+    columns, selected, channels = defined["COLUMNS_IN"], defined["RANK"] + 2 * SIZE, defined["CHANNELS"]
+    enter = (2 * TERMS * defined["STAGES_IN"] * (rows_in + columns) + 2 * TERMS * selected * -(-columns // TERMS)
+             + 4 * (5 * columns + rows_in) + 8 * (2 * defined["STAGES_IN"] + 1))
+    update = UPDATE_ROWS * (channels * SIZE * defined["STATE_BYTES"] + 4 * (-(-defined["RANK"] // 32) * 32 + 8)
+                            + 8 * SIZE + 4 * (channels + 8)) + 8
+    leave = (2 * TERMS * defined["STAGES_OUT"] * (rows_out + defined["COLUMNS_OUT"])
+             + 4 * rows_out // defined["SPLIT"] * (defined["COLUMNS_OUT"] // 4 + 1) + 16 * defined["STAGES_OUT"])
+    return {"enter": enter, "update": -(-update // 16) * 16, "leave": leave}
+
+
+def products(*columns: int) -> str:
+    """wgmma of 64 rows and 16 terms for so many columns, as functions of mamba_layer.cu."""
+    code = ["template <int N> DEVICE void product(float (&d)[N / 2], unsigned long long a, unsigned long long b);"]
+    for n in dict.fromkeys(columns):
+        count = n // 2
+        numbers, variables = (", ".join(pattern.format(i) for i in range(count)) for pattern in ("%{}", '"+f"(d[{}])'))
+        code.append(f"template <> DEVICE void product<{n}>(float (&d)[{count}], unsigned long long a, unsigned long "
+                    f"long b) {{\n    asm volatile(\"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 "
+                    f"{{{numbers}}}, %{count}, %{count + 1}, 1, 1, 1, 0, 0;\"\n"
+                    f"                 : {variables} : \"l\"(a), \"l\"(b));\n}}")
+    return "\n".join(code) + "\n"
+
+
+def kernels(device: int, **defined: int | str) -> dict:
+    """The kernels by name for a device, the current one, and the definitions."""
+    names = "enter", "update", "leave"
+    code = products(defined["COLUMNS_IN"], defined["COLUMNS_OUT"], defined["RANK"] + 2 * SIZE)
+    found = cuda_kernels.kernels(device, "mamba_layer.cu", names, "90a", code=code, **defined)
+    for name, size in shared_bytes(defined).items():
+        cuda_kernels.allow_shared_memory(found[name], size, device)
+    return found
+
+
+class MambaLayers:
+    """The layers' weights as the kernels read them, and what the kernels leave for each other.
+
+    recent: [n_layer, rows, 3, D] bfloat16, state: [n_layer, rows, D, N], clock: [1] int32, changed in place
+    stream: [padded * W] bfloat16, in blocks (`blocks`), hidden: [rows, W] float32, squares: [2, padded, parts] float32:
+            before a step the embedding, twice, and the sums of its squares in the first part of squares[0]; after it, in
+            `hidden` and squares[1], what the head needs: there the parts are those of a row's sum
+    launch: runs a kernel of a name with this grid, cluster and numbers, where it is not a GPU that does
+    """
+
+    def __init__(self, backbone, rows: int, recent: Tensor, state: Tensor, clock: Tensor,
+                 launch: Callable[[str, tuple, tuple, list[int]], None] | None = None,
+                 shape: Tiles | None = None) -> None:
+        layers = backbone.backbone["layers"]
+        mixer, width, device = layers[0].mixer, backbone.lm_head.in_features, state.device
+        inner, self.device = mixer.d_inner, device
+        shape = self.shape = shape or tiles(rows, width, inner)
+        per = ROWS * max(shape.groups_in, shape.groups_out)
+        padded = -(-rows // per) * per
+
+        def zeros(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(size, dtype=dtype, device=device)
+
+        self.weights = [torch.stack(parts).contiguous()
+                        for parts in zip(*(pack(layer.norm, layer.mixer, shape) for layer in layers), strict=True)]
+        inwards, select, steps, outwards, small = self.weights
+        self.stream, self.hidden = zeros(padded * width, dtype=BF16), zeros(rows, width)
+        self.squares = zeros(2, padded, width // shape.columns_out)
+        self.u, self.gate, self.y = (zeros(n, inner, dtype=BF16) for n in (rows, rows, padded))
+        self.sums = zeros(rows, mixer.dt_rank + 2 * SIZE, dtype=torch.int64)
+        self.recent, self.state, self.clock = recent, state, clock
+        self.plan = [
+            ("enter", (2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in)), 1), (1, 1, 1),
+             (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate, self.sums), True),
+            ("update", (inner // shape.channels, -(-rows // UPDATE_ROWS), 1), (1, 1, 1),
+             (steps, small, self.sums, self.u, self.gate, state, self.y), False),
+            ("leave", (width // shape.columns_out, -(-rows // (ROWS * shape.groups_out)), shape.split),
+             (1, 1, shape.split),
+             (outwards, self.y, self.hidden, self.stream, self.squares, self.sums), True)]
+        for *_, tensors, _ in self.plan:
+            assert all(tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 for tensor in tensors)
+        self.rows, self.padded, self.count = rows, padded, len(layers)
+        if launch is None:
+            defined = definitions(backbone, rows, state.dtype, shape)
+            with torch.cuda.device(device):
+                self.kernels, self.shared = kernels(device.index, **defined), shared_bytes(defined)
+            self.threads = {"enter": 128 * shape.groups_in + 32, "update": 2 * shape.channels,
+                            "leave": 128 * shape.groups_out + 32}
+        self.launch = launch or self._launch
+
+    def step(self) -> None:
+        """All layers; on the current stream, also while a graph is captured."""
+        for layer in range(self.count):
+            for name in ("enter", "update", "leave"):
+                self.run(name, layer)
+
+    def run(self, name: str, layer: int) -> None:
+        """One kernel of a layer."""
+        _, grid, cluster, tensors, with_padded = next(plan for plan in self.plan if plan[0] == name)
+        numbers = [*(tensor.data_ptr() for tensor in tensors), layer, self.rows, *([self.padded] if with_padded else [])]
+        self.launch(name, grid, cluster, numbers)
+
+    def _launch(self, name: str, grid: tuple, cluster: tuple, numbers: list[int]) -> None:
+        from cuda.core import LaunchConfig, launch
+
+        # Of a cluster the grid has a number of clusters.
+        config = LaunchConfig(grid=tuple(n // k for n, k in zip(grid, cluster, strict=True)),
+                              cluster=cluster if max(cluster) > 1 else None, block=self.threads[name],
+                              shmem_size=self.shared[name], programmatic_stream_serialization=True)
+        with torch.cuda.device(self.device):
+            launch(cuda_kernels.CurrentStream(), config, self.kernels[name], *numbers)
+
+
+def blocks(weight: Tensor, columns: int) -> Tensor:
+    """[n, k] as [n / columns, k / 64, columns, 64], where of a row the 8 numbers c are at c ^ (row % 8); k is padded."""
+    n, k = weight.shape
+    weight = F.pad(weight, (0, -k % TERMS)).view(n // columns, columns, -1, 8, 8).transpose(1, 2)
+    order = torch.arange(8, device=weight.device) ^ torch.arange(columns, device=weight.device)[:, None] % 8
+    return weight.gather(3, order[None, None, :, :, None].expand(weight.shape)).flatten(3)
+
+
+def pack(norm, mixer, shape: Tiles) -> tuple[Tensor, ...]:
+    """A layer's weights in the order inwards, select, steps, outwards in bfloat16, small in float32."""
+    with torch.no_grad():
+        inner, rank = mixer.d_inner, mixer.dt_rank
+        inwards = blocks((mixer.in_proj.weight * norm.weight).to(BF16), shape.columns_in)
+        select = torch.stack([blocks(part, rank + 2 * SIZE)[0]
+                              for part in mixer.x_proj.weight.to(BF16).split(shape.columns_in, 1)])
+        steps = fragments(F.pad(mixer.dt_proj.weight.to(BF16), (0, -rank % 32))).transpose(0, 1)
+        outwards = blocks(mixer.out_proj.weight.to(BF16), shape.columns_out)
+        rates = -torch.exp(mixer.A_log.double()) / 0.6931471805599453
+        small = torch.cat([part.float().flatten() for part in (
+            mixer.conv1d.weight[:, 0].t(), mixer.conv1d.bias, mixer.dt_proj.bias, mixer.D, rates)])
+        assert small.numel() == (TAPS + 3 + SIZE) * inner
+        return inwards, select, steps, outwards, small

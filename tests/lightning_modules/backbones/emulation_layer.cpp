@@ -1,0 +1,86 @@
+// Runs the kernels of mamba_layer.cu on a CPU, one after the other.
+#include "emulation_fibers.h"
+
+// A barrier in shared memory, and the bytes that it still waits for.
+struct Counter {
+    unsigned char arrivals, missing;
+    unsigned short phase;
+    int bytes;
+    void check() {
+        if (missing || bytes) return;
+        phase++;
+        missing = arrivals;
+    }
+};
+static_assert(sizeof(Counter) == 8);
+static Counter& counter(unsigned long long* barrier) {
+    if ((size_t)barrier % 8) abort();
+    return *(Counter*)barrier;
+}
+static void barrier_init(unsigned long long* barrier, unsigned arrivals) {
+    counter(barrier) = {(unsigned char)arrivals, (unsigned char)arrivals, 0, 0};
+}
+static void barriers_ready() {}
+static void arrive(unsigned long long* barrier) {
+    counter(barrier).missing--;
+    counter(barrier).check();
+}
+static void arrive_and_expect(unsigned long long* barrier, unsigned bytes) {
+    counter(barrier).bytes += bytes;
+    arrive(barrier);
+}
+static bool over(unsigned long long* barrier, unsigned parity) {
+    yield_();
+    return (counter(barrier).phase & 1) != parity;
+}
+static void copy_in(void* shared, const void* global, unsigned bytes, unsigned long long* barrier) {
+    if ((size_t)shared % 16 || (size_t)global % 16 || bytes % 16) abort();
+    memcpy(shared, global, bytes);
+    counter(barrier).bytes -= bytes;
+    counter(barrier).check();
+}
+static void copy_out(void* global, const void* shared, unsigned bytes) {
+    if ((size_t)shared % 16 || (size_t)global % 16 || bytes % 16) abort();
+    memcpy(global, shared, bytes);
+}
+static void finish_copies_out() {}
+static void written() {}
+static void product_begin() {}
+static void product_end() {}
+template <int MOST> inline void products_left() { meet(now->warp->meeting); }  // of a whole warp
+static void wait_for_kernel_before() {}
+static void let_next_kernel_begin() {}
+static void cluster_meet() { meet(*now->block->cluster); }
+static float4 others(const float* mine, int block) {
+    return *(const float4*)((const char*)mine - now->block->shared + now->block->cluster_blocks[block].shared);
+}
+
+// An element of a matrix in shared memory whose rows have 128 bytes; `matrix` points to its first 16 terms or later ones.
+static float element(const char* matrix, int row, int term) {
+    size_t offset = matrix - now->block->shared, from = offset % 128 + 2 * term;
+    if ((offset - offset % 128) % 1024) abort();
+    return __uint_as_float((unsigned)*(const bf16*)(matrix - offset % 128 + row * 128 + (from / 16 ^ row % 8) * 16
+                                                    + from % 16) << 16);
+}
+template <int N> inline void product(float (&d)[N / 2], const char* a, const char* b) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    for (int i = 0; i < N / 2; i++)
+        for (int k = 0; k < 16; k++)
+            d[i] += element(a, 16 * warp + lane / 4 + i / 2 % 2 * 8, k) * element(b, i / 4 * 8 + lane % 4 * 2 + i % 2, k);
+}
+
+#include "mamba_layer.cu"
+
+// Place: columns, rows, blocks that share terms. Returns whether the shared memory is as large as `bytes`.
+extern "C" int emulate_enter(const int* grid, long long bytes, const long long* numbers, int seed) {
+    run([] { call(enter); }, {grid[0], grid[1], grid[2]}, 1, IN_THREADS, sizeof(EnterShared), numbers, seed);
+    return bytes == sizeof(EnterShared);
+}
+extern "C" int emulate_update(const int* grid, long long bytes, const long long* numbers, int seed) {
+    run([] { call(update); }, {grid[0], grid[1], grid[2]}, 1, UPDATE_THREADS, sizeof(UpdateShared), numbers, seed);
+    return bytes == sizeof(UpdateShared);
+}
+extern "C" int emulate_leave(const int* grid, long long bytes, const long long* numbers, int seed) {
+    run([] { call(leave); }, {grid[0], grid[1], grid[2]}, SPLIT, OUT_THREADS, sizeof(LeaveShared), numbers, seed);
+    return bytes == sizeof(LeaveShared);
+}

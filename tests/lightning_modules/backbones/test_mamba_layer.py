@@ -1,0 +1,167 @@
+"""The kernels for a layer of a step, on a GPU, or, where there is a C++ compiler, emulated on the CPU."""
+
+import ctypes
+import shutil
+import subprocess
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_modules.backbones import Mamba, mamba_layer
+from tests.lightning_modules.backbones.test_mamba_step import backbone
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+HALF, LAYERS = torch.bfloat16, 2
+SMALL = mamba_layer.Tiles(1, 64, 2, 1, 64, 3, 4, 64)
+WIDE = mamba_layer.Tiles(2, 96, 4, 2, 64, 2, 1, 96)
+"""Two groups of warps a block, columns that do not fill blocks of terms, and no terms that blocks share."""
+
+
+@pytest.fixture(scope="module")
+def models() -> dict:
+    return {SMALL: backbone(n_layer=LAYERS, d_model=256, d_inner=256, dt_rank=40),
+            WIDE: backbone(n_layer=LAYERS, d_model=64, d_inner=192, dt_rank=16)}
+
+
+class Emulation:
+    """The kernels for a model, compiled for the CPU; it can take the place of `MambaLayers._launch`."""
+
+    def __init__(self, folder: Path, model: Mamba, states: torch.dtype, shape: mamba_layer.Tiles) -> None:
+        probe = ["g++", "-std=c++20", "-include", "ucontext.h", "-fsyntax-only", "-x", "c++", "/dev/null"]
+        if not shutil.which("g++") or subprocess.run(probe, capture_output=True).returncode:
+            pytest.skip("needs a g++ that knows C++20, or a GPU")
+        defined = mamba_layer.definitions(model, 1, states, shape)
+        library = folder / f"layer{shape.columns_in}_{states.itemsize}.so"
+        subprocess.run(["g++", "-O2", "-std=c++20", "-w", "-shared", "-fPIC",
+                        *(f"-D{k}={v}" for k, v in defined.items()), "-I", Path(mamba_layer.__file__).parent,
+                        "-o", library, Path(__file__).with_name("emulation_layer.cpp")], check=True)
+        self.library, self.bytes, self.seed = ctypes.CDLL(str(library)), mamba_layer.shared_bytes(defined), 0
+
+    def __call__(self, name: str, grid: tuple, cluster: tuple, numbers: list[int]) -> None:
+        self.seed += 1
+        run = getattr(self.library, f"emulate_{name}")
+        assert run((ctypes.c_int * 3)(*grid), ctypes.c_longlong(self.bytes[name]),
+                   (ctypes.c_longlong * len(numbers))(*numbers), self.seed)
+
+
+@pytest.fixture(scope="module")
+def emulations(tmp_path_factory, models):
+    folder = tmp_path_factory.mktemp("emulation")
+    return {(shape, states): Emulation(folder, models[shape], states, shape)
+            for shape, states in ((SMALL, HALF), (WIDE, torch.float32))}
+
+
+class Emulated:
+    """Steps with the kernels on the CPU, between the embedding and the head as MambaDecoder has them."""
+
+    def __init__(self, model: Mamba, rows: int, states: torch.dtype, shape: mamba_layer.Tiles,
+                 emulation: Emulation) -> None:
+        mixer, layers = model.backbone["layers"][0].mixer, len(model.backbone["layers"])
+        self.model, self.rows = model, rows
+        self.recent = torch.zeros(layers, rows, 3, mixer.d_inner, dtype=HALF)
+        self.state = torch.zeros(layers, rows, mixer.d_inner, 16, dtype=states)
+        self.clock = torch.zeros(1, dtype=torch.int32)
+        self.layers = mamba_layer.MambaLayers(model, rows, self.recent, self.state, self.clock, emulation, shape)
+
+    @torch.no_grad()
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        layers, rows, body = self.layers, self.rows, self.model.backbone
+        value = body["embedding"](tokens)
+        stream = torch.nn.functional.pad(value.to(HALF), (0, 0, 0, layers.padded - rows))
+        layers.stream.copy_(mamba_layer.blocks(stream, 64).flatten())
+        layers.squares[0, :rows, 0] = value.square().sum(1)
+        layers.hidden.copy_(value)
+        self.clock += 1
+        layers.step()
+        scale = torch.rsqrt(layers.squares[1, :rows].sum(1) / value.shape[1] + body["norm_f"].eps)
+        return layers.hidden * scale[:, None] @ (self.model.lm_head.weight * body["norm_f"].weight).t()
+
+
+@pytest.mark.parametrize(("shape", "states", "rows", "steps"), [
+    (SMALL, HALF, 70, 2), (SMALL, HALF, 9, 5), (WIDE, torch.float32, 70, 2), (WIDE, torch.float32, 5, 5)])
+@torch.no_grad()
+def test_a_step_is_the_model(models, emulations, shape, states, rows, steps):
+    model, tokens = models[shape], torch.randint(0, 19, (steps, rows), generator=torch.Generator().manual_seed(1))
+    assert mamba_layer.takes(model, rows, HALF, states)
+    decoder, state = Emulated(model, rows, states, shape, emulations[shape, states]), model.initial_state(rows)
+    for now in tokens:
+        expected, state = model.step(now, state)
+        found = decoder.step(now)
+        assert (found - expected).norm() < 1e-2 * expected.norm()
+    order = (torch.arange(1, 4) + int(decoder.clock)) % 3
+    for i, (recent, h) in enumerate(state):
+        assert (decoder.recent[i][:, order] - recent).norm() < 1e-2 * recent.norm()
+        assert (decoder.state[i] - h).norm() < 1e-2 * h.norm()
+    assert not decoder.layers.sums.any()  # ready for the next step
+
+
+def test_the_order_of_the_blocks_changes_no_bit(models, emulations):
+    tokens = torch.randint(0, 19, (2, 70), generator=torch.Generator().manual_seed(1))
+    found = []
+    for seed in (0, 100):
+        emulation = emulations[SMALL, HALF]
+        emulation.seed = seed
+        decoder = Emulated(models[SMALL], 70, HALF, SMALL, emulation)
+        logits = [decoder.step(now) for now in tokens]
+        found.append((*logits, decoder.recent, decoder.state, decoder.layers.hidden, decoder.layers.squares))
+    assert all(map(torch.equal, *found))
+
+
+def test_what_the_fixed_point_does_not_hold_is_not_a_number(models, emulations):
+    tokens = torch.randint(0, 19, (2, 5), generator=torch.Generator().manual_seed(1))
+    large = deepcopy(models[SMALL])
+    with torch.no_grad():
+        large.backbone["layers"][1].mixer.conv1d.bias[3] = 1e9
+    assert not Emulated(large, 5, HALF, SMALL, emulations[SMALL, HALF]).step(tokens[0]).isfinite().any()
+    decoder = Emulated(models[SMALL], 5, HALF, SMALL, emulations[SMALL, HALF])
+    decoder.step(tokens[0])
+    decoder.state[0, 2, 7, 3] = float("nan")
+    assert decoder.step(tokens[1]).isfinite().all(1).tolist() == [True, True, False, True, True]
+    decoder.recent[:, 2], decoder.state[:, 2] = 0, 0  # the row begins again
+    assert decoder.step(tokens[0]).isfinite().all()
+
+
+def test_the_kernels_are_not_for_every_model(models):
+    assert not mamba_layer.fits(models[SMALL], 5, HALF, HALF)  # on the CPU
+    large = Mamba(7, n_layer=1, d_model=768)
+    assert mamba_layer.takes(large, 1024, HALF, HALF) and mamba_layer.takes(large, 1, HALF, torch.float32)
+    assert not mamba_layer.takes(large, 256, torch.float32, HALF) and not mamba_layer.takes(large, 1, HALF, torch.half)
+    assert not mamba_layer.takes(Mamba(7, n_layer=1, d_model=40), 1, HALF, HALF)
+    for rows in (1, 256, 257, 5000):
+        for states in (HALF, torch.float32):
+            sizes = mamba_layer.shared_bytes(mamba_layer.definitions(large, rows, states))
+            assert max(sizes.values()) <= mamba_layer.MOST_SHARED
+
+
+@CUDA
+@pytest.mark.parametrize("states", [torch.float32, HALF])
+@pytest.mark.parametrize("rows", [5, 65, 256, 300])
+@torch.inference_mode()
+def test_fifty_steps_in_a_graph_are_those_of_the_six_kernels(rows, states):
+    from lightning_modules.backbones.decoder import capture
+    from lightning_modules.backbones.mamba_decode import MambaDecoder
+
+    model = backbone(n_layer=6, d_model=768).cuda()
+    if not mamba_layer.fits(model, rows, HALF, states):
+        pytest.skip("the GPU does not take the kernels")
+    tokens = torch.randint(0, 19, (50, rows), device="cuda")
+    found = []
+    for kernels in ("six", "layer", "layer"):
+        decoder, given = MambaDecoder(model, rows, HALF, states, kernels=kernels), tokens[0].clone()
+        graph = capture(lambda decoder=decoder, given=given: decoder.step(given))
+        decoder.reset(torch.arange(rows, device="cuda"))
+        logits = []
+        for t, now in enumerate(tokens):
+            if t == 20:
+                decoder.reset(torch.arange(0, rows, 3, device="cuda"))
+            given.copy_(now)
+            graph.replay()
+            logits.append(decoder.logits.clone())
+        found.append(torch.stack(logits))
+    six, three, again = found
+    assert torch.isfinite(three).all()
+    assert torch.equal(three, again)
+    errors = (three - six).flatten(1).norm(dim=1) / six.flatten(1).norm(dim=1)
+    assert errors.max() < 5e-2, errors
