@@ -79,6 +79,7 @@ def time_graph(work: Callable[[], object], repeats: int = 30) -> float:
 
 def capture(work: Callable[[], object]) -> tuple[torch.cuda.Stream, torch.cuda.CUDAGraph]:
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work()
         stream.synchronize()

@@ -8,6 +8,11 @@ DEVICE float log2_(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y
 DEVICE float inverse(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE float inverse_root(float x) { return rsqrtf(x); }
 DEVICE bf16 rounded(float x) { bf16 y; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y; }
+DEVICE unsigned both(float x, float y) {
+    unsigned two;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(two) : "f"(y), "f"(x));
+    return two;
+}
 
 // What nobody writes while the kernel runs.
 DEVICE uint4 fixed(const void* from) {
@@ -64,7 +69,6 @@ DEVICE void to_l2(const void* from, unsigned bytes) {
 DEVICE float wide(bf16 x) { return __uint_as_float((unsigned)x << 16); }
 DEVICE float low(unsigned two) { return __uint_as_float(two << 16); }
 DEVICE float high(unsigned two) { return __uint_as_float(two & 0xffff0000u); }
-DEVICE unsigned both(float x, float y) { return rounded(x) | (unsigned)rounded(y) << 16; }
 DEVICE float sigmoid(float x) { return inverse(1.0f + exp2_(-LOG2E * x)); }
 
 DEVICE float softplus(float x) {

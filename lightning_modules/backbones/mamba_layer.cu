@@ -9,16 +9,20 @@
 // one has ended it may read only what that one does not write, so it asks for its weights, recent inputs and states; a
 // kernel lets its successor begin only after its own wait, so that of two that overlap all before them have ended.
 //
-// Products are wgmma's, of 64 rows a group of four warps: both sides come to shared memory by bulk copies, through a
-// ring of STAGES blocks of 64 terms, which one thread of a further warp fills. What is copied lies in memory as it has
-// to in shared memory: in blocks of 64 terms, of whose rows of 128 bytes the 16 bytes c are at c ^ (row % 8).
+// Products are wgmma's, of 64 rows and a part of the columns a group of four warps: both sides come to shared memory by
+// bulk copies, through a ring of STAGES blocks of 64 terms, which one thread of a further warp fills. What is copied lies
+// in memory as it has to in shared memory: in blocks of 64 terms, of whose rows of 128 bytes the 16 bytes c are at
+// c ^ (row % 8). Blocks of threads that are neighbours down the rows, a cluster, share the right side: each copies a part
+// of it to all.
 //
 // Two runs give the same bits: what is added up in memory, the selection, is in fixed point (`part_of_sum`).
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
-// STATE_BYTES (2: bfloat16, 4: float), for the two products GROUPS (of warps), COLUMNS and STAGES with _IN or _OUT, SPLIT
-// (blocks, a cluster, that share the terms of the second) and CHANNELS (of a block of `update`). Needs compute
-// capability 9.0, and `product` for COLUMNS_IN, COLUMNS_OUT and SELECTED columns.
+// STATE_BYTES (2: bfloat16, 4: float), for the two products GROUPS (of warps, down the rows), COLUMNS and STAGES with _IN
+// or _OUT, HALVES_IN (groups of warps that share the columns of the first, SELECT_SPLIT those of the selection), SHARE_IN
+// (blocks of a cluster that share its right side), SPLIT (blocks, a cluster, that share the terms of the second) and
+// CHANNELS (of a block of `update`). Needs compute capability 9.0, and `product` for COLUMNS_IN / HALVES_IN, COLUMNS_OUT
+// and SELECTED / SELECT_SPLIT columns.
 
 #ifndef EMULATED
 #define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
@@ -36,6 +40,12 @@ DEVICE void arrive_and_expect(unsigned long long* barrier, unsigned bytes) {
 DEVICE void arrive(unsigned long long* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(place(barrier)) : "memory");
 }
+// The same barrier of another block of the cluster.
+DEVICE void arrive_at(unsigned long long* barrier, int block) {
+    asm volatile("{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];}"
+                 :: "r"(place(barrier)), "r"(block) : "memory");
+}
 DEVICE bool over(unsigned long long* barrier, unsigned parity) {
     unsigned yes;
     asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
@@ -46,6 +56,13 @@ DEVICE bool over(unsigned long long* barrier, unsigned parity) {
 DEVICE void copy_in(void* shared, const void* global, unsigned bytes, unsigned long long* barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  :: "r"(place(shared)), "l"(global), "r"(bytes), "r"(place(barrier)) : "memory");
+}
+// To the same place in all of the first `blocks` blocks of the cluster, each of whose barriers counts.
+DEVICE void copy_in_all(void* shared, const void* global, unsigned bytes, unsigned long long* barrier, int blocks) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+                 " [%0], [%1], %2, [%3], %4;"
+                 :: "r"(place(shared)), "l"(global), "r"(bytes), "r"(place(barrier)), "h"((short)((1 << blocks) - 1))
+                 : "memory");
 }
 DEVICE void copy_out(void* global, const void* shared, unsigned bytes) {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;"
@@ -74,9 +91,8 @@ template <int N> DEVICE void product(float (&d)[N / 2], const char* a, const cha
 DEVICE void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 DEVICE void let_next_kernel_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
-DEVICE void cluster_meet() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
+DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 // From the shared memory of another block of the cluster.
 DEVICE float4 others(const float* mine, int block) {
     unsigned from;
@@ -99,6 +115,11 @@ static_assert(WIDTH % TERMS == 0 && INNER % (TERMS * SPLIT) == 0 && INNER % COLU
 static_assert(WIDTH % COLUMNS_OUT == 0 && INNER % CHANNELS == 0 && CHANNELS % 32 == 0 && RANK % 8 == 0, "");
 static_assert(STATE_BYTES == 2 || STATE_BYTES == 4, "");
 
+DEVICE void cluster_meet() {
+    cluster_arrive();
+    cluster_wait();
+}
+
 DEVICE void wait(unsigned long long* barrier, unsigned parity) {
     while (!over(barrier, parity)) {}
 }
@@ -109,41 +130,51 @@ DEVICE int tiled(int row, int column, int blocks) {
            + (column % TERMS / 8 ^ row % 8) * 8 + column % 8;
 }
 
-// A block's product of 64 GROUPS rows and COLUMNS columns, of BLOCKS blocks of terms.
-template <int GROUPS, int COLUMNS, int STAGES, int BLOCKS> struct Product {
+// A block's product of 64 GROUPS rows and COLUMNS columns, of BLOCKS blocks of terms, by GROUPS * HALVES groups of warps;
+// SHARE blocks of threads have the same columns.
+template <int GROUPS, int HALVES, int COLUMNS, int STAGES, int BLOCKS, int SHARE> struct Product {
     static constexpr int LEFT = GROUPS * 64 * LINE, RIGHT = COLUMNS * LINE, STAGE = LEFT + RIGHT;
-    static constexpr int AHEAD = STAGES < BLOCKS ? STAGES : BLOCKS, CONSUMERS = 128 * GROUPS;
+    static constexpr int AHEAD = STAGES < BLOCKS ? STAGES : BLOCKS, CONSUMERS = 128 * GROUPS * HALVES;
+    static constexpr int EACH = COLUMNS / HALVES;    // columns of a group of warps
     static constexpr int WIDE = COLUMNS + 8;         // of a row of the result, so that rows begin in other banks
 
-    static_assert(COLUMNS % 8 == 0 && GROUPS * 64 * WIDE * 4 <= STAGES * STAGE, "");
+    static_assert(EACH % 8 == 0 && COLUMNS % SHARE == 0 && GROUPS * 64 * WIDE * 4 <= STAGES * STAGE, "");
 
-    // One thread.
+    // One thread; then the cluster has to meet.
     DEVICE static void init(unsigned long long* barriers) {
         for (int s = 0; s < STAGES; s++) {
             barrier_init(barriers + s, 1);
-            barrier_init(barriers + STAGES + s, CONSUMERS / 32);
+            barrier_init(barriers + STAGES + s, SHARE * CONSUMERS / 32);
         }
     }
 
+    // A block of terms of the right side, or this block's part of it, for all.
+    DEVICE static void copy_right(char* memory, unsigned long long* barriers, const bf16* weights, int k, int member) {
+        int s = k % STAGES;
+        char* to = memory + s * STAGE + LEFT + member * (RIGHT / SHARE);
+        const bf16* from = weights + k * (RIGHT / 2) + member * (RIGHT / SHARE / 2);
+        arrive_and_expect(barriers + s, STAGE);
+        if (SHARE > 1)
+            copy_in_all(to, from, RIGHT / SHARE, barriers + s, SHARE);
+        else
+            copy_in(to, from, RIGHT, barriers + s);
+    }
+
     // One thread: the first of the right side, which nobody writes. weights: [BLOCKS][COLUMNS][64]
-    DEVICE static void ask(char* memory, unsigned long long* barriers, const bf16* weights, bool first) {
-        for (int k = 0; k < AHEAD; k++) {
-            arrive_and_expect(barriers + k, STAGE);
-            copy_in(memory + k * STAGE + LEFT, weights + k * (RIGHT / 2), RIGHT, barriers + k);
-        }
+    DEVICE static void ask(char* memory, unsigned long long* barriers, const bf16* weights, int member, bool first) {
+        for (int k = 0; k < AHEAD; k++) copy_right(memory, barriers, weights, k, member);
         if (first && AHEAD < BLOCKS) to_l2(weights + AHEAD * (RIGHT / 2), (BLOCKS - AHEAD) * RIGHT);
     }
 
     // One thread: all of the left side, and the rest of the right. left: [GROUPS][stride][64 rows][64]
-    DEVICE static void fill(char* memory, unsigned long long* barriers, const bf16* weights, const bf16* left,
-                            int stride) {
+    DEVICE static void fill(char* memory, unsigned long long* barriers, const bf16* weights, int member,
+                            const bf16* left, int stride) {
 #pragma unroll 1
         for (int k = 0; k < BLOCKS; k++) {
             int s = k % STAGES;
             if (k >= STAGES) {
                 wait(barriers + STAGES + s, (k / STAGES - 1) & 1);
-                arrive_and_expect(barriers + s, STAGE);
-                copy_in(memory + s * STAGE + LEFT, weights + k * (RIGHT / 2), RIGHT, barriers + s);
+                copy_right(memory, barriers, weights, k, member);
             }
             for (int g = 0; g < GROUPS; g++)
                 copy_in(memory + s * STAGE + g * 64 * LINE, left + ((long long)g * stride + k) * (64 * TERMS),
@@ -151,33 +182,38 @@ template <int GROUPS, int COLUMNS, int STAGES, int BLOCKS> struct Product {
         }
     }
 
-    // Four warps: 64 rows.
-    DEVICE static void multiply(float (&d)[COLUMNS / 2], char* memory, unsigned long long* barriers, int group) {
+    // Four warps: 64 rows, EACH columns.
+    DEVICE static void multiply(float (&d)[EACH / 2], char* memory, unsigned long long* barriers) {
+        const int lane = threadIdx.x % 32, which = threadIdx.x / 128;
 #pragma unroll
-        for (int i = 0; i < COLUMNS / 2; i++) d[i] = 0.0f;
+        for (int i = 0; i < EACH / 2; i++) d[i] = 0.0f;
 #pragma unroll 1
         for (int k = 0; k < BLOCKS; k++) {
             int s = k % STAGES;
-            const char *left = memory + s * STAGE + group * 64 * LINE, *right = memory + s * STAGE + LEFT;
+            const char* left = memory + s * STAGE + which / HALVES * 64 * LINE;
+            const char* right = memory + s * STAGE + LEFT + which % HALVES * EACH * LINE;
             wait(barriers + s, k / STAGES & 1);
             product_begin();
 #pragma unroll
-            for (int j = 0; j < TERMS / 16; j++) product<COLUMNS>(d, left + 32 * j, right + 32 * j);
+            for (int j = 0; j < TERMS / 16; j++) product<EACH>(d, left + 32 * j, right + 32 * j);
             product_end();
             if (k > 0) {
                 products_left<1>();
-                if (threadIdx.x % 32 == 0) arrive(barriers + STAGES + (k - 1) % STAGES);
+                unsigned long long* empty = barriers + STAGES + (k - 1) % STAGES;
+                if (SHARE == 1 && lane == 0) arrive(empty);
+                if (SHARE > 1 && lane < SHARE) arrive_at(empty, lane);
             }
         }
         products_left<0>();
     }
 
     // The result in float32, [64 GROUPS][WIDE], where the ring was; all threads of the block have met.
-    DEVICE static void put(const float (&d)[COLUMNS / 2], float* result) {
-        int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+    DEVICE static void put(const float (&d)[EACH / 2], float* result) {
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, which = threadIdx.x / 128;
+        float* from = result + (which / HALVES * 64 + warp * 16 + lane / 4) * WIDE + which % HALVES * EACH;
 #pragma unroll
-        for (int i = 0; i < COLUMNS / 8; i++) {
-            float* to = result + row * WIDE + 8 * i + lane % 4 * 2;
+        for (int i = 0; i < EACH / 8; i++) {
+            float* to = from + 8 * i + lane % 4 * 2;
             *(float2*)to = make_float2(d[4 * i], d[4 * i + 1]);
             *(float2*)(to + 8 * WIDE) = make_float2(d[4 * i + 2], d[4 * i + 3]);
         }
@@ -199,9 +235,10 @@ DEVICE uint4 eight(const float (&v)[8]) {
     return make_uint4(both(v[0], v[1]), both(v[2], v[3]), both(v[4], v[5]), both(v[6], v[7]));
 }
 
-typedef Product<GROUPS_IN, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> In;
+typedef Product<GROUPS_IN, HALVES_IN, COLUMNS_IN, STAGES_IN, WIDTH / TERMS, SHARE_IN> In;
 constexpr int U_BLOCKS = (COLUMNS_IN + TERMS - 1) / TERMS, SELECT_BYTES = U_BLOCKS * SELECTED * LINE;
-constexpr int IN_ROWS = 64 * GROUPS_IN, IN_THREADS = In::CONSUMERS + 32, CHUNKS = COLUMNS_IN / 8, ITEMS = COLUMNS_IN / 16;
+constexpr int IN_ROWS = 64 * GROUPS_IN, IN_THREADS = In::CONSUMERS + 32, CHUNKS = COLUMNS_IN / 8;
+constexpr int ITEMS = IN_ROWS * CHUNKS / In::CONSUMERS;                         // of 8 columns of a row, of a thread
 constexpr int U_PLACE = (IN_ROWS * In::WIDE * 4 + 1023) / 1024 * 1024, U_BYTES = U_BLOCKS * 64 * LINE;  // of a group
 
 struct EnterShared {
@@ -211,10 +248,11 @@ struct EnterShared {
     unsigned long long barriers[2 * STAGES_IN + 1];
 };
 static_assert(U_PLACE + GROUPS_IN * U_BYTES <= STAGES_IN * In::STAGE && STAGES_IN * In::STAGE % 1024 == 0, "");
-static_assert(SELECTED % 8 == 0, "");
+static_assert(IN_ROWS * CHUNKS % In::CONSUMERS == 0 && SELECTED % (8 * SELECT_SPLIT) == 0 && SELECT_SPLIT <= HALVES_IN, "");
 
 // Blocks: [2 INNER / COLUMNS_IN, rows / IN_ROWS]; those of x come first. in_weights [layers][those][WIDTH / 64]
-// [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64]; stream in blocks; squares
+// [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], where 2 t and 2 t + 1 of eight rows are
+// those of columns t and 4 + t; stream in blocks; squares
 // [2][padded][PARTS], before the first layer and later; recent [layers][rows][3][INNER]; u, gate [rows][INNER];
 // sums [rows][SELECTED].
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
@@ -231,11 +269,15 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
 
     // Layer 0 comes after the embedding, which counts the clock.
     if (layer == 0) wait_for_kernel_before();
+    const int member = blockIdx.y % SHARE_IN;
     if (tid == In::CONSUMERS) {
         In::init(s.barriers);
         barrier_init(select_here, 1);
         barriers_ready();
-        In::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
+    }
+    if (SHARE_IN > 1) cluster_meet();
+    if (tid == In::CONSUMERS) {
+        In::ask(s.ring, s.barriers, weights, member, blockIdx.y == 0);
         if (x_tile) {
             arrive_and_expect(select_here, SELECT_BYTES + sizeof(s.small));
             copy_in(s.select, select + (layer * (INNER / COLUMNS_IN) + tile) * (SELECT_BYTES / 2), SELECT_BYTES,
@@ -273,16 +315,17 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             for (int i = 0; i < PARTS; i++) sum += fresh(from + i);
             s.scale[tid] = inverse_root(sum * (1.0f / WIDTH) + EPS);
         }
-        float d[COLUMNS_IN / 2];
-        In::multiply(d, s.ring, s.barriers, tid / 128);
+        float d[In::EACH / 2];
+        In::multiply(d, s.ring, s.barriers);
         __syncthreads();
         In::put(d, result);
     } else {
         if (tid == In::CONSUMERS)
-            In::fill(s.ring, s.barriers, weights, stream + (long long)first * WIDTH, WIDTH / TERMS);
+            In::fill(s.ring, s.barriers, weights, member, stream + (long long)first * WIDTH, WIDTH / TERMS);
         __syncthreads();
     }
     __syncthreads();
+    if (SHARE_IN > 1) cluster_arrive();  // this block will touch no other any more
     char* blocks = s.ring + U_PLACE;
     if (consumer && x_tile) wait(select_here, 0);
     if (consumer)
@@ -322,26 +365,31 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
                 if (inside) *(uint4*)(gate + to) = eight(v);
             }
         }
-    if (!x_tile) return;
-    written();
-    __syncthreads();
-    if (!consumer) return;
-    float d[SELECTED / 2];
+    if (x_tile) {
+        written();
+        __syncthreads();
+        constexpr int TAKES = SELECTED / SELECT_SPLIT;  // columns of a group of warps
+        const int group = tid / 128 / HALVES_IN, part = tid / 128 % HALVES_IN;
+        if (consumer && part < SELECT_SPLIT) {
+            float d[TAKES / 2];
 #pragma unroll
-    for (int i = 0; i < SELECTED / 2; i++) d[i] = 0.0f;
-    product_begin();
+            for (int i = 0; i < TAKES / 2; i++) d[i] = 0.0f;
+            product_begin();
 #pragma unroll
-    for (int j = 0; j < COLUMNS_IN / 16; j++)
-        product<SELECTED>(d, blocks + tid / 128 * U_BYTES + j / 4 * (64 * LINE) + j % 4 * 32,
-                          s.select + j / 4 * (SELECTED * LINE) + j % 4 * 32);
-    product_end();
-    products_left<0>();
-    int lane = tid % 32, row = first + tid / 32 * 16 + lane / 4;
+            for (int j = 0; j < COLUMNS_IN / 16; j++)
+                product<TAKES>(d, blocks + group * U_BYTES + j / 4 * (64 * LINE) + j % 4 * 32,
+                               s.select + (j / 4 * SELECTED + part * TAKES) * LINE + j % 4 * 32);
+            product_end();
+            products_left<0>();
+            const int lane = tid % 32, row = first + group * 64 + tid / 32 % 4 * 16 + lane / 4;
+            unsigned long long* to = sums + row * SELECTED + part * TAKES + lane % 4;
 #pragma unroll
-    for (int i = 0; i < SELECTED / 2; i++) {
-        int at = row + i / 2 % 2 * 8;
-        if (at < rows) add_to(sums + at * SELECTED + i / 4 * 8 + lane % 4 * 2 + i % 2, part_of_sum(d[i]));
+            for (int i = 0; i < TAKES / 2; i++)  // four lanes have neighbours
+                if (row + i / 2 % 2 * 8 < rows)
+                    add_to(to + i / 2 % 2 * 8 * SELECTED + i / 4 * 8 + i % 2 * 4, part_of_sum(d[i]));
+        }
     }
+    if (SHARE_IN > 1) cluster_wait();
 }
 
 constexpr int UPDATE_THREADS = 2 * CHANNELS, UPDATE_WARPS = UPDATE_THREADS / 32, EACH = ROWS / 2;
@@ -355,7 +403,7 @@ struct UpdateShared {
     bf16 low_rank[2][ROWS][LOW_RANK];                // what its rounding has left is the second
     float ends[ROWS][2 * SIZE];                      // B and C
     float step[ROWS * STEP_WIDE];
-    unsigned long long barrier;
+    unsigned long long barriers[ROWS];
 };
 
 // Blocks: [INNER / CHANNELS, rows / ROWS]. steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows]
@@ -372,11 +420,12 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS) void update(
         return state + ((layer * rows + first + row) * INNER + column) * (SIZE * STATE_BYTES);
     };
     if (tid == 0) {
-        barrier_init(&s.barrier, 1);
+        for (int row = 0; row < here; row++) barrier_init(s.barriers + row, 1);
         barriers_ready();
-        arrive_and_expect(&s.barrier, here * (CHANNELS * SIZE * STATE_BYTES));
-        for (int row = 0; row < here; row++)
-            copy_in(s.states[row], states_of(row), CHANNELS * SIZE * STATE_BYTES, &s.barrier);
+        for (int row = 0; row < here; row++) {
+            arrive_and_expect(s.barriers + row, CHANNELS * SIZE * STATE_BYTES);
+            copy_in(s.states[row], states_of(row), CHANNELS * SIZE * STATE_BYTES, s.barriers + row);
+        }
     }
     // In which order a lane takes the 16 bytes of a channel's states, so that neighbours use other banks.
     const int order = (STATE_BYTES == 2 ? lane / 4 : lane / 2) % STATES;
@@ -446,61 +495,68 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS) void update(
         *(float2*)(to + 8 * STEP_WIDE) = make_float2(d[2], d[3]);
     }
     __syncthreads();
-    wait(&s.barrier, 0);
+    // What a warp has written is sent on four rows at a time.
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         int row = 2 * i + half;
-        if (row >= here) continue;
-        float x = wide(inputs[i]), step = softplus(s.step[row * STEP_WIDE + mine] + bias), in = step * x;
-        float result = skip * x;
-        uint4* states = s.states[row][mine];
-        float h[SIZE];
+        if (i % 4 == 0)
+            for (int next = row; next < min(row + 8, here); next += 2) wait(s.barriers + next, 0);
+        if (row < here) {
+            float x = wide(inputs[i]), step = softplus(s.step[row * STEP_WIDE + mine] + bias), in = step * x;
+            float result = skip * x;
+            uint4* states = s.states[row][mine];
+            float h[SIZE];
 #pragma unroll
-        for (int q = 0; q < STATES; q++) {
-            uint4 some = states[q ^ order];
-            if (STATE_BYTES == 2) {
-                h[q * PER] = low(some.x), h[q * PER + 1] = high(some.x);
-                h[q * PER + 2] = low(some.y), h[q * PER + 3] = high(some.y);
-                h[(q * PER + 4) % SIZE] = low(some.z), h[(q * PER + 5) % SIZE] = high(some.z);
-                h[(q * PER + 6) % SIZE] = low(some.w), h[(q * PER + 7) % SIZE] = high(some.w);
-            } else {
-                h[q * PER] = __uint_as_float(some.x), h[q * PER + 1] = __uint_as_float(some.y);
-                h[q * PER + 2] = __uint_as_float(some.z), h[q * PER + 3] = __uint_as_float(some.w);
+            for (int q = 0; q < STATES; q++) {
+                uint4 some = states[q ^ order];
+                if (STATE_BYTES == 2) {
+                    h[q * PER] = low(some.x), h[q * PER + 1] = high(some.x);
+                    h[q * PER + 2] = low(some.y), h[q * PER + 3] = high(some.y);
+                    h[(q * PER + 4) % SIZE] = low(some.z), h[(q * PER + 5) % SIZE] = high(some.z);
+                    h[(q * PER + 6) % SIZE] = low(some.w), h[(q * PER + 7) % SIZE] = high(some.w);
+                } else {
+                    h[q * PER] = __uint_as_float(some.x), h[q * PER + 1] = __uint_as_float(some.y);
+                    h[q * PER + 2] = __uint_as_float(some.z), h[q * PER + 3] = __uint_as_float(some.w);
+                }
             }
-        }
-        float sum = 0.0f;
+            float sum = 0.0f;
 #pragma unroll
-        for (int q = 0; q < STATES; q++)
+            for (int q = 0; q < STATES; q++)
 #pragma unroll
-            for (int j = 0; j < PER / 4; j++) {
-                const float4 b = *(const float4*)&s.ends[row][(q ^ order) * PER + 4 * j];
-                const float4 c = *(const float4*)&s.ends[row][SIZE + (q ^ order) * PER + 4 * j];
-                float* now = h + q * PER + 4 * j;
-                const float* r = rate + q * PER + 4 * j;
-                now[0] = exp2_(step * r[0]) * now[0] + in * b.x;
-                now[1] = exp2_(step * r[1]) * now[1] + in * b.y;
-                now[2] = exp2_(step * r[2]) * now[2] + in * b.z;
-                now[3] = exp2_(step * r[3]) * now[3] + in * b.w;
-                sum += (now[0] * c.x + now[1] * c.y) + (now[2] * c.z + now[3] * c.w);
+                for (int j = 0; j < PER / 4; j++) {
+                    const float4 b = *(const float4*)&s.ends[row][(q ^ order) * PER + 4 * j];
+                    const float4 c = *(const float4*)&s.ends[row][SIZE + (q ^ order) * PER + 4 * j];
+                    float* now = h + q * PER + 4 * j;
+                    const float* r = rate + q * PER + 4 * j;
+                    now[0] = exp2_(step * r[0]) * now[0] + in * b.x;
+                    now[1] = exp2_(step * r[1]) * now[1] + in * b.y;
+                    now[2] = exp2_(step * r[2]) * now[2] + in * b.z;
+                    now[3] = exp2_(step * r[3]) * now[3] + in * b.w;
+                    sum += (now[0] * c.x + now[1] * c.y) + (now[2] * c.z + now[3] * c.w);
+                }
+#pragma unroll
+            for (int q = 0; q < STATES; q++) {
+                const float* now = h + q * PER;
+                states[q ^ order] = STATE_BYTES == 2
+                    ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
+                                 both(now[6 % PER], now[7 % PER]))
+                    : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
+                                 __float_as_uint(now[3]));
             }
-#pragma unroll
-        for (int q = 0; q < STATES; q++) {
-            const float* now = h + q * PER;
-            states[q ^ order] = STATE_BYTES == 2
-                ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
-                             both(now[6 % PER], now[7 % PER]))
-                : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
-                             __float_as_uint(now[3]));
+            y[tiled(first + row, column + mine, INNER / TERMS)] = rounded((result + sum) * wide(gates[i]));
         }
-        y[tiled(first + row, column + mine, INNER / TERMS)] = rounded((result + sum) * wide(gates[i]));
+        if (i % 4 < 3 && i < EACH - 1) continue;
+        written();
+        __syncwarp();
+        int last = i / 4 * 8 + half + lane * 2;  // a warp has 32 channels
+        if (lane < 4 && last < here)
+            copy_out(states_of(last) + (mine - lane) * (SIZE * STATE_BYTES), s.states[last][mine - lane],
+                     32 * SIZE * STATE_BYTES);
     }
-    written();
-    __syncthreads();
-    if (tid < here) copy_out(states_of(tid), s.states[tid], CHANNELS * SIZE * STATE_BYTES);
-    if (tid < ROWS) finish_copies_out();
+    if (lane < 4) finish_copies_out();
 }
 
-typedef Product<GROUPS_OUT, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT> Out;
+typedef Product<GROUPS_OUT, 1, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT, 1> Out;
 constexpr int OUT_ROWS = 64 * GROUPS_OUT, OWN_ROWS = OUT_ROWS / SPLIT, OUT_THREADS = Out::CONSUMERS + 32;
 constexpr int FOURS = COLUMNS_OUT / 4, OUT_EACH = OWN_ROWS * FOURS / Out::CONSUMERS;
 
@@ -525,7 +581,7 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
     if (tid == Out::CONSUMERS) {
         Out::init(s.barriers);
         barriers_ready();
-        Out::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
+        Out::ask(s.ring, s.barriers, weights, 0, blockIdx.y == 0);
     }
     auto row_of = [&](int item) { return part * OWN_ROWS + item / FOURS; };
     auto column_of = [&](int item) { return tile * COLUMNS_OUT + item % FOURS * 4; };
@@ -545,13 +601,13 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
     float* result = (float*)s.ring;
     if (consumer) {
         float d[COLUMNS_OUT / 2];
-        Out::multiply(d, s.ring, s.barriers, tid / 128);
+        Out::multiply(d, s.ring, s.barriers);
         __syncthreads();
         Out::put(d, result);
     } else {
         if (tid == Out::CONSUMERS)
-            Out::fill(s.ring, s.barriers, weights, y + (long long)first * INNER + part * (INNER / TERMS / SPLIT) * 64 * TERMS,
-                      INNER / TERMS);
+            Out::fill(s.ring, s.barriers, weights, 0,
+                      y + (long long)first * INNER + part * (INNER / TERMS / SPLIT) * 64 * TERMS, INNER / TERMS);
         __syncthreads();
     }
     if (SPLIT > 1)
@@ -575,6 +631,7 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
             *(uint2*)(stream + tiled(first + row, column_of(item), WIDTH / TERMS)) =
                 make_uint2(both(v.x, v.y), both(v.z, v.w));
         }
+    if (SPLIT > 1) cluster_arrive();  // this block reads no other any more
     // For the next layer.
     int blocks = gridDim.x * gridDim.y * SPLIT, block = (blockIdx.y * gridDim.x + tile) * SPLIT + part;
     for (int i = block * OUT_THREADS + tid; i < rows * (SELECTED / 2); i += blocks * OUT_THREADS)
@@ -586,5 +643,5 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         for (int i = 0; i < FOURS; i++) sum += s.squares[tid][i];
         squares[(padded + first + part * OWN_ROWS + tid) * PARTS + tile] = sum;
     }
-    if (SPLIT > 1) cluster_meet();  // others may still read
+    if (SPLIT > 1) cluster_wait();  // others may still read
 }

@@ -40,8 +40,10 @@ class Tiles:
     """How the kernels divide their work; mamba_layer.cu says what each number is."""
 
     groups_in: int
+    halves: int
     columns_in: int
     stages_in: int
+    share: int
     groups_out: int
     columns_out: int
     stages_out: int
@@ -57,7 +59,8 @@ def tiles(rows: int, width: int, inner: int) -> Tiles | None:
         return None
     groups, most = (1, 4) if rows <= 256 else (2, 2)
     split = max(n for n in (1, 2, 4) if n <= most and inner // TERMS % n == 0)
-    return Tiles(groups, columns_in, 4, groups, columns_out, 4 if groups == 2 else 5, split, channels)
+    return Tiles(groups, 2, columns_in, 6 if groups == 1 else 4, 1, groups, columns_out, 4 if groups == 2 else 5, split,
+                 channels)
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
@@ -97,9 +100,10 @@ def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = 
     shape = shape or tiles(rows, width, mixer.d_inner)
     return {"WIDTH": width, "INNER": mixer.d_inner, "RANK": mixer.dt_rank, "STATE_BYTES": states.itemsize,
             "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "GROUPS_IN": shape.groups_in,
-            "COLUMNS_IN": shape.columns_in, "STAGES_IN": shape.stages_in, "GROUPS_OUT": shape.groups_out,
-            "COLUMNS_OUT": shape.columns_out, "STAGES_OUT": shape.stages_out, "SPLIT": shape.split,
-            "CHANNELS": shape.channels}
+            "HALVES_IN": shape.halves, "COLUMNS_IN": shape.columns_in, "STAGES_IN": shape.stages_in, "SHARE_IN": shape.share,
+            "SELECT_SPLIT": shape.halves if (mixer.dt_rank + 2 * SIZE) % (8 * shape.halves) == 0 else 1,
+            "GROUPS_OUT": shape.groups_out, "COLUMNS_OUT": shape.columns_out, "STAGES_OUT": shape.stages_out,
+            "SPLIT": shape.split, "CHANNELS": shape.channels}
 
 
 def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
@@ -109,7 +113,7 @@ def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     enter = (2 * TERMS * defined["STAGES_IN"] * (rows_in + columns) + 2 * TERMS * selected * -(-columns // TERMS)
              + 4 * (5 * columns + rows_in) + 8 * (2 * defined["STAGES_IN"] + 1))
     update = UPDATE_ROWS * (channels * SIZE * defined["STATE_BYTES"] + 4 * (-(-defined["RANK"] // 32) * 32 + 8)
-                            + 8 * SIZE + 4 * (channels + 8)) + 8
+                            + 8 * SIZE + 4 * (channels + 8) + 8)
     leave = (2 * TERMS * defined["STAGES_OUT"] * (rows_out + defined["COLUMNS_OUT"])
              + 4 * rows_out // defined["SPLIT"] * (defined["COLUMNS_OUT"] // 4 + 1) + 16 * defined["STAGES_OUT"])
     return {"enter": enter, "update": -(-update // 16) * 16, "leave": leave}
@@ -131,7 +135,8 @@ def products(*columns: int) -> str:
 def kernels(device: int, **defined: int | str) -> dict:
     """The kernels by name for a device, the current one, and the definitions."""
     names = "enter", "update", "leave"
-    code = products(defined["COLUMNS_IN"], defined["COLUMNS_OUT"], defined["RANK"] + 2 * SIZE)
+    code = products(defined["COLUMNS_IN"] // defined["HALVES_IN"], defined["COLUMNS_OUT"],
+                    (defined["RANK"] + 2 * SIZE) // defined["SELECT_SPLIT"])
     found = cuda_kernels.kernels(device, "mamba_layer.cu", names, "90a", code=code, **defined)
     for name, size in shared_bytes(defined).items():
         cuda_kernels.allow_shared_memory(found[name], size, device)
@@ -155,7 +160,7 @@ class MambaLayers:
         mixer, width, device = layers[0].mixer, backbone.lm_head.in_features, state.device
         inner, self.device = mixer.d_inner, device
         shape = self.shape = shape or tiles(rows, width, inner)
-        per = ROWS * max(shape.groups_in, shape.groups_out)
+        per = ROWS * max(shape.groups_in * shape.share, shape.groups_out)
         padded = -(-rows // per) * per
 
         def zeros(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -170,7 +175,8 @@ class MambaLayers:
         self.sums = zeros(rows, mixer.dt_rank + 2 * SIZE, dtype=torch.int64)
         self.recent, self.state, self.clock = recent, state, clock
         self.plan = [
-            ("enter", (2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in)), 1), (1, 1, 1),
+            ("enter", (2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in * shape.share)) * shape.share, 1),
+             (1, shape.share, 1),
              (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate, self.sums), True),
             ("update", (inner // shape.channels, -(-rows // UPDATE_ROWS), 1), (1, 1, 1),
              (steps, small, self.sums, self.u, self.gate, state, self.y), False),
@@ -184,7 +190,7 @@ class MambaLayers:
             defined = definitions(backbone, rows, state.dtype, shape)
             with torch.cuda.device(device):
                 self.kernels, self.shared = kernels(device.index, **defined), shared_bytes(defined)
-            self.threads = {"enter": 128 * shape.groups_in + 32, "update": 2 * shape.channels,
+            self.threads = {"enter": 128 * shape.groups_in * shape.halves + 32, "update": 2 * shape.channels,
                             "leave": 128 * shape.groups_out + 32}
         self.launch = launch or self._launch
 
@@ -224,8 +230,9 @@ def pack(norm, mixer, shape: Tiles) -> tuple[Tensor, ...]:
     with torch.no_grad():
         inner, rank = mixer.d_inner, mixer.dt_rank
         inwards = blocks((mixer.in_proj.weight * norm.weight).to(BF16), shape.columns_in)
-        select = torch.stack([blocks(part, rank + 2 * SIZE)[0]
-                              for part in mixer.x_proj.weight.to(BF16).split(shape.columns_in, 1)])
+        # Of 8 outputs a lane of the kernel gets two neighbours; it wants the t-th and the t-th after the first four.
+        select = mixer.x_proj.weight.to(BF16).view(-1, 2, 4, inner).transpose(1, 2).flatten(0, 2)
+        select = torch.stack([blocks(part, rank + 2 * SIZE)[0] for part in select.split(shape.columns_in, 1)])
         steps = fragments(F.pad(mixer.dt_proj.weight.to(BF16), (0, -rank % 32))).transpose(0, 1)
         outwards = blocks(mixer.out_proj.weight.to(BF16), shape.columns_out)
         rates = -torch.exp(mixer.A_log.double()) / 0.6931471805599453

@@ -51,6 +51,8 @@ static long long __float2ll_rn(float x) { return llrintf(x); }
 static float __ll2float_rn(long long x) { return (float)x; }
 static void mma(float*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned) {}  // not used
 
+static unsigned both(float x, float y) { return rounded(x) | (unsigned)rounded(y) << 16; }
+
 #include "device.cuh"
 #include "scan.cu"
 

@@ -29,7 +29,7 @@ static Place threadIdx, blockIdx, gridDim;
 
 struct Fiber;
 struct Meeting {
-    int size, come = 0;
+    int size, come = 0, turn = 0;
     std::vector<Fiber*> waiting;
 };
 struct Warp {
@@ -49,7 +49,7 @@ struct Fiber {
     std::vector<char> stack;
     Block* block;
     Warp* warp;
-    int thread, turn = 0;
+    int thread, turn = 0, turn_of_cluster;
 };
 static Fiber* now;
 static ucontext_t scheduler;
@@ -73,6 +73,7 @@ static void meet(Meeting& m) {
 }
 static void* shared_memory() { return now->block->shared; }
 static void __syncthreads() { meet(now->block->meeting); }
+static void __syncwarp() { meet(now->warp->meeting); }
 
 // What every lane of the warp gives; the next exchange uses the other half, so that one meeting is enough.
 static unsigned (*exchange(std::initializer_list<unsigned> values))[6] {
@@ -138,6 +139,8 @@ static void mma(float* c, unsigned a0, unsigned a1, unsigned a2, unsigned a3, un
     }
 }
 
+static unsigned both(float x, float y) { return rounded(x) | (unsigned)rounded(y) << 16; }
+
 #include "device.cuh"
 
 static const long long* arguments;
@@ -157,10 +160,11 @@ static void start() {
     leave_();
 }
 
-// A kernel's blocks, `cluster` of them at a time neighbours along z, of so many threads and bytes of shared memory.
-static void run(void (*kernel)(), Place grid, int cluster, int threads, size_t bytes, const long long* numbers,
+// A kernel's blocks, in clusters of neighbours, of so many threads and bytes of shared memory.
+static void run(void (*kernel)(), Place grid, Place clusters_, int threads, size_t bytes, const long long* numbers,
                 int seed) {
-    int count = grid.x * grid.y * grid.z;
+    int count = grid.x * grid.y * grid.z, cluster = clusters_.x * clusters_.y * clusters_.z;
+    Place outer = {grid.x / clusters_.x, grid.y / clusters_.y, grid.z / clusters_.z};
     body = kernel;
     arguments = numbers;
     left = count * threads;
@@ -177,7 +181,10 @@ static void run(void (*kernel)(), Place grid, int cluster, int threads, size_t b
         block.cluster = &clusters[i / cluster];
         block.cluster->size = cluster * threads;
         block.cluster_blocks = &blocks[i / cluster * cluster];
-        block.place = {i / grid.z % grid.x, i / grid.z / grid.x, i % grid.z};
+        int c = i / cluster, m = i % cluster;
+        block.place = {c % outer.x * clusters_.x + m % clusters_.x,
+                       c / outer.x % outer.y * clusters_.y + m / clusters_.x % clusters_.y,
+                       c / outer.x / outer.y * clusters_.z + m / clusters_.x / clusters_.y};
         block.memory.assign(bytes + 1024, (char)0xff);  // not a number, wherever nothing is written
         block.shared = block.memory.data() + (1024 - (size_t)block.memory.data() % 1024);
     }

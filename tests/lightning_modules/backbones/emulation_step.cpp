@@ -4,7 +4,7 @@
 #include "mamba_step.cu"
 
 extern "C" void emulate(const long long* numbers, int seed) {
-    run([] { call(mamba_step); }, {BLOCKS, 1, 1}, 1, THREADS, sizeof(Shared), numbers, seed);
+    run([] { call(mamba_step); }, {BLOCKS, 1, 1}, {1, 1, 1}, THREADS, sizeof(Shared), numbers, seed);
 }
 
 // Addresses and bytes that the last run has asked for ahead of time; their number.
