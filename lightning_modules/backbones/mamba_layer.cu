@@ -21,7 +21,7 @@
 // STATE_BYTES (2: bfloat16, 4: float), for the two products GROUPS (of warps, down the rows), COLUMNS and STAGES with _IN
 // or _OUT, HALVES_IN (groups of warps that share the columns of the first, SELECT_SPLIT those of the selection), SHARE_IN
 // (blocks of a cluster that share its right side), SPLIT (blocks, a cluster, that share the terms of the second) and
-// CHANNELS (of a block of `update`). Needs compute capability 9.0, and `product` for COLUMNS_IN / HALVES_IN, COLUMNS_OUT
+// CHANNELS and BUFFERS (of a block of `update`). Needs compute capability 9.0, and `product` for COLUMNS_IN / HALVES_IN, COLUMNS_OUT
 // and SELECTED / SELECT_SPLIT columns.
 
 #ifndef EMULATED
@@ -293,7 +293,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     };
     const int oldest = *clock % 3;
     uint4 before[ITEMS][3];
-    if (x_tile && consumer)
+    auto fetch_before = [&]() {
 #pragma unroll
         for (int i = 0; i < ITEMS; i++) {
             int item = tid + i * In::CONSUMERS;
@@ -302,6 +302,9 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             for (int tap = 0; tap < 3; tap++)
                 before[i][tap] = inside ? fresh16(recent_at(item, (oldest + tap) % 3)) : make_uint4(0, 0, 0, 0);
         }
+    };
+    constexpr bool EARLY = ITEMS <= 3;               // otherwise the product needs the registers
+    if (EARLY && x_tile && consumer) fetch_before();
     __syncthreads();
     wait_for_kernel_before();
     let_next_kernel_begin();
@@ -319,6 +322,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         In::multiply(d, s.ring, s.barriers);
         __syncthreads();
         In::put(d, result);
+        if (!EARLY && x_tile) fetch_before();
     } else {
         if (tid == In::CONSUMERS)
             In::fill(s.ring, s.barriers, weights, member, stream + (long long)first * WIDTH, WIDTH / TERMS);
@@ -399,33 +403,39 @@ constexpr int STATES = SIZE * STATE_BYTES / 16;      // of 16 bytes, of a channe
 constexpr int STEP_WIDE = CHANNELS + 8;
 
 struct UpdateShared {
-    uint4 states[ROWS][CHANNELS][STATES];
+    uint4 states[BUFFERS][ROWS][CHANNELS][STATES];
     bf16 low_rank[2][ROWS][LOW_RANK];                // what its rounding has left is the second
     float ends[ROWS][2 * SIZE];                      // B and C
     float step[ROWS * STEP_WIDE];
-    unsigned long long barriers[ROWS];
+    unsigned long long barriers[BUFFERS][ROWS];
 };
 
-// Blocks: [INNER / CHANNELS, rows / ROWS]. steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows]
-// [INNER][16]; y in blocks.
-extern "C" __global__ __launch_bounds__(UPDATE_THREADS) void update(
+constexpr int AT_ONCE = sizeof(UpdateShared) < 75 * 1024 ? 3 : 2;                // blocks on a multiprocessor
+
+// Blocks: [INNER / CHANNELS, rows / ROWS]; with two buffers there may be fewer, which take their next ROWS rows in turn.
+// steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows][INNER][16]; y in blocks.
+extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
         const uint4* steps, const float* small, const unsigned long long* sums, const bf16* u, const bf16* gate,
         char* state, bf16* y, long long layer, long long rows_) {
     SHARED_MEMORY(memory);
     UpdateShared& s = *(UpdateShared*)memory;
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, rows = (int)rows_;
-    const int column = blockIdx.x * CHANNELS, first = blockIdx.y * ROWS, here = min(ROWS, rows - first);
+    const int column = blockIdx.x * CHANNELS;
     const int mine = tid % CHANNELS, half = tid / CHANNELS;  // a thread has one channel, of every second row
-    auto states_of = [&](int row) {
-        return state + ((layer * rows + first + row) * INNER + column) * (SIZE * STATE_BYTES);
+    auto states_of = [&](int row) { return state + ((layer * rows + row) * INNER + column) * (SIZE * STATE_BYTES); };
+    auto first_of = [&](int turn) { return (blockIdx.y + turn * gridDim.y) * ROWS; };
+    auto ask_for_states = [&](int turn) {
+        int first = first_of(turn), buffer = turn % BUFFERS;
+        for (int row = 0; row < min(ROWS, rows - first); row++) {
+            arrive_and_expect(&s.barriers[buffer][row], CHANNELS * SIZE * STATE_BYTES);
+            copy_in(s.states[buffer][row], states_of(first + row), CHANNELS * SIZE * STATE_BYTES,
+                    &s.barriers[buffer][row]);
+        }
     };
     if (tid == 0) {
-        for (int row = 0; row < here; row++) barrier_init(s.barriers + row, 1);
+        for (int i = 0; i < BUFFERS * ROWS; i++) barrier_init(s.barriers[0] + i, 1);
         barriers_ready();
-        for (int row = 0; row < here; row++) {
-            arrive_and_expect(s.barriers + row, CHANNELS * SIZE * STATE_BYTES);
-            copy_in(s.states[row], states_of(row), CHANNELS * SIZE * STATE_BYTES, s.barriers + row);
-        }
+        for (int turn = 0; turn < BUFFERS; turn++) ask_for_states(turn);
     }
     // In which order a lane takes the 16 bytes of a channel's states, so that neighbours use other banks.
     const int order = (STATE_BYTES == 2 ? lane / 4 : lane / 2) % STATES;
@@ -452,108 +462,115 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS) void update(
     wait_for_kernel_before();
     let_next_kernel_begin();
 
-    bf16 inputs[EACH], gates[EACH];
+#pragma unroll 1
+    for (int turn = 0; BUFFERS > 1 ? first_of(turn) < rows : turn < 1; turn++) {
+        const int first = first_of(turn), here = min(ROWS, rows - first), buffer = turn % BUFFERS;
+        bf16 inputs[EACH], gates[EACH];
 #pragma unroll
-    for (int i = 0; i < (TAKEN + UPDATE_THREADS - 1) / UPDATE_THREADS; i++) {
-        int two = tid + i * UPDATE_THREADS, row = two / (SELECTED / 2), at = two % (SELECTED / 2) * 2;
-        if (two >= TAKEN) continue;
-        uint4 v = row < here ? fresh16(sums + (first + row) * SELECTED + at) : make_uint4(0, 0, 0, 0);
-        float a = whole_sum(v.x, v.y), b = whole_sum(v.z, v.w);
-        if (at >= RANK) {
-            *(float2*)&s.ends[row][at - RANK] = make_float2(a, b);
-        } else {  // in two parts, so that a product with both is one in float32
-            unsigned whole = both(a, b);
-            *(unsigned*)&s.low_rank[0][row][at] = whole;
-            *(unsigned*)&s.low_rank[1][row][at] = both(a - low(whole), b - high(whole));
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        int row = 2 * i + half;
-        long long at = (long long)(first + row) * INNER + column + mine;
-        inputs[i] = row < here ? fresh(u + at) : (bf16)0;
-        gates[i] = row < here ? fresh(gate + at) : (bf16)0;
-    }
-    __syncthreads();
-    const int g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int i = 0; i < STEP_EACH; i++) {
-        int n = warp + i * UPDATE_WARPS;
-        if (n >= TILES) continue;
-        float d[4] = {};
-#pragma unroll
-        for (int k = 0; k < 2 * RANKS; k++) {
-            bool some = 32 * (k / 2) + 8 * t < RANK;
-            const bf16* line = &s.low_rank[k % 2][g][32 * (k / 2) + 8 * t];
-            uint4 nothing = make_uint4(0, 0, 0, 0);
-            uint4 upper = some ? *(const uint4*)line : nothing;
-            uint4 lower = some ? *(const uint4*)(line + 8 * LOW_RANK) : nothing;
-            multiply(d, upper, lower, step_weight[i][k / 2]);
-        }
-        float* to = s.step + g * STEP_WIDE + n * 8 + 2 * t;
-        *(float2*)to = make_float2(d[0], d[1]);
-        *(float2*)(to + 8 * STEP_WIDE) = make_float2(d[2], d[3]);
-    }
-    __syncthreads();
-    // What a warp has written is sent on four rows at a time.
-#pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        int row = 2 * i + half;
-        if (i % 4 == 0)
-            for (int next = row; next < min(row + 8, here); next += 2) wait(s.barriers + next, 0);
-        if (row < here) {
-            float x = wide(inputs[i]), step = softplus(s.step[row * STEP_WIDE + mine] + bias), in = step * x;
-            float result = skip * x;
-            uint4* states = s.states[row][mine];
-            float h[SIZE];
-#pragma unroll
-            for (int q = 0; q < STATES; q++) {
-                uint4 some = states[q ^ order];
-                if (STATE_BYTES == 2) {
-                    h[q * PER] = low(some.x), h[q * PER + 1] = high(some.x);
-                    h[q * PER + 2] = low(some.y), h[q * PER + 3] = high(some.y);
-                    h[(q * PER + 4) % SIZE] = low(some.z), h[(q * PER + 5) % SIZE] = high(some.z);
-                    h[(q * PER + 6) % SIZE] = low(some.w), h[(q * PER + 7) % SIZE] = high(some.w);
-                } else {
-                    h[q * PER] = __uint_as_float(some.x), h[q * PER + 1] = __uint_as_float(some.y);
-                    h[q * PER + 2] = __uint_as_float(some.z), h[q * PER + 3] = __uint_as_float(some.w);
-                }
+        for (int i = 0; i < (TAKEN + UPDATE_THREADS - 1) / UPDATE_THREADS; i++) {
+            int two = tid + i * UPDATE_THREADS, row = two / (SELECTED / 2), at = two % (SELECTED / 2) * 2;
+            if (two >= TAKEN) continue;
+            uint4 v = row < here ? fresh16(sums + (first + row) * SELECTED + at) : make_uint4(0, 0, 0, 0);
+            float a = whole_sum(v.x, v.y), b = whole_sum(v.z, v.w);
+            if (at >= RANK) {
+                *(float2*)&s.ends[row][at - RANK] = make_float2(a, b);
+            } else {  // in two parts, so that a product with both is one in float32
+                unsigned whole = both(a, b);
+                *(unsigned*)&s.low_rank[0][row][at] = whole;
+                *(unsigned*)&s.low_rank[1][row][at] = both(a - low(whole), b - high(whole));
             }
-            float sum = 0.0f;
+        }
 #pragma unroll
-            for (int q = 0; q < STATES; q++)
+        for (int i = 0; i < EACH; i++) {
+            int row = 2 * i + half;
+            long long at = (long long)(first + row) * INNER + column + mine;
+            inputs[i] = row < here ? fresh(u + at) : (bf16)0;
+            gates[i] = row < here ? fresh(gate + at) : (bf16)0;
+        }
+        __syncthreads();
+        // All of the turn before have sent their states on.
+        if (BUFFERS > 1 && tid == 0 && turn > 0 && first_of(turn + 1) < rows) ask_for_states(turn + 1);
+        const int g = lane / 4, t = lane % 4;
 #pragma unroll
-                for (int j = 0; j < PER / 4; j++) {
-                    const float4 b = *(const float4*)&s.ends[row][(q ^ order) * PER + 4 * j];
-                    const float4 c = *(const float4*)&s.ends[row][SIZE + (q ^ order) * PER + 4 * j];
-                    float* now = h + q * PER + 4 * j;
-                    const float* r = rate + q * PER + 4 * j;
-                    now[0] = exp2_(step * r[0]) * now[0] + in * b.x;
-                    now[1] = exp2_(step * r[1]) * now[1] + in * b.y;
-                    now[2] = exp2_(step * r[2]) * now[2] + in * b.z;
-                    now[3] = exp2_(step * r[3]) * now[3] + in * b.w;
-                    sum += (now[0] * c.x + now[1] * c.y) + (now[2] * c.z + now[3] * c.w);
+        for (int i = 0; i < STEP_EACH; i++) {
+            int n = warp + i * UPDATE_WARPS;
+            if (n >= TILES) continue;
+            float d[4] = {};
+#pragma unroll
+            for (int k = 0; k < 2 * RANKS; k++) {
+                bool some = 32 * (k / 2) + 8 * t < RANK;
+                const bf16* line = &s.low_rank[k % 2][g][32 * (k / 2) + 8 * t];
+                uint4 nothing = make_uint4(0, 0, 0, 0);
+                uint4 upper = some ? *(const uint4*)line : nothing;
+                uint4 lower = some ? *(const uint4*)(line + 8 * LOW_RANK) : nothing;
+                multiply(d, upper, lower, step_weight[i][k / 2]);
+            }
+            float* to = s.step + g * STEP_WIDE + n * 8 + 2 * t;
+            *(float2*)to = make_float2(d[0], d[1]);
+            *(float2*)(to + 8 * STEP_WIDE) = make_float2(d[2], d[3]);
+        }
+        __syncthreads();
+        // What a warp has written is sent on four rows at a time.
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            int row = 2 * i + half;
+            if (i % 4 == 0)
+                for (int next = row; next < min(row + 8, here); next += 2)
+                    wait(&s.barriers[buffer][next], turn / BUFFERS & 1);
+            if (row < here) {
+                float x = wide(inputs[i]), step = softplus(s.step[row * STEP_WIDE + mine] + bias), in = step * x;
+                float result = skip * x, sum = 0.0f;
+                uint4* states = s.states[buffer][row][mine];
+                float h[SIZE];
+#pragma unroll
+                for (int q = 0; q < STATES; q++) {
+                    uint4 some = states[q ^ order];
+                    if (STATE_BYTES == 2) {
+                        h[q * PER] = low(some.x), h[q * PER + 1] = high(some.x);
+                        h[q * PER + 2] = low(some.y), h[q * PER + 3] = high(some.y);
+                        h[(q * PER + 4) % SIZE] = low(some.z), h[(q * PER + 5) % SIZE] = high(some.z);
+                        h[(q * PER + 6) % SIZE] = low(some.w), h[(q * PER + 7) % SIZE] = high(some.w);
+                    } else {
+                        h[q * PER] = __uint_as_float(some.x), h[q * PER + 1] = __uint_as_float(some.y);
+                        h[q * PER + 2] = __uint_as_float(some.z), h[q * PER + 3] = __uint_as_float(some.w);
+                    }
                 }
 #pragma unroll
-            for (int q = 0; q < STATES; q++) {
-                const float* now = h + q * PER;
-                states[q ^ order] = STATE_BYTES == 2
-                    ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
-                                 both(now[6 % PER], now[7 % PER]))
-                    : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
-                                 __float_as_uint(now[3]));
+                for (int q = 0; q < STATES; q++)
+#pragma unroll
+                    for (int j = 0; j < PER / 4; j++) {
+                        const float4 b = *(const float4*)&s.ends[row][(q ^ order) * PER + 4 * j];
+                        const float4 c = *(const float4*)&s.ends[row][SIZE + (q ^ order) * PER + 4 * j];
+                        float* now = h + q * PER + 4 * j;
+                        const float* r = rate + q * PER + 4 * j;
+                        now[0] = exp2_(step * r[0]) * now[0] + in * b.x;
+                        now[1] = exp2_(step * r[1]) * now[1] + in * b.y;
+                        now[2] = exp2_(step * r[2]) * now[2] + in * b.z;
+                        now[3] = exp2_(step * r[3]) * now[3] + in * b.w;
+                        sum += (now[0] * c.x + now[1] * c.y) + (now[2] * c.z + now[3] * c.w);
+                    }
+#pragma unroll
+                for (int q = 0; q < STATES; q++) {
+                    const float* now = h + q * PER;
+                    states[q ^ order] = STATE_BYTES == 2
+                        ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
+                                     both(now[6 % PER], now[7 % PER]))
+                        : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
+                                     __float_as_uint(now[3]));
+                }
+                y[tiled(first + row, column + mine, INNER / TERMS)] = rounded((result + sum) * wide(gates[i]));
             }
-            y[tiled(first + row, column + mine, INNER / TERMS)] = rounded((result + sum) * wide(gates[i]));
+            if (i % 4 < 3 && i < EACH - 1) continue;
+            written();
+            __syncwarp();
+            int last = i / 4 * 8 + half + lane * 2;  // a warp has 32 channels
+            if (lane < 4 && last < here)
+                copy_out(states_of(first + last) + (mine - lane) * (SIZE * STATE_BYTES),
+                         s.states[buffer][last][mine - lane], 32 * SIZE * STATE_BYTES);
         }
-        if (i % 4 < 3 && i < EACH - 1) continue;
-        written();
-        __syncwarp();
-        int last = i / 4 * 8 + half + lane * 2;  // a warp has 32 channels
-        if (lane < 4 && last < here)
-            copy_out(states_of(last) + (mine - lane) * (SIZE * STATE_BYTES), s.states[last][mine - lane],
-                     32 * SIZE * STATE_BYTES);
+        if (lane < 4) finish_copies_out();
+        if (BUFFERS > 1) __syncthreads();
     }
-    if (lane < 4) finish_copies_out();
 }
 
 typedef Product<GROUPS_OUT, 1, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT, 1> Out;

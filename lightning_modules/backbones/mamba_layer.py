@@ -31,6 +31,9 @@ UPDATE_ROWS = 16
 TERMS = 64
 """Terms of a block of a product."""
 
+BLOCKS = 264
+"""Blocks of `update` that are under way at once where each has two buffers: two on each of 132 multiprocessors."""
+
 MOST_SHARED = 232_448
 """Bytes of shared memory that a block can have (compute capability 9.0)."""
 
@@ -49,10 +52,11 @@ class Tiles:
     stages_out: int
     split: int
     channels: int
+    buffers: int
 
 
-def tiles(rows: int, width: int, inner: int) -> Tiles | None:
-    """For so many rows and a stream and an inside so wide; None where the kernels are not for these."""
+def tiles(rows: int, width: int, inner: int, states: torch.dtype) -> Tiles | None:
+    """For so many rows, a stream and an inside so wide and a type; None where the kernels are not for these."""
     columns_in, columns_out, channels = (next((n for n in (96, 64) if size % n == 0), 0)
                                          for size in (inner, width, inner))
     if not (columns_in and columns_out and width % TERMS == 0 and inner % TERMS == 0):
@@ -60,7 +64,7 @@ def tiles(rows: int, width: int, inner: int) -> Tiles | None:
     groups, most = (1, 4) if rows <= 256 else (2, 2)
     split = max(n for n in (1, 2, 4) if n <= most and inner // TERMS % n == 0)
     return Tiles(groups, 2, columns_in, 6 if groups == 1 else 4, 1, groups, columns_out, 4 if groups == 2 else 5, split,
-                 channels)
+                 channels, 2 if groups == 2 and states == BF16 else 1)
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
@@ -68,7 +72,7 @@ def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> boo
     mixer = backbone.backbone["layers"][0].mixer
     return (rows > 0 and weights == BF16 and states in (BF16, torch.float32) and mixer.d_state == SIZE
             and mixer.d_conv == TAPS and mixer.dt_rank % 8 == 0 and mixer.dt_rank + 2 * SIZE <= 256
-            and tiles(rows, backbone.lm_head.in_features, mixer.d_inner) is not None)
+            and tiles(rows, backbone.lm_head.in_features, mixer.d_inner, states) is not None)
 
 
 def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
@@ -97,13 +101,13 @@ def _device_runs(device: torch.device, **defined: int | str) -> bool:
 def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = None) -> dict[str, int | str]:
     """What mamba_layer.cu leaves open."""
     mixer, width = backbone.backbone["layers"][0].mixer, backbone.lm_head.in_features
-    shape = shape or tiles(rows, width, mixer.d_inner)
+    shape = shape or tiles(rows, width, mixer.d_inner, states)
     return {"WIDTH": width, "INNER": mixer.d_inner, "RANK": mixer.dt_rank, "STATE_BYTES": states.itemsize,
             "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "GROUPS_IN": shape.groups_in,
             "HALVES_IN": shape.halves, "COLUMNS_IN": shape.columns_in, "STAGES_IN": shape.stages_in, "SHARE_IN": shape.share,
             "SELECT_SPLIT": shape.halves if (mixer.dt_rank + 2 * SIZE) % (8 * shape.halves) == 0 else 1,
             "GROUPS_OUT": shape.groups_out, "COLUMNS_OUT": shape.columns_out, "STAGES_OUT": shape.stages_out,
-            "SPLIT": shape.split, "CHANNELS": shape.channels}
+            "SPLIT": shape.split, "CHANNELS": shape.channels, "BUFFERS": shape.buffers}
 
 
 def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
@@ -112,8 +116,8 @@ def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     columns, selected, channels = defined["COLUMNS_IN"], defined["RANK"] + 2 * SIZE, defined["CHANNELS"]
     enter = (2 * TERMS * defined["STAGES_IN"] * (rows_in + columns) + 2 * TERMS * selected * -(-columns // TERMS)
              + 4 * (5 * columns + rows_in) + 8 * (2 * defined["STAGES_IN"] + 1))
-    update = UPDATE_ROWS * (channels * SIZE * defined["STATE_BYTES"] + 4 * (-(-defined["RANK"] // 32) * 32 + 8)
-                            + 8 * SIZE + 4 * (channels + 8) + 8)
+    update = UPDATE_ROWS * (defined["BUFFERS"] * (channels * SIZE * defined["STATE_BYTES"] + 8)
+                            + 4 * (-(-defined["RANK"] // 32) * 32 + 8) + 8 * SIZE + 4 * (channels + 8))
     leave = (2 * TERMS * defined["STAGES_OUT"] * (rows_out + defined["COLUMNS_OUT"])
              + 4 * rows_out // defined["SPLIT"] * (defined["COLUMNS_OUT"] // 4 + 1) + 16 * defined["STAGES_OUT"])
     return {"enter": enter, "update": -(-update // 16) * 16, "leave": leave}
@@ -159,7 +163,7 @@ class MambaLayers:
         layers = backbone.backbone["layers"]
         mixer, width, device = layers[0].mixer, backbone.lm_head.in_features, state.device
         inner, self.device = mixer.d_inner, device
-        shape = self.shape = shape or tiles(rows, width, inner)
+        shape = self.shape = shape or tiles(rows, width, inner, state.dtype)
         per = ROWS * max(shape.groups_in * shape.share, shape.groups_out)
         padded = -(-rows // per) * per
 
@@ -178,7 +182,7 @@ class MambaLayers:
             ("enter", (2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in * shape.share)) * shape.share, 1),
              (1, shape.share, 1),
              (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate, self.sums), True),
-            ("update", (inner // shape.channels, -(-rows // UPDATE_ROWS), 1), (1, 1, 1),
+            ("update", (inner // shape.channels, self._turns(rows, inner), 1), (1, 1, 1),
              (steps, small, self.sums, self.u, self.gate, state, self.y), False),
             ("leave", (width // shape.columns_out, -(-rows // (ROWS * shape.groups_out)), shape.split),
              (1, 1, shape.split),
@@ -193,6 +197,13 @@ class MambaLayers:
             self.threads = {"enter": 128 * shape.groups_in * shape.halves + 32, "update": 2 * shape.channels,
                             "leave": 128 * shape.groups_out + 32}
         self.launch = launch or self._launch
+
+    def _turns(self, rows: int, inner: int) -> int:
+        """Blocks of `update` down the rows: one for every UPDATE_ROWS, or with two buffers two a multiprocessor."""
+        groups = -(-rows // UPDATE_ROWS)
+        if self.shape.buffers == 1:
+            return groups
+        return min(groups, max(1, BLOCKS // (inner // self.shape.channels)))
 
     def step(self) -> None:
         """All layers; on the current stream, also while a graph is captured."""
