@@ -40,10 +40,6 @@ DEVICE bf16 fresh(const bf16* from) {
     return v;
 }
 
-DEVICE void add_to(unsigned long long* to, unsigned long long value) {
-    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" :: "l"(to), "l"(value) : "memory");
-}
-
 // c [16, 8] += a [16, 16] b [16, 8].
 DEVICE void mma(float* c, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
@@ -90,14 +86,4 @@ DEVICE void multiply(float* c, const uint4& upper, const uint4& lower, const uin
 DEVICE void multiply(float* c, const uint4& upper, const uint4& lower, const uint4& column) {
     multiply(c, upper, lower, column, 0);
     multiply(c, upper, lower, column, 1);
-}
-
-// A part of a sum, and the sum of at most 64 parts: below 2^17 each, they stay below 2^55 in units of 2^-32; one that
-// is not stands for 2^56, which no others bring back below 2^55.
-DEVICE unsigned long long part_of_sum(float x) {
-    return fabsf(x) < 131072.0f ? (unsigned long long)__float2ll_rn(x * 4294967296.0f) : 1ull << 56;
-}
-DEVICE float whole_sum(unsigned lower, unsigned upper) {
-    float sum = __ll2float_rn((long long)((unsigned long long)upper << 32 | lower)) * (1.0f / 4294967296.0f);
-    return upper + (1u << 23) < 1u << 24 ? sum : __uint_as_float(0x7fffffffu);
 }

@@ -12,17 +12,16 @@
 // Products are wgmma's, of 64 rows and a part of the columns a group of four warps: both sides come to shared memory by
 // bulk copies, through a ring of STAGES blocks of 64 terms, which one thread of a further warp fills. What is copied lies
 // in memory as it has to in shared memory: in blocks of 64 terms, of whose rows of 128 bytes the 16 bytes c are at
-// c ^ (row % 8). Blocks of threads that are neighbours down the rows, a cluster, share the right side: each copies a part
-// of it to all.
+// c ^ (row % 8).
 //
-// Two runs give the same bits: what is added up in memory, the selection, is in fixed point (`part_of_sum`).
+// Two runs give the same bits: what several blocks have parts of is added up in one order. Of the selection a cluster of
+// REDUCE blocks leaves one sum, and `update` adds those of the clusters.
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
 // STATE_BYTES (2: bfloat16, 4: float), for the two products GROUPS (of warps, down the rows), COLUMNS and STAGES with _IN
-// or _OUT, HALVES_IN (groups of warps that share the columns of the first, SELECT_SPLIT those of the selection), SHARE_IN
-// (blocks of a cluster that share its right side), SPLIT (blocks, a cluster, that share the terms of the second) and
-// CHANNELS and BUFFERS (of a block of `update`). Needs compute capability 9.0, and `product` for COLUMNS_IN / HALVES_IN, COLUMNS_OUT
-// and SELECTED / SELECT_SPLIT columns.
+// or _OUT, HALVES_IN (groups of warps that share the columns of the first, SELECT_SPLIT those of the selection), REDUCE, SPLIT
+// (blocks, a cluster, that share the terms of the second), CHANNELS and BUFFERS (of a block of `update`). Needs compute
+// capability 9.0, and `product` for COLUMNS_IN / HALVES_IN, COLUMNS_OUT and SELECTED / SELECT_SPLIT columns.
 
 #ifndef EMULATED
 #define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
@@ -40,12 +39,6 @@ DEVICE void arrive_and_expect(unsigned long long* barrier, unsigned bytes) {
 DEVICE void arrive(unsigned long long* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(place(barrier)) : "memory");
 }
-// The same barrier of another block of the cluster.
-DEVICE void arrive_at(unsigned long long* barrier, int block) {
-    asm volatile("{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];}"
-                 :: "r"(place(barrier)), "r"(block) : "memory");
-}
 DEVICE bool over(unsigned long long* barrier, unsigned parity) {
     unsigned yes;
     asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
@@ -56,13 +49,6 @@ DEVICE bool over(unsigned long long* barrier, unsigned parity) {
 DEVICE void copy_in(void* shared, const void* global, unsigned bytes, unsigned long long* barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  :: "r"(place(shared)), "l"(global), "r"(bytes), "r"(place(barrier)) : "memory");
-}
-// To the same place in all of the first `blocks` blocks of the cluster, each of whose barriers counts.
-DEVICE void copy_in_all(void* shared, const void* global, unsigned bytes, unsigned long long* barrier, int blocks) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
-                 " [%0], [%1], %2, [%3], %4;"
-                 :: "r"(place(shared)), "l"(global), "r"(bytes), "r"(place(barrier)), "h"((short)((1 << blocks) - 1))
-                 : "memory");
 }
 DEVICE void copy_out(void* global, const void* shared, unsigned bytes) {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;"
@@ -130,51 +116,45 @@ DEVICE int tiled(int row, int column, int blocks) {
            + (column % TERMS / 8 ^ row % 8) * 8 + column % 8;
 }
 
-// A block's product of 64 GROUPS rows and COLUMNS columns, of BLOCKS blocks of terms, by GROUPS * HALVES groups of warps;
-// SHARE blocks of threads have the same columns.
-template <int GROUPS, int HALVES, int COLUMNS, int STAGES, int BLOCKS, int SHARE> struct Product {
+// A block's product of 64 GROUPS rows and COLUMNS columns, of BLOCKS blocks of terms, by GROUPS * HALVES groups of warps.
+template <int GROUPS, int HALVES, int COLUMNS, int STAGES, int BLOCKS> struct Product {
     static constexpr int LEFT = GROUPS * 64 * LINE, RIGHT = COLUMNS * LINE, STAGE = LEFT + RIGHT;
     static constexpr int AHEAD = STAGES < BLOCKS ? STAGES : BLOCKS, CONSUMERS = 128 * GROUPS * HALVES;
     static constexpr int EACH = COLUMNS / HALVES;    // columns of a group of warps
     static constexpr int WIDE = COLUMNS + 8;         // of a row of the result, so that rows begin in other banks
 
-    static_assert(EACH % 8 == 0 && COLUMNS % SHARE == 0 && GROUPS * 64 * WIDE * 4 <= STAGES * STAGE, "");
+    static_assert(EACH % 8 == 0 && GROUPS * 64 * WIDE * 4 <= STAGES * STAGE, "");
 
-    // One thread; then the cluster has to meet.
+    // One thread.
     DEVICE static void init(unsigned long long* barriers) {
         for (int s = 0; s < STAGES; s++) {
             barrier_init(barriers + s, 1);
-            barrier_init(barriers + STAGES + s, SHARE * CONSUMERS / 32);
+            barrier_init(barriers + STAGES + s, CONSUMERS / 32);
         }
     }
 
-    // A block of terms of the right side, or this block's part of it, for all.
-    DEVICE static void copy_right(char* memory, unsigned long long* barriers, const bf16* weights, int k, int member) {
+    // A block of terms of the right side.
+    DEVICE static void copy_right(char* memory, unsigned long long* barriers, const bf16* weights, int k) {
         int s = k % STAGES;
-        char* to = memory + s * STAGE + LEFT + member * (RIGHT / SHARE);
-        const bf16* from = weights + k * (RIGHT / 2) + member * (RIGHT / SHARE / 2);
         arrive_and_expect(barriers + s, STAGE);
-        if (SHARE > 1)
-            copy_in_all(to, from, RIGHT / SHARE, barriers + s, SHARE);
-        else
-            copy_in(to, from, RIGHT, barriers + s);
+        copy_in(memory + s * STAGE + LEFT, weights + k * (RIGHT / 2), RIGHT, barriers + s);
     }
 
     // One thread: the first of the right side, which nobody writes. weights: [BLOCKS][COLUMNS][64]
-    DEVICE static void ask(char* memory, unsigned long long* barriers, const bf16* weights, int member, bool first) {
-        for (int k = 0; k < AHEAD; k++) copy_right(memory, barriers, weights, k, member);
+    DEVICE static void ask(char* memory, unsigned long long* barriers, const bf16* weights, bool first) {
+        for (int k = 0; k < AHEAD; k++) copy_right(memory, barriers, weights, k);
         if (first && AHEAD < BLOCKS) to_l2(weights + AHEAD * (RIGHT / 2), (BLOCKS - AHEAD) * RIGHT);
     }
 
     // One thread: all of the left side, and the rest of the right. left: [GROUPS][stride][64 rows][64]
-    DEVICE static void fill(char* memory, unsigned long long* barriers, const bf16* weights, int member,
-                            const bf16* left, int stride) {
+    DEVICE static void fill(char* memory, unsigned long long* barriers, const bf16* weights, const bf16* left,
+                            int stride) {
 #pragma unroll 1
         for (int k = 0; k < BLOCKS; k++) {
             int s = k % STAGES;
             if (k >= STAGES) {
                 wait(barriers + STAGES + s, (k / STAGES - 1) & 1);
-                copy_right(memory, barriers, weights, k, member);
+                copy_right(memory, barriers, weights, k);
             }
             for (int g = 0; g < GROUPS; g++)
                 copy_in(memory + s * STAGE + g * 64 * LINE, left + ((long long)g * stride + k) * (64 * TERMS),
@@ -184,7 +164,7 @@ template <int GROUPS, int HALVES, int COLUMNS, int STAGES, int BLOCKS, int SHARE
 
     // Four warps: 64 rows, EACH columns.
     DEVICE static void multiply(float (&d)[EACH / 2], char* memory, unsigned long long* barriers) {
-        const int lane = threadIdx.x % 32, which = threadIdx.x / 128;
+        const int which = threadIdx.x / 128;
 #pragma unroll
         for (int i = 0; i < EACH / 2; i++) d[i] = 0.0f;
 #pragma unroll 1
@@ -199,9 +179,7 @@ template <int GROUPS, int HALVES, int COLUMNS, int STAGES, int BLOCKS, int SHARE
             product_end();
             if (k > 0) {
                 products_left<1>();
-                unsigned long long* empty = barriers + STAGES + (k - 1) % STAGES;
-                if (SHARE == 1 && lane == 0) arrive(empty);
-                if (SHARE > 1 && lane < SHARE) arrive_at(empty, lane);
+                if (threadIdx.x % 32 == 0) arrive(barriers + STAGES + (k - 1) % STAGES);
             }
         }
         products_left<0>();
@@ -235,52 +213,50 @@ DEVICE uint4 eight(const float (&v)[8]) {
     return make_uint4(both(v[0], v[1]), both(v[2], v[3]), both(v[4], v[5]), both(v[6], v[7]));
 }
 
-typedef Product<GROUPS_IN, HALVES_IN, COLUMNS_IN, STAGES_IN, WIDTH / TERMS, SHARE_IN> In;
+typedef Product<GROUPS_IN, HALVES_IN, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> In;
 constexpr int U_BLOCKS = (COLUMNS_IN + TERMS - 1) / TERMS, SELECT_BYTES = U_BLOCKS * SELECTED * LINE;
 constexpr int IN_ROWS = 64 * GROUPS_IN, IN_THREADS = In::CONSUMERS + 32, CHUNKS = COLUMNS_IN / 8;
 constexpr int ITEMS = IN_ROWS * CHUNKS / In::CONSUMERS;                         // of 8 columns of a row, of a thread
-constexpr int U_PLACE = (IN_ROWS * In::WIDE * 4 + 1023) / 1024 * 1024, U_BYTES = U_BLOCKS * 64 * LINE;  // of a group
+constexpr int SELECTED_WIDE = SELECTED + 8, RESULT_WIDE = In::WIDE > SELECTED_WIDE ? In::WIDE : SELECTED_WIDE;
+constexpr int U_PLACE = (IN_ROWS * RESULT_WIDE * 4 + 1023) / 1024 * 1024, U_BYTES = U_BLOCKS * 64 * LINE;  // of a group
+constexpr int X_TILES = INNER / COLUMNS_IN, PARTIALS = X_TILES / REDUCE, REDUCED = IN_ROWS / REDUCE;
 
 struct EnterShared {
-    char ring[STAGES_IN * In::STAGE];                // then the result, and u in blocks
+    char ring[STAGES_IN * In::STAGE];                // then the result, later the selection, and u in blocks
     char select[SELECT_BYTES];
     float small[5 * COLUMNS_IN], scale[IN_ROWS];
     unsigned long long barriers[2 * STAGES_IN + 1];
 };
 static_assert(U_PLACE + GROUPS_IN * U_BYTES <= STAGES_IN * In::STAGE && STAGES_IN * In::STAGE % 1024 == 0, "");
-static_assert(IN_ROWS * CHUNKS % In::CONSUMERS == 0 && SELECTED % (8 * SELECT_SPLIT) == 0 && SELECT_SPLIT <= HALVES_IN, "");
+static_assert(IN_ROWS * CHUNKS % In::CONSUMERS == 0 && SELECTED % (8 * SELECT_SPLIT) == 0 && SELECT_SPLIT <= HALVES_IN && X_TILES % REDUCE == 0, "");
 
 // Blocks: [2 INNER / COLUMNS_IN, rows / IN_ROWS]; those of x come first. in_weights [layers][those][WIDTH / 64]
 // [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], where 2 t and 2 t + 1 of eight rows are
 // those of columns t and 4 + t; stream in blocks; squares
 // [2][padded][PARTS], before the first layer and later; recent [layers][rows][3][INNER]; u, gate [rows][INNER];
-// sums [rows][SELECTED].
+// partials [PARTIALS][rows][SELECTED].
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         const bf16* in_weights, const bf16* select, const float* small, const bf16* stream, const float* squares,
-        bf16* recent, const int* clock, bf16* u, bf16* gate, unsigned long long* sums, long long layer, long long rows_,
+        bf16* recent, const int* clock, bf16* u, bf16* gate, float* partials, long long layer, long long rows_,
         long long padded) {
     SHARED_MEMORY(memory);
     EnterShared& s = *(EnterShared*)memory;
     const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * IN_ROWS;
-    const bool x_tile = tile < INNER / COLUMNS_IN, consumer = tid < In::CONSUMERS;
-    const int column = tile % (INNER / COLUMNS_IN) * COLUMNS_IN;
+    const bool x_tile = tile < X_TILES, consumer = tid < In::CONSUMERS;
+    const int column = tile % X_TILES * COLUMNS_IN;
     unsigned long long* select_here = s.barriers + 2 * STAGES_IN;
-    const bf16* weights = in_weights + (layer * (2 * INNER / COLUMNS_IN) + tile) * (WIDTH * COLUMNS_IN);
+    const bf16* weights = in_weights + (layer * (2 * X_TILES) + tile) * (WIDTH * COLUMNS_IN);
 
     // Layer 0 comes after the embedding, which counts the clock.
     if (layer == 0) wait_for_kernel_before();
-    const int member = blockIdx.y % SHARE_IN;
     if (tid == In::CONSUMERS) {
         In::init(s.barriers);
         barrier_init(select_here, 1);
         barriers_ready();
-    }
-    if (SHARE_IN > 1) cluster_meet();
-    if (tid == In::CONSUMERS) {
-        In::ask(s.ring, s.barriers, weights, member, blockIdx.y == 0);
+        In::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
         if (x_tile) {
             arrive_and_expect(select_here, SELECT_BYTES + sizeof(s.small));
-            copy_in(s.select, select + (layer * (INNER / COLUMNS_IN) + tile) * (SELECT_BYTES / 2), SELECT_BYTES,
+            copy_in(s.select, select + (layer * (X_TILES) + tile) * (SELECT_BYTES / 2), SELECT_BYTES,
                     select_here);
             for (int i = 0; i < 5; i++)
                 copy_in(s.small + i * COLUMNS_IN, small + layer * SMALL + i * INNER + column, COLUMNS_IN * 4,
@@ -325,19 +301,23 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         if (!EARLY && x_tile) fetch_before();
     } else {
         if (tid == In::CONSUMERS)
-            In::fill(s.ring, s.barriers, weights, member, stream + (long long)first * WIDTH, WIDTH / TERMS);
+            In::fill(s.ring, s.barriers, weights, stream + (long long)first * WIDTH, WIDTH / TERMS);
         __syncthreads();
     }
     __syncthreads();
-    if (SHARE_IN > 1) cluster_arrive();  // this block will touch no other any more
     char* blocks = s.ring + U_PLACE;
     if (consumer && x_tile) wait(select_here, 0);
-    if (consumer)
+    if (consumer) {
+        float values[ITEMS][8];
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++) {
+            int item = tid + i * In::CONSUMERS;
+            eight(values[i], result + item / CHUNKS * In::WIDE + item % CHUNKS * 8);
+        }
 #pragma unroll
         for (int i = 0; i < ITEMS; i++) {
             int item = tid + i * In::CONSUMERS, row = item / CHUNKS, chunk = item % CHUNKS;
-            float v[8];
-            eight(v, result + row * In::WIDE + chunk * 8);
+            float (&v)[8] = values[i];
             float scale = s.scale[row];
 #pragma unroll
             for (int j = 0; j < 8; j++) v[j] *= scale;
@@ -369,35 +349,58 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
                 if (inside) *(uint4*)(gate + to) = eight(v);
             }
         }
-    if (x_tile) {
-        written();
-        __syncthreads();
-        constexpr int TAKES = SELECTED / SELECT_SPLIT;  // columns of a group of warps
-        const int group = tid / 128 / HALVES_IN, part = tid / 128 % HALVES_IN;
-        if (consumer && part < SELECT_SPLIT) {
-            float d[TAKES / 2];
+    }
+    if (!x_tile) return;
+    written();
+    __syncthreads();
+    constexpr int TAKES = SELECTED / SELECT_SPLIT;   // columns of a group of warps
+    const int group = tid / 128 / HALVES_IN, part = tid / 128 % HALVES_IN;
+    if (consumer && part < SELECT_SPLIT) {
+        float d[TAKES / 2];
 #pragma unroll
-            for (int i = 0; i < TAKES / 2; i++) d[i] = 0.0f;
-            product_begin();
+        for (int i = 0; i < TAKES / 2; i++) d[i] = 0.0f;
+        product_begin();
 #pragma unroll
-            for (int j = 0; j < COLUMNS_IN / 16; j++)
-                product<TAKES>(d, blocks + group * U_BYTES + j / 4 * (64 * LINE) + j % 4 * 32,
-                               s.select + (j / 4 * SELECTED + part * TAKES) * LINE + j % 4 * 32);
-            product_end();
-            products_left<0>();
-            const int lane = tid % 32, row = first + group * 64 + tid / 32 % 4 * 16 + lane / 4;
-            unsigned long long* to = sums + row * SELECTED + part * TAKES + lane % 4;
+        for (int j = 0; j < COLUMNS_IN / 16; j++)
+            product<TAKES>(d, blocks + group * U_BYTES + j / 4 * (64 * LINE) + j % 4 * 32,
+                           s.select + (j / 4 * SELECTED + part * TAKES) * LINE + j % 4 * 32);
+        product_end();
+        products_left<0>();
+        const int lane = tid % 32;
+        float* to = result + (group * 64 + tid / 32 % 4 * 16 + lane / 4) * SELECTED_WIDE + part * TAKES + lane % 4 * 2;
 #pragma unroll
-            for (int i = 0; i < TAKES / 2; i++)  // four lanes have neighbours
-                if (row + i / 2 % 2 * 8 < rows)
-                    add_to(to + i / 2 % 2 * 8 * SELECTED + i / 4 * 8 + i % 2 * 4, part_of_sum(d[i]));
+        for (int i = 0; i < TAKES / 8; i++) {
+            *(float2*)(to + 8 * i) = make_float2(d[4 * i], d[4 * i + 1]);
+            *(float2*)(to + 8 * i + 8 * SELECTED_WIDE) = make_float2(d[4 * i + 2], d[4 * i + 3]);
         }
     }
-    if (SHARE_IN > 1) cluster_wait();
+    if (REDUCE > 1)
+        cluster_meet();
+    else
+        __syncthreads();
+    // Of the cluster's sum this block adds up some rows.
+    constexpr int FOURS_OF = SELECTED / 4, SUMS = REDUCED * FOURS_OF;
+#pragma unroll
+    for (int i = 0; i < (SUMS + IN_THREADS - 1) / IN_THREADS; i++) {
+        int item = tid + i * IN_THREADS, row = tile % REDUCE * REDUCED + item / FOURS_OF, four = item % FOURS_OF * 4;
+        if (item >= SUMS || first + row >= rows) continue;
+        float4 parts[REDUCE], sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+        for (int block = 0; block < REDUCE; block++) {
+            const float* from = result + row * SELECTED_WIDE + four;
+            parts[block] = REDUCE > 1 ? others(from, block) : *(const float4*)from;
+        }
+#pragma unroll
+        for (int block = 0; block < REDUCE; block++)
+            sum.x += parts[block].x, sum.y += parts[block].y, sum.z += parts[block].z, sum.w += parts[block].w;
+        *(float4*)(partials + (tile / REDUCE * rows + first + row) * SELECTED + four) = sum;
+    }
+    if (REDUCE > 1) cluster_meet();  // others may still read
 }
 
 constexpr int UPDATE_THREADS = 2 * CHANNELS, UPDATE_WARPS = UPDATE_THREADS / 32, EACH = ROWS / 2;
-constexpr int TAKEN = ROWS * SELECTED / 2, LOW_RANK = RANKS * 32 + 8;
+constexpr int TAKEN = ROWS * SELECTED / 4, LOW_RANK = RANKS * 32 + 8;
+constexpr int TAKEN_EACH = (TAKEN + UPDATE_THREADS - 1) / UPDATE_THREADS;
 constexpr int TILES = CHANNELS / 8, STEP_EACH = (TILES + UPDATE_WARPS - 1) / UPDATE_WARPS;
 constexpr int STATES = SIZE * STATE_BYTES / 16;      // of 16 bytes, of a channel
 constexpr int STEP_WIDE = CHANNELS + 8;
@@ -415,7 +418,7 @@ constexpr int AT_ONCE = sizeof(UpdateShared) < 75 * 1024 ? 3 : 2;               
 // Blocks: [INNER / CHANNELS, rows / ROWS]; with two buffers there may be fewer, which take their next ROWS rows in turn.
 // steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows][INNER][16]; y in blocks.
 extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
-        const uint4* steps, const float* small, const unsigned long long* sums, const bf16* u, const bf16* gate,
+        const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate,
         char* state, bf16* y, long long layer, long long rows_) {
     SHARED_MEMORY(memory);
     UpdateShared& s = *(UpdateShared*)memory;
@@ -465,20 +468,15 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
 #pragma unroll 1
     for (int turn = 0; BUFFERS > 1 ? first_of(turn) < rows : turn < 1; turn++) {
         const int first = first_of(turn), here = min(ROWS, rows - first), buffer = turn % BUFFERS;
+        // All that has to be read, before any of it is used.
+        uint4 taken[TAKEN_EACH][PARTIALS];
         bf16 inputs[EACH], gates[EACH];
 #pragma unroll
-        for (int i = 0; i < (TAKEN + UPDATE_THREADS - 1) / UPDATE_THREADS; i++) {
-            int two = tid + i * UPDATE_THREADS, row = two / (SELECTED / 2), at = two % (SELECTED / 2) * 2;
-            if (two >= TAKEN) continue;
-            uint4 v = row < here ? fresh16(sums + (first + row) * SELECTED + at) : make_uint4(0, 0, 0, 0);
-            float a = whole_sum(v.x, v.y), b = whole_sum(v.z, v.w);
-            if (at >= RANK) {
-                *(float2*)&s.ends[row][at - RANK] = make_float2(a, b);
-            } else {  // in two parts, so that a product with both is one in float32
-                unsigned whole = both(a, b);
-                *(unsigned*)&s.low_rank[0][row][at] = whole;
-                *(unsigned*)&s.low_rank[1][row][at] = both(a - low(whole), b - high(whole));
-            }
+        for (int i = 0; i < TAKEN_EACH; i++) {
+            int four = min(tid + i * UPDATE_THREADS, here * (SELECTED / 4) - 1);
+#pragma unroll
+            for (int part = 0; part < PARTIALS; part++)
+                taken[i][part] = fresh16(partials + (part * rows + first) * SELECTED + four * 4);
         }
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
@@ -486,6 +484,26 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
             long long at = (long long)(first + row) * INNER + column + mine;
             inputs[i] = row < here ? fresh(u + at) : (bf16)0;
             gates[i] = row < here ? fresh(gate + at) : (bf16)0;
+        }
+#pragma unroll
+        for (int i = 0; i < TAKEN_EACH; i++) {
+            int four = tid + i * UPDATE_THREADS, row = four / (SELECTED / 4), at = four % (SELECTED / 4) * 4;
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+            for (int part = 0; part < PARTIALS; part++) {
+                uint4 v = taken[i][part];
+                sum.x += __uint_as_float(v.x), sum.y += __uint_as_float(v.y);
+                sum.z += __uint_as_float(v.z), sum.w += __uint_as_float(v.w);
+            }
+            if (four >= TAKEN) continue;
+            if (at >= RANK) {
+                *(float4*)&s.ends[row][at - RANK] = sum;
+            } else {  // in two parts, so that a product with both is one in float32
+                uint2 whole = make_uint2(both(sum.x, sum.y), both(sum.z, sum.w));
+                *(uint2*)&s.low_rank[0][row][at] = whole;
+                *(uint2*)&s.low_rank[1][row][at] = make_uint2(both(sum.x - low(whole.x), sum.y - high(whole.x)),
+                                                              both(sum.z - low(whole.y), sum.w - high(whole.y)));
+            }
         }
         __syncthreads();
         // All of the turn before have sent their states on.
@@ -510,60 +528,69 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
             *(float2*)(to + 8 * STEP_WIDE) = make_float2(d[2], d[3]);
         }
         __syncthreads();
-        // What a warp has written is sent on four rows at a time.
+        // A thread takes two rows together, so that neither waits for the other.
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            int row = 2 * i + half;
-            if (i % 4 == 0)
-                for (int next = row; next < min(row + 8, here); next += 2)
-                    wait(&s.barriers[buffer][next], turn / BUFFERS & 1);
-            if (row < here) {
-                float x = wide(inputs[i]), step = softplus(s.step[row * STEP_WIDE + mine] + bias), in = step * x;
-                float result = skip * x, sum = 0.0f;
-                uint4* states = s.states[buffer][row][mine];
-                float h[SIZE];
+        for (int i = 0; i < EACH; i += 2) {
+            const int row = 2 * i + half;
+            float h[2][SIZE], step[2], in[2], sum[2], result[2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                if (row + 2 * k < here) wait(&s.barriers[buffer][row + 2 * k], turn / BUFFERS & 1);
+                float x = wide(inputs[i + k]);
+                step[k] = softplus(s.step[(row + 2 * k) * STEP_WIDE + mine] + bias);
+                in[k] = step[k] * x, result[k] = skip * x, sum[k] = 0.0f;
+            }
+#pragma unroll
+            for (int k = 0; k < 2; k++)
 #pragma unroll
                 for (int q = 0; q < STATES; q++) {
-                    uint4 some = states[q ^ order];
+                    uint4 some = s.states[buffer][row + 2 * k][mine][q ^ order];
+                    float* now = h[k] + q * PER;
                     if (STATE_BYTES == 2) {
-                        h[q * PER] = low(some.x), h[q * PER + 1] = high(some.x);
-                        h[q * PER + 2] = low(some.y), h[q * PER + 3] = high(some.y);
-                        h[(q * PER + 4) % SIZE] = low(some.z), h[(q * PER + 5) % SIZE] = high(some.z);
-                        h[(q * PER + 6) % SIZE] = low(some.w), h[(q * PER + 7) % SIZE] = high(some.w);
+                        now[0] = low(some.x), now[1] = high(some.x), now[2] = low(some.y), now[3] = high(some.y);
+                        now[4 % PER] = low(some.z), now[5 % PER] = high(some.z);
+                        now[6 % PER] = low(some.w), now[7 % PER] = high(some.w);
                     } else {
-                        h[q * PER] = __uint_as_float(some.x), h[q * PER + 1] = __uint_as_float(some.y);
-                        h[q * PER + 2] = __uint_as_float(some.z), h[q * PER + 3] = __uint_as_float(some.w);
+                        now[0] = __uint_as_float(some.x), now[1] = __uint_as_float(some.y);
+                        now[2] = __uint_as_float(some.z), now[3] = __uint_as_float(some.w);
                     }
                 }
 #pragma unroll
-                for (int q = 0; q < STATES; q++)
+            for (int q = 0; q < STATES; q++)
 #pragma unroll
-                    for (int j = 0; j < PER / 4; j++) {
-                        const float4 b = *(const float4*)&s.ends[row][(q ^ order) * PER + 4 * j];
-                        const float4 c = *(const float4*)&s.ends[row][SIZE + (q ^ order) * PER + 4 * j];
-                        float* now = h + q * PER + 4 * j;
+                for (int j = 0; j < PER / 4; j++)
+#pragma unroll
+                    for (int k = 0; k < 2; k++) {
+                        const float* ends = s.ends[row + 2 * k] + (q ^ order) * PER + 4 * j;
+                        const float4 b = *(const float4*)ends, c = *(const float4*)(ends + SIZE);
+                        float* now = h[k] + q * PER + 4 * j;
                         const float* r = rate + q * PER + 4 * j;
-                        now[0] = exp2_(step * r[0]) * now[0] + in * b.x;
-                        now[1] = exp2_(step * r[1]) * now[1] + in * b.y;
-                        now[2] = exp2_(step * r[2]) * now[2] + in * b.z;
-                        now[3] = exp2_(step * r[3]) * now[3] + in * b.w;
-                        sum += (now[0] * c.x + now[1] * c.y) + (now[2] * c.z + now[3] * c.w);
+                        now[0] = exp2_(step[k] * r[0]) * now[0] + in[k] * b.x;
+                        now[1] = exp2_(step[k] * r[1]) * now[1] + in[k] * b.y;
+                        now[2] = exp2_(step[k] * r[2]) * now[2] + in[k] * b.z;
+                        now[3] = exp2_(step[k] * r[3]) * now[3] + in[k] * b.w;
+                        sum[k] += (now[0] * c.x + now[1] * c.y) + (now[2] * c.z + now[3] * c.w);
                     }
 #pragma unroll
+            for (int k = 0; k < 2; k++) {
+#pragma unroll
                 for (int q = 0; q < STATES; q++) {
-                    const float* now = h + q * PER;
-                    states[q ^ order] = STATE_BYTES == 2
+                    const float* now = h[k] + q * PER;
+                    s.states[buffer][row + 2 * k][mine][q ^ order] = STATE_BYTES == 2
                         ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
                                      both(now[6 % PER], now[7 % PER]))
                         : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
                                      __float_as_uint(now[3]));
                 }
-                y[tiled(first + row, column + mine, INNER / TERMS)] = rounded((result + sum) * wide(gates[i]));
+                if (row + 2 * k < here)
+                    y[tiled(first + row + 2 * k, column + mine, INNER / TERMS)] =
+                        rounded((result[k] + sum[k]) * wide(gates[i + k]));
             }
-            if (i % 4 < 3 && i < EACH - 1) continue;
+            if (i % 4 == 0) continue;
+            // What a warp, 32 channels, has written is sent on four rows at a time.
             written();
             __syncwarp();
-            int last = i / 4 * 8 + half + lane * 2;  // a warp has 32 channels
+            int last = (i - 2) * 2 + half + lane * 2;
             if (lane < 4 && last < here)
                 copy_out(states_of(first + last) + (mine - lane) * (SIZE * STATE_BYTES),
                          s.states[buffer][last][mine - lane], 32 * SIZE * STATE_BYTES);
@@ -573,7 +600,7 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
     }
 }
 
-typedef Product<GROUPS_OUT, 1, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT, 1> Out;
+typedef Product<GROUPS_OUT, 1, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT> Out;
 constexpr int OUT_ROWS = 64 * GROUPS_OUT, OWN_ROWS = OUT_ROWS / SPLIT, OUT_THREADS = Out::CONSUMERS + 32;
 constexpr int FOURS = COLUMNS_OUT / 4, OUT_EACH = OWN_ROWS * FOURS / Out::CONSUMERS;
 
@@ -585,10 +612,10 @@ struct LeaveShared {
 static_assert(OWN_ROWS * FOURS % Out::CONSUMERS == 0 && OWN_ROWS % 8 == 0, "");
 
 // Blocks: [WIDTH / COLUMNS_OUT, rows / OUT_ROWS, SPLIT]. out_weights [layers][WIDTH / COLUMNS_OUT][INNER / 64]
-// [COLUMNS_OUT][64]; y in blocks; hidden [rows][WIDTH]; the rest as in `enter`, where sums become zero.
+// [COLUMNS_OUT][64]; y in blocks; hidden [rows][WIDTH]; the rest as in `enter`.
 extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
-        const bf16* out_weights, const bf16* y, float* hidden, bf16* stream, float* squares, unsigned long long* sums,
-        long long layer, long long rows_, long long padded) {
+        const bf16* out_weights, const bf16* y, float* hidden, bf16* stream, float* squares, long long layer,
+        long long rows_, long long padded) {
     SHARED_MEMORY(memory);
     LeaveShared& s = *(LeaveShared*)memory;
     const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * OUT_ROWS;
@@ -598,7 +625,7 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
     if (tid == Out::CONSUMERS) {
         Out::init(s.barriers);
         barriers_ready();
-        Out::ask(s.ring, s.barriers, weights, 0, blockIdx.y == 0);
+        Out::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
     }
     auto row_of = [&](int item) { return part * OWN_ROWS + item / FOURS; };
     auto column_of = [&](int item) { return tile * COLUMNS_OUT + item % FOURS * 4; };
@@ -623,7 +650,7 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         Out::put(d, result);
     } else {
         if (tid == Out::CONSUMERS)
-            Out::fill(s.ring, s.barriers, weights, 0,
+            Out::fill(s.ring, s.barriers, weights,
                       y + (long long)first * INNER + part * (INNER / TERMS / SPLIT) * 64 * TERMS, INNER / TERMS);
         __syncthreads();
     }
@@ -631,28 +658,33 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         cluster_meet();
     else
         __syncthreads();
-    if (consumer)
+    if (consumer) {
+#pragma unroll
+        for (int block = 0; block < SPLIT; block++) {
+            float4 some[OUT_EACH];
+#pragma unroll
+            for (int i = 0; i < OUT_EACH; i++) {
+                int item = tid + i * Out::CONSUMERS;
+                const float* from = result + row_of(item) * Out::WIDE + item % FOURS * 4;
+                some[i] = SPLIT > 1 ? others(from, block) : *(const float4*)from;
+            }
+#pragma unroll
+            for (int i = 0; i < OUT_EACH; i++)
+                residual[i].x += some[i].x, residual[i].y += some[i].y, residual[i].z += some[i].z,
+                    residual[i].w += some[i].w;
+        }
 #pragma unroll
         for (int i = 0; i < OUT_EACH; i++) {
             int item = tid + i * Out::CONSUMERS, row = row_of(item);
-            const float* from = result + row * Out::WIDE + item % FOURS * 4;
-            float4& v = residual[i];
-#pragma unroll
-            for (int block = 0; block < SPLIT; block++) {
-                float4 some = SPLIT > 1 ? others(from, block) : *(const float4*)from;
-                v.x += some.x, v.y += some.y, v.z += some.z, v.w += some.w;
-            }
+            const float4& v = residual[i];
             s.squares[item / FOURS][item % FOURS] = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
             if (first + row >= rows) continue;
             *(float4*)(hidden + (long long)(first + row) * WIDTH + column_of(item)) = v;
             *(uint2*)(stream + tiled(first + row, column_of(item), WIDTH / TERMS)) =
                 make_uint2(both(v.x, v.y), both(v.z, v.w));
         }
+    }
     if (SPLIT > 1) cluster_arrive();  // this block reads no other any more
-    // For the next layer.
-    int blocks = gridDim.x * gridDim.y * SPLIT, block = (blockIdx.y * gridDim.x + tile) * SPLIT + part;
-    for (int i = block * OUT_THREADS + tid; i < rows * (SELECTED / 2); i += blocks * OUT_THREADS)
-        ((uint4*)sums)[i] = make_uint4(0, 0, 0, 0);
     __syncthreads();
     if (tid < OWN_ROWS && first + part * OWN_ROWS + tid < rows) {
         float sum = 0.0f;

@@ -5,9 +5,7 @@ first weights, its last writes. Here the norm, the convolution, the projections 
 parts of the kernels before or after them, and a kernel is launched while the one before still runs: by the time it may
 read what that one has written, its weights and its states are in shared memory.
 
-Two runs give the same bits: what blocks add up in memory, the selection (low-rank step, B and C) before its bias, is in
-fixed point, units of 2^-32. A block's part of such a sum that reaches 2^17, or is not a number, makes the sum not a
-number, and so the row's state and logits.
+Two runs give the same bits: what several blocks have parts of is added up in one order.
 """
 
 import functools
@@ -46,7 +44,7 @@ class Tiles:
     halves: int
     columns_in: int
     stages_in: int
-    share: int
+    reduce: int
     groups_out: int
     columns_out: int
     stages_out: int
@@ -63,7 +61,8 @@ def tiles(rows: int, width: int, inner: int, states: torch.dtype) -> Tiles | Non
         return None
     groups, most = (1, 4) if rows <= 256 else (2, 2)
     split = max(n for n in (1, 2, 4) if n <= most and inner // TERMS % n == 0)
-    return Tiles(groups, 2, columns_in, 6 if groups == 1 else 4, 1, groups, columns_out, 4 if groups == 2 else 5, split,
+    reduce = max(n for n in (1, 2, 4) if inner // columns_in % n == 0)
+    return Tiles(groups, 2, columns_in, 6 if groups == 1 else 4, reduce, groups, columns_out, 4 if groups == 2 else 5, split,
                  channels, 2 if groups == 2 and states == BF16 else 1)
 
 
@@ -104,7 +103,7 @@ def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = 
     shape = shape or tiles(rows, width, mixer.d_inner, states)
     return {"WIDTH": width, "INNER": mixer.d_inner, "RANK": mixer.dt_rank, "STATE_BYTES": states.itemsize,
             "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "GROUPS_IN": shape.groups_in,
-            "HALVES_IN": shape.halves, "COLUMNS_IN": shape.columns_in, "STAGES_IN": shape.stages_in, "SHARE_IN": shape.share,
+            "HALVES_IN": shape.halves, "COLUMNS_IN": shape.columns_in, "STAGES_IN": shape.stages_in, "REDUCE": shape.reduce,
             "SELECT_SPLIT": shape.halves if (mixer.dt_rank + 2 * SIZE) % (8 * shape.halves) == 0 else 1,
             "GROUPS_OUT": shape.groups_out, "COLUMNS_OUT": shape.columns_out, "STAGES_OUT": shape.stages_out,
             "SPLIT": shape.split, "CHANNELS": shape.channels, "BUFFERS": shape.buffers}
@@ -164,7 +163,7 @@ class MambaLayers:
         mixer, width, device = layers[0].mixer, backbone.lm_head.in_features, state.device
         inner, self.device = mixer.d_inner, device
         shape = self.shape = shape or tiles(rows, width, inner, state.dtype)
-        per = ROWS * max(shape.groups_in * shape.share, shape.groups_out)
+        per = ROWS * max(shape.groups_in, shape.groups_out)
         padded = -(-rows // per) * per
 
         def zeros(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -176,17 +175,16 @@ class MambaLayers:
         self.stream, self.hidden = zeros(padded * width, dtype=BF16), zeros(rows, width)
         self.squares = zeros(2, padded, width // shape.columns_out)
         self.u, self.gate, self.y = (zeros(n, inner, dtype=BF16) for n in (rows, rows, padded))
-        self.sums = zeros(rows, mixer.dt_rank + 2 * SIZE, dtype=torch.int64)
+        self.partials = zeros(inner // shape.columns_in // shape.reduce, rows, mixer.dt_rank + 2 * SIZE)
         self.recent, self.state, self.clock = recent, state, clock
         self.plan = [
-            ("enter", (2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in * shape.share)) * shape.share, 1),
-             (1, shape.share, 1),
-             (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate, self.sums), True),
+            ("enter", (2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in)), 1), (shape.reduce, 1, 1),
+             (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate, self.partials), True),
             ("update", (inner // shape.channels, self._turns(rows, inner), 1), (1, 1, 1),
-             (steps, small, self.sums, self.u, self.gate, state, self.y), False),
+             (steps, small, self.partials, self.u, self.gate, state, self.y), False),
             ("leave", (width // shape.columns_out, -(-rows // (ROWS * shape.groups_out)), shape.split),
              (1, 1, shape.split),
-             (outwards, self.y, self.hidden, self.stream, self.squares, self.sums), True)]
+             (outwards, self.y, self.hidden, self.stream, self.squares), True)]
         for *_, tensors, _ in self.plan:
             assert all(tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 for tensor in tensors)
         self.rows, self.padded, self.count = rows, padded, len(layers)
@@ -241,9 +239,8 @@ def pack(norm, mixer, shape: Tiles) -> tuple[Tensor, ...]:
     with torch.no_grad():
         inner, rank = mixer.d_inner, mixer.dt_rank
         inwards = blocks((mixer.in_proj.weight * norm.weight).to(BF16), shape.columns_in)
-        # Of 8 outputs a lane of the kernel gets two neighbours; it wants the t-th and the t-th after the first four.
-        select = mixer.x_proj.weight.to(BF16).view(-1, 2, 4, inner).transpose(1, 2).flatten(0, 2)
-        select = torch.stack([blocks(part, rank + 2 * SIZE)[0] for part in select.split(shape.columns_in, 1)])
+        select = torch.stack([blocks(part, rank + 2 * SIZE)[0]
+                              for part in mixer.x_proj.weight.to(BF16).split(shape.columns_in, 1)])
         steps = fragments(F.pad(mixer.dt_proj.weight.to(BF16), (0, -rank % 32))).transpose(0, 1)
         outwards = blocks(mixer.out_proj.weight.to(BF16), shape.columns_out)
         rates = -torch.exp(mixer.A_log.double()) / 0.6931471805599453

@@ -33,6 +33,10 @@ DEVICE uint4 own16(const void* from) {
 // What follows from it is computed again, not kept in registers from before.
 DEVICE void forget(int& x) { asm volatile("" : "+r"(x)); }
 
+DEVICE void add_to(unsigned long long* to, unsigned long long value) {
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" :: "l"(to), "l"(value) : "memory");
+}
+
 DEVICE void signal(unsigned* counter) {
     asm volatile("red.release.gpu.global.add.u32 [%0], 1;" :: "l"(counter) : "memory");
 }
@@ -42,6 +46,16 @@ DEVICE unsigned signals(const unsigned* counter) {
     return v;
 }
 #endif
+
+// A part of a sum, and the sum of at most 64 parts: below 2^17 each, they stay below 2^55 in units of 2^-32; one that
+// is not stands for 2^56, which no others bring back below 2^55.
+DEVICE unsigned long long part_of_sum(float x) {
+    return fabsf(x) < 131072.0f ? (unsigned long long)__float2ll_rn(x * 4294967296.0f) : 1ull << 56;
+}
+DEVICE float whole_sum(unsigned lower, unsigned upper) {
+    float sum = __ll2float_rn((long long)((unsigned long long)upper << 32 | lower)) * (1.0f / 4294967296.0f);
+    return upper + (1u << 23) < 1u << 24 ? sum : __uint_as_float(0x7fffffffu);
+}
 
 constexpr int SIZE = 16;                               // states of a channel
 constexpr int ROWS = 64, HALF = 32;                    // rows of the kernel and of a block

@@ -47,8 +47,6 @@ static float __shfl_xor_sync(unsigned all, float value, int other) {
 }
 
 static float inverse_root(float x) { return 1.0f / sqrtf(x); }
-static long long __float2ll_rn(float x) { return llrintf(x); }
-static float __ll2float_rn(long long x) { return (float)x; }
 static void mma(float*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned) {}  // not used
 
 static unsigned both(float x, float y) { return rounded(x) | (unsigned)rounded(y) << 16; }

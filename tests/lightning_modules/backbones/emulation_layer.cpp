@@ -61,14 +61,9 @@ static void cluster_arrive() {
 static void cluster_wait() {
     while (now->turn_of_cluster == now->block->cluster->turn) yield_();
 }
-template <class T> static T* there(T* mine, int block) {
-    return (T*)((char*)mine - now->block->shared + now->block->cluster_blocks[block].shared);
+static float4 others(const float* mine, int block) {
+    return *(const float4*)((const char*)mine - now->block->shared + now->block->cluster_blocks[block].shared);
 }
-static void arrive_at(unsigned long long* barrier, int block) { arrive(there(barrier, block)); }
-static void copy_in_all(void* shared, const void* global, unsigned bytes, unsigned long long* barrier, int blocks) {
-    for (int block = 0; block < blocks; block++) copy_in(there(shared, block), global, bytes, there(barrier, block));
-}
-static float4 others(const float* mine, int block) { return *(const float4*)there(mine, block); }
 
 // An element of a matrix in shared memory whose rows have 128 bytes; `matrix` points to its first 16 terms or later ones.
 static float element(const char* matrix, int row, int term) {
@@ -88,7 +83,7 @@ template <int N> inline void product(float (&d)[N / 2], const char* a, const cha
 
 // Place: columns, rows, blocks that share terms. Returns whether the shared memory is as large as `bytes`.
 extern "C" int emulate_enter(const int* grid, long long bytes, const long long* numbers, int seed) {
-    run([] { call(enter); }, {grid[0], grid[1], grid[2]}, {1, SHARE_IN, 1}, IN_THREADS, sizeof(EnterShared), numbers, seed);
+    run([] { call(enter); }, {grid[0], grid[1], grid[2]}, {REDUCE, 1, 1}, IN_THREADS, sizeof(EnterShared), numbers, seed);
     return bytes == sizeof(EnterShared);
 }
 extern "C" int emulate_update(const int* grid, long long bytes, const long long* numbers, int seed) {

@@ -3,7 +3,6 @@
 import ctypes
 import shutil
 import subprocess
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -99,7 +98,6 @@ def test_a_step_is_the_model(models, emulations, shape, states, rows, steps):
     for i, (recent, h) in enumerate(state):
         assert (decoder.recent[i][:, order] - recent).norm() < 1e-2 * recent.norm()
         assert (decoder.state[i] - h).norm() < 1e-2 * h.norm()
-    assert not decoder.layers.sums.any()  # ready for the next step
 
 
 def test_the_order_of_the_blocks_changes_no_bit(models, emulations):
@@ -114,12 +112,8 @@ def test_the_order_of_the_blocks_changes_no_bit(models, emulations):
     assert all(map(torch.equal, *found))
 
 
-def test_what_the_fixed_point_does_not_hold_is_not_a_number(models, emulations):
+def test_what_is_not_a_number_stays_in_its_row(models, emulations):
     tokens = torch.randint(0, 19, (2, 5), generator=torch.Generator().manual_seed(1))
-    large = deepcopy(models[SMALL])
-    with torch.no_grad():
-        large.backbone["layers"][1].mixer.conv1d.bias[3] = 1e9
-    assert not Emulated(large, 5, HALF, SMALL, emulations[SMALL, HALF]).step(tokens[0]).isfinite().any()
     decoder = Emulated(models[SMALL], 5, HALF, SMALL, emulations[SMALL, HALF])
     decoder.step(tokens[0])
     decoder.state[0, 2, 7, 3] = float("nan")
