@@ -70,7 +70,8 @@ DEVICE float sigmoid(float x) { return inverse(1.0f + exp2_(-LOG2E * x)); }
 DEVICE float softplus(float x) {
     float e = exp2_(LOG2E * x);
     float few = e * (1.0f - e * (0.5f - e * (0.33333333f - e * (0.25f - e * 0.2f))));  // log(1 + e) of a small e
-    return x > 20.0f ? x : e < 0.0625f ? few : LN2 * log2_(1.0f + e);
+    float many = LN2 * log2_(1.0f + e);
+    return x > 20.0f ? x : e < 0.0625f ? few : many;
 }
 
 // c [16, 8] += a [16, 32] b [32, 8], in two halves, so that products of which none waits for another can stand between

@@ -18,10 +18,11 @@
 // REDUCE blocks leaves one sum, and `update` adds those of the clusters.
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
-// STATE_BYTES (2: bfloat16, 4: float), for the two products GROUPS (of warps, down the rows), COLUMNS and STAGES with _IN
-// or _OUT, HALVES_IN (groups of warps that share the columns of the first, SELECT_SPLIT those of the selection), REDUCE, SPLIT
-// (blocks, a cluster, that share the terms of the second), CHANNELS and BUFFERS (of a block of `update`). Needs compute
-// capability 9.0, and `product` for COLUMNS_IN / HALVES_IN, COLUMNS_OUT and SELECTED / SELECT_SPLIT columns.
+// STATE_BYTES (2: bfloat16, 4: float); for the two products GROUPS (of warps, down the rows), COLUMNS and STAGES, with _IN
+// or _OUT; HALVES_IN (groups of warps that share the columns of the first, SELECT_SPLIT those of the selection), REDUCE,
+// SPLIT (blocks, a cluster, that share the terms of the second); of a block of `update` CHANNELS, ROWS, WAYS (threads that
+// share the rows of a channel) and BUFFERS. Needs compute capability 9.0, and `product` for COLUMNS_IN / HALVES_IN,
+// COLUMNS_OUT and SELECTED / SELECT_SPLIT columns.
 
 #ifndef EMULATED
 #define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
@@ -94,7 +95,6 @@ constexpr int SIZE = 16;                             // states of a channel
 constexpr int SELECTED = RANK + 2 * SIZE;            // width of the selection
 constexpr int TERMS = 64, LINE = 128;                // of a block of a product, and bytes of its rows
 constexpr int PARTS = WIDTH / COLUMNS_OUT;           // of a row's sum of squares
-constexpr int ROWS = 16;                             // of a block of `update`
 constexpr int RANKS = (RANK + 31) / 32;
 
 static_assert(WIDTH % TERMS == 0 && INNER % (TERMS * SPLIT) == 0 && INNER % COLUMNS_IN == 0 && COLUMNS_IN % 16 == 0, "");
@@ -366,18 +366,25 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
                            s.select + (j / 4 * SELECTED + part * TAKES) * LINE + j % 4 * 32);
         product_end();
         products_left<0>();
-        const int lane = tid % 32;
-        float* to = result + (group * 64 + tid / 32 % 4 * 16 + lane / 4) * SELECTED_WIDE + part * TAKES + lane % 4 * 2;
+        const int lane = tid % 32, row = group * 64 + tid / 32 % 4 * 16 + lane / 4, at = part * TAKES + lane % 4 * 2;
+        if (REDUCE == 1) {
+            float* out = partials + ((long long)tile * rows + first + row) * SELECTED + at;
+#pragma unroll
+            for (int i = 0; i < TAKES / 8; i++) {
+                if (first + row < rows) *(float2*)(out + 8 * i) = make_float2(d[4 * i], d[4 * i + 1]);
+                if (first + row + 8 < rows)
+                    *(float2*)(out + 8 * i + 8 * SELECTED) = make_float2(d[4 * i + 2], d[4 * i + 3]);
+            }
+        }
+        float* to = result + row * SELECTED_WIDE + at;
 #pragma unroll
         for (int i = 0; i < TAKES / 8; i++) {
             *(float2*)(to + 8 * i) = make_float2(d[4 * i], d[4 * i + 1]);
             *(float2*)(to + 8 * i + 8 * SELECTED_WIDE) = make_float2(d[4 * i + 2], d[4 * i + 3]);
         }
     }
-    if (REDUCE > 1)
-        cluster_meet();
-    else
-        __syncthreads();
+    if (REDUCE == 1) return;
+    cluster_meet();
     // Of the cluster's sum this block adds up some rows.
     constexpr int FOURS_OF = SELECTED / 4, SUMS = REDUCED * FOURS_OF;
 #pragma unroll
@@ -386,30 +393,34 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         if (item >= SUMS || first + row >= rows) continue;
         float4 parts[REDUCE], sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
-        for (int block = 0; block < REDUCE; block++) {
-            const float* from = result + row * SELECTED_WIDE + four;
-            parts[block] = REDUCE > 1 ? others(from, block) : *(const float4*)from;
-        }
+        for (int block = 0; block < REDUCE; block++) parts[block] = others(result + row * SELECTED_WIDE + four, block);
 #pragma unroll
         for (int block = 0; block < REDUCE; block++)
             sum.x += parts[block].x, sum.y += parts[block].y, sum.z += parts[block].z, sum.w += parts[block].w;
         *(float4*)(partials + (tile / REDUCE * rows + first + row) * SELECTED + four) = sum;
     }
-    if (REDUCE > 1) cluster_meet();  // others may still read
+    cluster_meet();  // others may still read
 }
 
-constexpr int UPDATE_THREADS = 2 * CHANNELS, UPDATE_WARPS = UPDATE_THREADS / 32, EACH = ROWS / 2;
-constexpr int TAKEN = ROWS * SELECTED / 4, LOW_RANK = RANKS * 32 + 8;
-constexpr int TAKEN_EACH = (TAKEN + UPDATE_THREADS - 1) / UPDATE_THREADS;
+constexpr int UPDATE_THREADS = WAYS * CHANNELS, UPDATE_WARPS = UPDATE_THREADS / 32, EACH = ROWS / WAYS;
+constexpr int TAKEN = ROWS * SELECTED / 4, LOW_RANK = RANKS * 32 + 8;           // four numbers of the selection at a time
+// Threads that share the parts of a number, and how many numbers a thread then has parts of.
+constexpr int TAKERS = 4 * TAKEN <= UPDATE_THREADS && PARTIALS % 4 == 0 ? 4
+                       : 2 * TAKEN <= UPDATE_THREADS && PARTIALS % 2 == 0 ? 2 : 1;
+constexpr int TAKEN_EACH = (TAKERS * TAKEN + UPDATE_THREADS - 1) / UPDATE_THREADS;
 constexpr int TILES = CHANNELS / 8, STEP_EACH = (TILES + UPDATE_WARPS - 1) / UPDATE_WARPS;
 constexpr int STATES = SIZE * STATE_BYTES / 16;      // of 16 bytes, of a channel
 constexpr int STEP_WIDE = CHANNELS + 8;
+constexpr int TOGETHER = EACH % 2 == 0 ? 2 : 1;      // rows that a thread takes at a time, so that neither waits for the other
+constexpr int SENT = EACH % 4 == 0 ? 4 : TOGETHER;   // and whose states it sends on at a time
+
+static_assert(ROWS <= 16 && 64 % ROWS == 0 && ROWS % WAYS == 0, "");
 
 struct UpdateShared {
     uint4 states[BUFFERS][ROWS][CHANNELS][STATES];
-    bf16 low_rank[2][ROWS][LOW_RANK];                // what its rounding has left is the second
+    bf16 low_rank[2][16][LOW_RANK];                  // what its rounding has left is the second
     float ends[ROWS][2 * SIZE];                      // B and C
-    float step[ROWS * STEP_WIDE];
+    float step[ROWS][STEP_WIDE];
     unsigned long long barriers[BUFFERS][ROWS];
 };
 
@@ -424,7 +435,7 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
     UpdateShared& s = *(UpdateShared*)memory;
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, rows = (int)rows_;
     const int column = blockIdx.x * CHANNELS;
-    const int mine = tid % CHANNELS, half = tid / CHANNELS;  // a thread has one channel, of every second row
+    const int mine = tid % CHANNELS, way = tid / CHANNELS;   // a thread has one channel, of every WAYS-th row
     auto states_of = [&](int row) { return state + ((layer * rows + row) * INNER + column) * (SIZE * STATE_BYTES); };
     auto first_of = [&](int turn) { return (blockIdx.y + turn * gridDim.y) * ROWS; };
     auto ask_for_states = [&](int turn) {
@@ -442,8 +453,8 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
     }
     // In which order a lane takes the 16 bytes of a channel's states, so that neighbours use other banks.
     const int order = (STATE_BYTES == 2 ? lane / 4 : lane / 2) % STATES;
-    const float* own = small + layer * SMALL + 5 * INNER + column + mine;
-    const float bias = own[0], skip = own[INNER];
+    const float* biases = small + layer * SMALL + 5 * INNER + column;
+    const float skip = biases[INNER + mine];
     constexpr int PER = SIZE / STATES;               // states in 16 bytes
     float rate[SIZE];
 #pragma unroll
@@ -462,6 +473,13 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
         for (int k = 0; k < RANKS; k++)
             step_weight[i][k] = fixed(steps + ((layer * (INNER / 8) + column / 8 + min(warp + i * UPDATE_WARPS, TILES - 1))
                                                * RANKS + k) * 32 + lane);
+    const int g = lane / 4, t = lane % 4;
+    float2 bias[STEP_EACH];
+#pragma unroll
+    for (int i = 0; i < STEP_EACH; i++)
+        bias[i] = *(const float2*)(biases + min(warp + i * UPDATE_WARPS, TILES - 1) * 8 + 2 * t);
+    for (int i = tid; i < 2 * (16 - ROWS) * LOW_RANK; i += UPDATE_THREADS)  // rows that there are not
+        s.low_rank[i % 2][ROWS + i / 2 / LOW_RANK][i / 2 % LOW_RANK] = 0;
     wait_for_kernel_before();
     let_next_kernel_begin();
 
@@ -469,31 +487,37 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
     for (int turn = 0; BUFFERS > 1 ? first_of(turn) < rows : turn < 1; turn++) {
         const int first = first_of(turn), here = min(ROWS, rows - first), buffer = turn % BUFFERS;
         // All that has to be read, before any of it is used.
-        uint4 taken[TAKEN_EACH][PARTIALS];
+        uint4 taken[TAKEN_EACH][PARTIALS / TAKERS];
         bf16 inputs[EACH], gates[EACH];
 #pragma unroll
         for (int i = 0; i < TAKEN_EACH; i++) {
-            int four = min(tid + i * UPDATE_THREADS, here * (SELECTED / 4) - 1);
+            int place = tid + i * UPDATE_THREADS, four = min(place / TAKERS, here * (SELECTED / 4) - 1);
 #pragma unroll
-            for (int part = 0; part < PARTIALS; part++)
-                taken[i][part] = fresh16(partials + (part * rows + first) * SELECTED + four * 4);
+            for (int part = 0; part < PARTIALS / TAKERS; part++)
+                taken[i][part] = fresh16(partials + ((part * TAKERS + place % TAKERS) * rows + first) * SELECTED
+                                         + four * 4);
         }
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
-            int row = 2 * i + half;
+            int row = WAYS * i + way;
             long long at = (long long)(first + row) * INNER + column + mine;
             inputs[i] = row < here ? fresh(u + at) : (bf16)0;
             gates[i] = row < here ? fresh(gate + at) : (bf16)0;
         }
 #pragma unroll
         for (int i = 0; i < TAKEN_EACH; i++) {
-            int four = tid + i * UPDATE_THREADS, row = four / (SELECTED / 4), at = four % (SELECTED / 4) * 4;
+            int four = (tid + i * UPDATE_THREADS) / TAKERS, row = four / (SELECTED / 4), at = four % (SELECTED / 4) * 4;
             float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
-            for (int part = 0; part < PARTIALS; part++) {
+            for (int part = 0; part < PARTIALS / TAKERS; part++) {
                 uint4 v = taken[i][part];
                 sum.x += __uint_as_float(v.x), sum.y += __uint_as_float(v.y);
                 sum.z += __uint_as_float(v.z), sum.w += __uint_as_float(v.w);
+            }
+#pragma unroll
+            for (int other = TAKERS / 2; other > 0; other /= 2) {
+                sum.x += __shfl_xor_sync(0xffffffffu, sum.x, other), sum.y += __shfl_xor_sync(0xffffffffu, sum.y, other);
+                sum.z += __shfl_xor_sync(0xffffffffu, sum.z, other), sum.w += __shfl_xor_sync(0xffffffffu, sum.w, other);
             }
             if (four >= TAKEN) continue;
             if (at >= RANK) {
@@ -508,7 +532,6 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
         __syncthreads();
         // All of the turn before have sent their states on.
         if (BUFFERS > 1 && tid == 0 && turn > 0 && first_of(turn + 1) < rows) ask_for_states(turn + 1);
-        const int g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int i = 0; i < STEP_EACH; i++) {
             int n = warp + i * UPDATE_WARPS;
@@ -523,28 +546,32 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
                 uint4 lower = some ? *(const uint4*)(line + 8 * LOW_RANK) : nothing;
                 multiply(d, upper, lower, step_weight[i][k / 2]);
             }
-            float* to = s.step + g * STEP_WIDE + n * 8 + 2 * t;
-            *(float2*)to = make_float2(d[0], d[1]);
-            *(float2*)(to + 8 * STEP_WIDE) = make_float2(d[2], d[3]);
+            if (ROWS >= 8 || g < ROWS)
+                *(float2*)&s.step[g][n * 8 + 2 * t] = make_float2(softplus(d[0] + bias[i].x), softplus(d[1] + bias[i].y));
+            if (ROWS > 8)
+                *(float2*)&s.step[(g + 8) % ROWS][n * 8 + 2 * t] =
+                    make_float2(softplus(d[2] + bias[i].x), softplus(d[3] + bias[i].y));
         }
         __syncthreads();
-        // A thread takes two rows together, so that neither waits for the other.
 #pragma unroll
-        for (int i = 0; i < EACH; i += 2) {
-            const int row = 2 * i + half;
-            float h[2][SIZE], step[2], in[2], sum[2], result[2];
+        for (int i = 0; i < EACH; i += TOGETHER) {
+            const int row = WAYS * i + way;
+            float h[TOGETHER][SIZE], step[TOGETHER], in[TOGETHER], sums[TOGETHER][2];
+            if (i % SENT == 0)
 #pragma unroll
-            for (int k = 0; k < 2; k++) {
-                if (row + 2 * k < here) wait(&s.barriers[buffer][row + 2 * k], turn / BUFFERS & 1);
+                for (int k = 0; k < SENT; k++)
+                    if (row + WAYS * k < here) wait(&s.barriers[buffer][row + WAYS * k], turn / BUFFERS & 1);
+#pragma unroll
+            for (int k = 0; k < TOGETHER; k++) {
                 float x = wide(inputs[i + k]);
-                step[k] = softplus(s.step[(row + 2 * k) * STEP_WIDE + mine] + bias);
-                in[k] = step[k] * x, result[k] = skip * x, sum[k] = 0.0f;
+                step[k] = s.step[row + WAYS * k][mine];
+                in[k] = step[k] * x, sums[k][0] = skip * x, sums[k][1] = 0.0f;
             }
 #pragma unroll
-            for (int k = 0; k < 2; k++)
+            for (int k = 0; k < TOGETHER; k++)
 #pragma unroll
                 for (int q = 0; q < STATES; q++) {
-                    uint4 some = s.states[buffer][row + 2 * k][mine][q ^ order];
+                    uint4 some = s.states[buffer][row + WAYS * k][mine][q ^ order];
                     float* now = h[k] + q * PER;
                     if (STATE_BYTES == 2) {
                         now[0] = low(some.x), now[1] = high(some.x), now[2] = low(some.y), now[3] = high(some.y);
@@ -560,8 +587,8 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
 #pragma unroll
                 for (int j = 0; j < PER / 4; j++)
 #pragma unroll
-                    for (int k = 0; k < 2; k++) {
-                        const float* ends = s.ends[row + 2 * k] + (q ^ order) * PER + 4 * j;
+                    for (int k = 0; k < TOGETHER; k++) {
+                        const float* ends = s.ends[row + WAYS * k] + (q ^ order) * PER + 4 * j;
                         const float4 b = *(const float4*)ends, c = *(const float4*)(ends + SIZE);
                         float* now = h[k] + q * PER + 4 * j;
                         const float* r = rate + q * PER + 4 * j;
@@ -569,33 +596,36 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
                         now[1] = exp2_(step[k] * r[1]) * now[1] + in[k] * b.y;
                         now[2] = exp2_(step[k] * r[2]) * now[2] + in[k] * b.z;
                         now[3] = exp2_(step[k] * r[3]) * now[3] + in[k] * b.w;
-                        sum[k] += (now[0] * c.x + now[1] * c.y) + (now[2] * c.z + now[3] * c.w);
+                        sums[k][0] += now[0] * c.x;
+                        sums[k][1] += now[1] * c.y;
+                        sums[k][0] += now[2] * c.z;
+                        sums[k][1] += now[3] * c.w;
                     }
 #pragma unroll
-            for (int k = 0; k < 2; k++) {
+            for (int k = 0; k < TOGETHER; k++) {
 #pragma unroll
                 for (int q = 0; q < STATES; q++) {
                     const float* now = h[k] + q * PER;
-                    s.states[buffer][row + 2 * k][mine][q ^ order] = STATE_BYTES == 2
+                    s.states[buffer][row + WAYS * k][mine][q ^ order] = STATE_BYTES == 2
                         ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
                                      both(now[6 % PER], now[7 % PER]))
                         : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
                                      __float_as_uint(now[3]));
                 }
-                if (row + 2 * k < here)
-                    y[tiled(first + row + 2 * k, column + mine, INNER / TERMS)] =
-                        rounded((result[k] + sum[k]) * wide(gates[i + k]));
+                if (row + WAYS * k < here)
+                    y[tiled(first + row + WAYS * k, column + mine, INNER / TERMS)] =
+                        rounded((sums[k][0] + sums[k][1]) * wide(gates[i + k]));
             }
-            if (i % 4 == 0) continue;
-            // What a warp, 32 channels, has written is sent on four rows at a time.
+            if ((i + TOGETHER) % SENT > 0) continue;
+            // What a warp, 32 channels, has written is sent on.
             written();
             __syncwarp();
-            int last = (i - 2) * 2 + half + lane * 2;
-            if (lane < 4 && last < here)
+            int last = WAYS * (i + TOGETHER - SENT + lane) + way;
+            if (lane < SENT && last < here)
                 copy_out(states_of(first + last) + (mine - lane) * (SIZE * STATE_BYTES),
                          s.states[buffer][last][mine - lane], 32 * SIZE * STATE_BYTES);
         }
-        if (lane < 4) finish_copies_out();
+        if (lane < SENT) finish_copies_out();
         if (BUFFERS > 1) __syncthreads();
     }
 }

@@ -23,9 +23,6 @@ from lightning_modules.backbones.mamba_step import BF16, SIZE, TAPS, fragments
 ROWS = 64
 """Rows of a group of four warps in a product."""
 
-UPDATE_ROWS = 16
-"""Rows of a block of `update`."""
-
 TERMS = 64
 """Terms of a block of a product."""
 
@@ -50,6 +47,8 @@ class Tiles:
     stages_out: int
     split: int
     channels: int
+    rows: int
+    ways: int
     buffers: int
 
 
@@ -63,7 +62,7 @@ def tiles(rows: int, width: int, inner: int, states: torch.dtype) -> Tiles | Non
     split = max(n for n in (1, 2, 4) if n <= most and inner // TERMS % n == 0)
     reduce = max(n for n in (1, 2, 4) if inner // columns_in % n == 0)
     return Tiles(groups, 2, columns_in, 6 if groups == 1 else 4, reduce, groups, columns_out, 4 if groups == 2 else 5, split,
-                 channels, 2 if groups == 2 and states == BF16 else 1)
+                 channels, 16, 2, 2 if groups == 2 and states == BF16 else 1)
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
@@ -106,7 +105,8 @@ def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = 
             "HALVES_IN": shape.halves, "COLUMNS_IN": shape.columns_in, "STAGES_IN": shape.stages_in, "REDUCE": shape.reduce,
             "SELECT_SPLIT": shape.halves if (mixer.dt_rank + 2 * SIZE) % (8 * shape.halves) == 0 else 1,
             "GROUPS_OUT": shape.groups_out, "COLUMNS_OUT": shape.columns_out, "STAGES_OUT": shape.stages_out,
-            "SPLIT": shape.split, "CHANNELS": shape.channels, "BUFFERS": shape.buffers}
+            "SPLIT": shape.split, "CHANNELS": shape.channels, "ROWS": shape.rows, "WAYS": shape.ways,
+            "BUFFERS": shape.buffers}
 
 
 def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
@@ -115,8 +115,8 @@ def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     columns, selected, channels = defined["COLUMNS_IN"], defined["RANK"] + 2 * SIZE, defined["CHANNELS"]
     enter = (2 * TERMS * defined["STAGES_IN"] * (rows_in + columns) + 2 * TERMS * selected * -(-columns // TERMS)
              + 4 * (5 * columns + rows_in) + 8 * (2 * defined["STAGES_IN"] + 1))
-    update = UPDATE_ROWS * (defined["BUFFERS"] * (channels * SIZE * defined["STATE_BYTES"] + 8)
-                            + 4 * (-(-defined["RANK"] // 32) * 32 + 8) + 8 * SIZE + 4 * (channels + 8))
+    update = (defined["ROWS"] * (defined["BUFFERS"] * (channels * SIZE * defined["STATE_BYTES"] + 8) + 8 * SIZE
+                                 + 4 * (channels + 8)) + 16 * 4 * (-(-defined["RANK"] // 32) * 32 + 8))
     leave = (2 * TERMS * defined["STAGES_OUT"] * (rows_out + defined["COLUMNS_OUT"])
              + 4 * rows_out // defined["SPLIT"] * (defined["COLUMNS_OUT"] // 4 + 1) + 16 * defined["STAGES_OUT"])
     return {"enter": enter, "update": -(-update // 16) * 16, "leave": leave}
@@ -192,13 +192,13 @@ class MambaLayers:
             defined = definitions(backbone, rows, state.dtype, shape)
             with torch.cuda.device(device):
                 self.kernels, self.shared = kernels(device.index, **defined), shared_bytes(defined)
-            self.threads = {"enter": 128 * shape.groups_in * shape.halves + 32, "update": 2 * shape.channels,
+            self.threads = {"enter": 128 * shape.groups_in * shape.halves + 32, "update": shape.ways * shape.channels,
                             "leave": 128 * shape.groups_out + 32}
         self.launch = launch or self._launch
 
     def _turns(self, rows: int, inner: int) -> int:
-        """Blocks of `update` down the rows: one for every UPDATE_ROWS, or with two buffers two a multiprocessor."""
-        groups = -(-rows // UPDATE_ROWS)
+        """Blocks of `update` down the rows: as many as these need, or with two buffers two a multiprocessor."""
+        groups = -(-rows // self.shape.rows)
         if self.shape.buffers == 1:
             return groups
         return min(groups, max(1, BLOCKS // (inner // self.shape.channels)))
