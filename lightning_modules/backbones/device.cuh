@@ -47,16 +47,6 @@ DEVICE void mma(float* c, unsigned a0, unsigned a1, unsigned a2, unsigned a3, un
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// One arrival more, of a thread behind which all that its block has written is behind it; and how many there were.
-DEVICE void signal(unsigned* counter) {
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" :: "l"(counter) : "memory");
-}
-DEVICE unsigned signals(const unsigned* counter) {
-    unsigned v;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
-    return v;
-}
-
 DEVICE void copy_later(uint4* shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::
                  "r"((unsigned)__cvta_generic_to_shared(shared)), "l"(global) : "memory");

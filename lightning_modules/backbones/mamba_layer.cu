@@ -5,10 +5,9 @@
 //   update  step sizes, states, y
 //   leave   the stream from y, and its sums of squares
 //
-// A kernel is launched as soon as all blocks of the one before have what they waited for (programmatic dependent
-// launch), so that of two that overlap all before them have ended. It asks for its weights, recent inputs and states, which
-// the one before does not write, and then waits until that one's blocks of its own 64 rows have signalled: `counters`
-// [3][padded / 64] count them, from the first step on.
+// A kernel is launched as soon as all blocks of the one before are under way (programmatic dependent launch). Until that
+// one has ended it may read only what that one does not write, so it asks for its weights, recent inputs and states; a
+// kernel lets its successor begin only after its own wait, so that of two that overlap all before them have ended.
 //
 // Products are wgmma's, of 64 rows and a part of the columns a group of four warps: both sides come to shared memory by
 // bulk copies, through a ring of STAGES blocks of 64 terms, which one thread of a further warp fills. What is copied lies
@@ -76,9 +75,6 @@ template <int N> DEVICE void product(float (&d)[N / 2], const char* a, const cha
     product<N>(d, matrix(a), matrix(b));
 }
 
-// Between what other blocks have written to memory, known by their signals, and copies that read it.
-DEVICE void written_by_others() { asm volatile("fence.proxy.async;" ::: "memory"); }
-
 DEVICE void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 DEVICE void let_next_kernel_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
@@ -100,8 +96,6 @@ constexpr int SELECTED = RANK + 2 * SIZE;            // width of the selection
 constexpr int TERMS = 64, LINE = 128;                // of a block of a product, and bytes of its rows
 constexpr int PARTS = WIDTH / COLUMNS_OUT;           // of a row's sum of squares
 constexpr int RANKS = (RANK + 31) / 32;
-constexpr int ENTERING = 2 * INNER / COLUMNS_IN, LEAVING = PARTS * SPLIT;       // blocks that signal, of 64 rows
-enum { ENTER, UPDATE, LEAVE };
 
 static_assert(WIDTH % TERMS == 0 && INNER % (TERMS * SPLIT) == 0 && INNER % COLUMNS_IN == 0 && COLUMNS_IN % 16 == 0, "");
 static_assert(WIDTH % COLUMNS_OUT == 0 && INNER % CHANNELS == 0 && CHANNELS % 32 == 0 && RANK % 8 == 0, "");
@@ -115,22 +109,6 @@ DEVICE void cluster_meet() {
 DEVICE void wait(unsigned long long* barrier, unsigned parity) {
     while (!over(barrier, parity)) {}
 }
-
-struct Signals {
-    unsigned* counters;
-    int blocks, turns;                               // of 64 rows; layers so far of which all were signalled, before this
-
-    DEVICE Signals(unsigned* counters, const int* clock, long long layers, long long layer, long long padded)
-        : counters(counters), blocks((int)padded / 64), turns((*clock - 1) * (int)layers + (int)layer) {}
-
-    // One thread: until so many blocks a turn have signalled that they are done with these rows.
-    DEVICE void wait(int kernel, int block, int count, int turn) const {
-        unsigned target = (unsigned)turn * (unsigned)count;
-        while ((int)(signals(counters + kernel * blocks + block) - target) < 0) {}
-    }
-    // One thread, after all of the block have met.
-    DEVICE void done(int kernel, int block) const { signal(counters + kernel * blocks + block); }
-};
 
 // Where a matrix of blocks has an element, for `blocks` blocks a row.
 DEVICE int tiled(int row, int column, int blocks) {
@@ -259,8 +237,8 @@ static_assert(IN_ROWS * CHUNKS % In::CONSUMERS == 0 && SELECTED % (8 * SELECT_SP
 // partials [PARTIALS][rows][SELECTED].
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         const bf16* in_weights, const bf16* select, const float* small, const bf16* stream, const float* squares,
-        bf16* recent, const int* clock, bf16* u, bf16* gate, float* partials, unsigned* counters,
-        long long layers, long long layer, long long rows_, long long padded) {
+        bf16* recent, const int* clock, bf16* u, bf16* gate, float* partials, long long layer, long long rows_,
+        long long padded) {
     SHARED_MEMORY(memory);
     EnterShared& s = *(EnterShared*)memory;
     const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * IN_ROWS;
@@ -303,13 +281,8 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     };
     constexpr bool EARLY = ITEMS <= 3;               // otherwise the product needs the registers
     if (EARLY && x_tile && consumer) fetch_before();
-    const Signals rows_of(counters, clock, layers, layer, padded);
-    auto wait_for_stream = [&]() {
-        for (int g = 0; g < GROUPS_IN && layer > 0; g++)
-            rows_of.wait(LEAVE, first / 64 + g, LEAVING, rows_of.turns);
-    };
-    if (tid == 0) wait_for_stream();
     __syncthreads();
+    wait_for_kernel_before();
     let_next_kernel_begin();
 
     float* result = (float*)s.ring;
@@ -327,11 +300,8 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         In::put(d, result);
         if (!EARLY && x_tile) fetch_before();
     } else {
-        if (tid == In::CONSUMERS) {
-            wait_for_stream();
-            written_by_others();
+        if (tid == In::CONSUMERS)
             In::fill(s.ring, s.barriers, weights, stream + (long long)first * WIDTH, WIDTH / TERMS);
-        }
         __syncthreads();
     }
     __syncthreads();
@@ -380,11 +350,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             }
         }
     }
-    auto done = [&]() {
-        __syncthreads();
-        for (int g = 0; g < GROUPS_IN && tid == 0; g++) rows_of.done(ENTER, first / 64 + g);
-    };
-    if (!x_tile) return done();
+    if (!x_tile) return;
     written();
     __syncthreads();
     constexpr int TAKES = SELECTED / SELECT_SPLIT;   // columns of a group of warps
@@ -417,7 +383,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             *(float2*)(to + 8 * i + 8 * SELECTED_WIDE) = make_float2(d[4 * i + 2], d[4 * i + 3]);
         }
     }
-    if (REDUCE == 1) return done();
+    if (REDUCE == 1) return;
     cluster_meet();
     // Of the cluster's sum this block adds up some rows.
     constexpr int FOURS_OF = SELECTED / 4, SUMS = REDUCED * FOURS_OF;
@@ -433,7 +399,6 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             sum.x += parts[block].x, sum.y += parts[block].y, sum.z += parts[block].z, sum.w += parts[block].w;
         *(float4*)(partials + (tile / REDUCE * rows + first + row) * SELECTED + four) = sum;
     }
-    done();
     cluster_meet();  // others may still read
 }
 
@@ -465,8 +430,7 @@ constexpr int AT_ONCE = sizeof(UpdateShared) < 75 * 1024 ? 3 : 2;               
 // steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows][INNER][16]; y in blocks.
 extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
         const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate,
-        char* state, bf16* y, const int* clock, unsigned* counters, long long layers, long long layer, long long rows_,
-        long long padded) {
+        char* state, bf16* y, long long layer, long long rows_) {
     SHARED_MEMORY(memory);
     UpdateShared& s = *(UpdateShared*)memory;
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, rows = (int)rows_;
@@ -516,14 +480,12 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
         bias[i] = *(const float2*)(biases + min(warp + i * UPDATE_WARPS, TILES - 1) * 8 + 2 * t);
     for (int i = tid; i < 2 * (16 - ROWS) * LOW_RANK; i += UPDATE_THREADS)  // rows that there are not
         s.low_rank[i % 2][ROWS + i / 2 / LOW_RANK][i / 2 % LOW_RANK] = 0;
-    const Signals rows_of(counters, clock, layers, layer, padded);
+    wait_for_kernel_before();
+    let_next_kernel_begin();
 
 #pragma unroll 1
     for (int turn = 0; BUFFERS > 1 ? first_of(turn) < rows : turn < 1; turn++) {
         const int first = first_of(turn), here = min(ROWS, rows - first), buffer = turn % BUFFERS;
-        if (tid == 0) rows_of.wait(ENTER, first / 64, ENTERING, rows_of.turns + 1);
-        __syncthreads();
-        if (BUFFERS == 1 || first_of(turn + 1) >= rows) let_next_kernel_begin();
         // All that has to be read, before any of it is used.
         uint4 taken[TAKEN_EACH][PARTIALS / TAKERS];
         bf16 inputs[EACH], gates[EACH];
@@ -568,7 +530,7 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
             }
         }
         __syncthreads();
-        // All of the turn before have sent their states on, and met since.
+        // All of the turn before have sent their states on.
         if (BUFFERS > 1 && tid == 0 && turn > 0 && first_of(turn + 1) < rows) ask_for_states(turn + 1);
 #pragma unroll
         for (int i = 0; i < STEP_EACH; i++) {
@@ -663,9 +625,8 @@ extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
                 copy_out(states_of(first + last) + (mine - lane) * (SIZE * STATE_BYTES),
                          s.states[buffer][last][mine - lane], 32 * SIZE * STATE_BYTES);
         }
-        __syncthreads();
-        if (tid == 0) rows_of.done(UPDATE, first / 64);
         if (lane < SENT) finish_copies_out();
+        if (BUFFERS > 1) __syncthreads();
     }
 }
 
@@ -683,8 +644,8 @@ static_assert(OWN_ROWS * FOURS % Out::CONSUMERS == 0 && OWN_ROWS % 8 == 0, "");
 // Blocks: [WIDTH / COLUMNS_OUT, rows / OUT_ROWS, SPLIT]. out_weights [layers][WIDTH / COLUMNS_OUT][INNER / 64]
 // [COLUMNS_OUT][64]; y in blocks; hidden [rows][WIDTH]; the rest as in `enter`.
 extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
-        const bf16* out_weights, const bf16* y, float* hidden, bf16* stream, float* squares, const int* clock,
-        unsigned* counters, long long layers, long long layer, long long rows_, long long padded) {
+        const bf16* out_weights, const bf16* y, float* hidden, bf16* stream, float* squares, long long layer,
+        long long rows_, long long padded) {
     SHARED_MEMORY(memory);
     LeaveShared& s = *(LeaveShared*)memory;
     const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * OUT_ROWS;
@@ -707,16 +668,8 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
             residual[i] = make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z),
                                       __uint_as_float(v.w));
         }
-    const Signals rows_of(counters, clock, layers, layer, padded);
-    auto wait_for_y = [&]() {
-        for (int g = 0; g < GROUPS_OUT; g++) {
-            int here = min(64, rows - first - 64 * g);  // none, where rows are filled up
-            int count = here > 0 ? (here + ROWS - 1) / ROWS * (INNER / CHANNELS) : 0;
-            rows_of.wait(UPDATE, first / 64 + g, count, rows_of.turns + 1);
-        }
-    };
-    if (tid == 0) wait_for_y();
     __syncthreads();
+    wait_for_kernel_before();
     let_next_kernel_begin();
 
     float* result = (float*)s.ring;
@@ -726,12 +679,9 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         __syncthreads();
         Out::put(d, result);
     } else {
-        if (tid == Out::CONSUMERS) {
-            wait_for_y();
-            written_by_others();
+        if (tid == Out::CONSUMERS)
             Out::fill(s.ring, s.barriers, weights,
                       y + (long long)first * INNER + part * (INNER / TERMS / SPLIT) * 64 * TERMS, INNER / TERMS);
-        }
         __syncthreads();
     }
     if (SPLIT > 1)
@@ -772,7 +722,5 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         for (int i = 0; i < FOURS; i++) sum += s.squares[tid][i];
         squares[(padded + first + part * OWN_ROWS + tid) * PARTS + tile] = sum;
     }
-    __syncthreads();
-    for (int g = 0; g < GROUPS_OUT && tid == 0; g++) rows_of.done(LEAVE, first / 64 + g);
     if (SPLIT > 1) cluster_wait();  // others may still read
 }

@@ -177,17 +177,15 @@ class MambaLayers:
         self.u, self.gate, self.y = (zeros(n, inner, dtype=BF16) for n in (rows, rows, padded))
         self.partials = zeros(inner // shape.columns_in // shape.reduce, rows, mixer.dt_rank + 2 * SIZE)
         self.recent, self.state, self.clock = recent, state, clock
-        self.counters = zeros(3, padded // ROWS, dtype=torch.int32)
-        self.plan = {
-            "enter": ((2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in)), 1), (shape.reduce, 1, 1),
-                      (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate,
-                       self.partials, self.counters)),
-            "update": ((inner // shape.channels, self._turns(rows, inner), 1), (1, 1, 1),
-                       (steps, small, self.partials, self.u, self.gate, state, self.y, clock, self.counters)),
-            "leave": ((width // shape.columns_out, -(-rows // (ROWS * shape.groups_out)), shape.split),
-                      (1, 1, shape.split),
-                      (outwards, self.y, self.hidden, self.stream, self.squares, clock, self.counters))}
-        for *_, tensors in self.plan.values():
+        self.plan = [
+            ("enter", (2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in)), 1), (shape.reduce, 1, 1),
+             (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate, self.partials), True),
+            ("update", (inner // shape.channels, self._turns(rows, inner), 1), (1, 1, 1),
+             (steps, small, self.partials, self.u, self.gate, state, self.y), False),
+            ("leave", (width // shape.columns_out, -(-rows // (ROWS * shape.groups_out)), shape.split),
+             (1, 1, shape.split),
+             (outwards, self.y, self.hidden, self.stream, self.squares), True)]
+        for *_, tensors, _ in self.plan:
             assert all(tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 for tensor in tensors)
         self.rows, self.padded, self.count = rows, padded, len(layers)
         if launch is None:
@@ -206,11 +204,16 @@ class MambaLayers:
         return min(groups, max(1, BLOCKS // (inner // self.shape.channels)))
 
     def step(self) -> None:
-        """All layers; on the current stream, also while a graph is captured. The kernels count on all being run."""
+        """All layers; on the current stream, also while a graph is captured."""
         for layer in range(self.count):
-            for name, (grid, cluster, tensors) in self.plan.items():
-                self.launch(name, grid, cluster, [*(tensor.data_ptr() for tensor in tensors), self.count, layer,
-                                                  self.rows, self.padded])
+            for name in ("enter", "update", "leave"):
+                self.run(name, layer)
+
+    def run(self, name: str, layer: int) -> None:
+        """One kernel of a layer."""
+        _, grid, cluster, tensors, with_padded = next(plan for plan in self.plan if plan[0] == name)
+        numbers = [*(tensor.data_ptr() for tensor in tensors), layer, self.rows, *([self.padded] if with_padded else [])]
+        self.launch(name, grid, cluster, numbers)
 
     def _launch(self, name: str, grid: tuple, cluster: tuple, numbers: list[int]) -> None:
         from cuda.core import LaunchConfig, launch

@@ -36,6 +36,15 @@ DEVICE void forget(int& x) { asm volatile("" : "+r"(x)); }
 DEVICE void add_to(unsigned long long* to, unsigned long long value) {
     asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" :: "l"(to), "l"(value) : "memory");
 }
+
+DEVICE void signal(unsigned* counter) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" :: "l"(counter) : "memory");
+}
+DEVICE unsigned signals(const unsigned* counter) {
+    unsigned v;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
+    return v;
+}
 #endif
 
 // A part of a sum, and the sum of at most 64 parts: below 2^17 each, they stay below 2^55 in units of 2^-32; one that

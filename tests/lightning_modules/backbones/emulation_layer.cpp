@@ -45,7 +45,6 @@ static void copy_out(void* global, const void* shared, unsigned bytes) {
 }
 static void finish_copies_out() {}
 static void written() {}
-static void written_by_others() {}
 static void product_begin() {}
 static void product_end() {}
 template <int MOST> inline void products_left() { meet(now->warp->meeting); }  // of a whole warp
