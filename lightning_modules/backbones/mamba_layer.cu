@@ -14,12 +14,12 @@
 // in memory as it has to in shared memory: in blocks of 64 terms, of whose rows of 128 bytes the 16 bytes c are at
 // c ^ (row % 8).
 //
-// Two runs give the same bits: what several blocks have parts of is added up in one order. Of the selection a cluster of
-// REDUCE blocks leaves one sum, and `update` adds those of the clusters.
+// Two runs give the same bits: what several blocks have parts of is added up in one order. Of the selection every block of
+// `enter` leaves its part, and every block of `update` adds up those of its rows.
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
 // STATE_BYTES (2: bfloat16, 4: float); for the two products GROUPS (of warps, down the rows), COLUMNS and STAGES, with _IN
-// or _OUT; HALVES_IN (groups of warps that share the columns of the first, SELECT_SPLIT those of the selection), REDUCE,
+// or _OUT; HALVES_IN (groups of warps that share the columns of the first, SELECT_SPLIT those of the selection),
 // SPLIT (blocks, a cluster, that share the terms of the second); of a block of `update` CHANNELS, ROWS, WAYS (threads that
 // share the rows of a channel) and BUFFERS. Needs compute capability 9.0, and `product` for COLUMNS_IN / HALVES_IN,
 // COLUMNS_OUT and SELECTED / SELECT_SPLIT columns.
@@ -217,18 +217,17 @@ typedef Product<GROUPS_IN, HALVES_IN, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> In;
 constexpr int U_BLOCKS = (COLUMNS_IN + TERMS - 1) / TERMS, SELECT_BYTES = U_BLOCKS * SELECTED * LINE;
 constexpr int IN_ROWS = 64 * GROUPS_IN, IN_THREADS = In::CONSUMERS + 32, CHUNKS = COLUMNS_IN / 8;
 constexpr int ITEMS = IN_ROWS * CHUNKS / In::CONSUMERS;                         // of 8 columns of a row, of a thread
-constexpr int SELECTED_WIDE = SELECTED + 8, RESULT_WIDE = In::WIDE > SELECTED_WIDE ? In::WIDE : SELECTED_WIDE;
-constexpr int U_PLACE = (IN_ROWS * RESULT_WIDE * 4 + 1023) / 1024 * 1024, U_BYTES = U_BLOCKS * 64 * LINE;  // of a group
-constexpr int X_TILES = INNER / COLUMNS_IN, PARTIALS = X_TILES / REDUCE, REDUCED = IN_ROWS / REDUCE;
+constexpr int U_PLACE = (IN_ROWS * In::WIDE * 4 + 1023) / 1024 * 1024, U_BYTES = U_BLOCKS * 64 * LINE;  // of a group
+constexpr int PARTIALS = INNER / COLUMNS_IN;
 
 struct EnterShared {
-    char ring[STAGES_IN * In::STAGE];                // then the result, later the selection, and u in blocks
+    char ring[STAGES_IN * In::STAGE];                // then the result, and u in blocks
     char select[SELECT_BYTES];
     float small[5 * COLUMNS_IN], scale[IN_ROWS];
     unsigned long long barriers[2 * STAGES_IN + 1];
 };
 static_assert(U_PLACE + GROUPS_IN * U_BYTES <= STAGES_IN * In::STAGE && STAGES_IN * In::STAGE % 1024 == 0, "");
-static_assert(IN_ROWS * CHUNKS % In::CONSUMERS == 0 && SELECTED % (8 * SELECT_SPLIT) == 0 && SELECT_SPLIT <= HALVES_IN && X_TILES % REDUCE == 0, "");
+static_assert(IN_ROWS * CHUNKS % In::CONSUMERS == 0 && SELECTED % (8 * SELECT_SPLIT) == 0 && SELECT_SPLIT <= HALVES_IN, "");
 
 // Blocks: [2 INNER / COLUMNS_IN, rows / IN_ROWS]; those of x come first. in_weights [layers][those][WIDTH / 64]
 // [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], where 2 t and 2 t + 1 of eight rows are
@@ -242,10 +241,10 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     SHARED_MEMORY(memory);
     EnterShared& s = *(EnterShared*)memory;
     const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * IN_ROWS;
-    const bool x_tile = tile < X_TILES, consumer = tid < In::CONSUMERS;
-    const int column = tile % X_TILES * COLUMNS_IN;
+    const bool x_tile = tile < PARTIALS, consumer = tid < In::CONSUMERS;
+    const int column = tile % PARTIALS * COLUMNS_IN;
     unsigned long long* select_here = s.barriers + 2 * STAGES_IN;
-    const bf16* weights = in_weights + (layer * (2 * X_TILES) + tile) * (WIDTH * COLUMNS_IN);
+    const bf16* weights = in_weights + (layer * (2 * PARTIALS) + tile) * (WIDTH * COLUMNS_IN);
 
     // Layer 0 comes after the embedding, which counts the clock.
     if (layer == 0) wait_for_kernel_before();
@@ -256,7 +255,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         In::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
         if (x_tile) {
             arrive_and_expect(select_here, SELECT_BYTES + sizeof(s.small));
-            copy_in(s.select, select + (layer * (X_TILES) + tile) * (SELECT_BYTES / 2), SELECT_BYTES,
+            copy_in(s.select, select + (layer * PARTIALS + tile) * (SELECT_BYTES / 2), SELECT_BYTES,
                     select_here);
             for (int i = 0; i < 5; i++)
                 copy_in(s.small + i * COLUMNS_IN, small + layer * SMALL + i * INNER + column, COLUMNS_IN * 4,
@@ -367,39 +366,13 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         product_end();
         products_left<0>();
         const int lane = tid % 32, row = group * 64 + tid / 32 % 4 * 16 + lane / 4, at = part * TAKES + lane % 4 * 2;
-        if (REDUCE == 1) {
-            float* out = partials + ((long long)tile * rows + first + row) * SELECTED + at;
-#pragma unroll
-            for (int i = 0; i < TAKES / 8; i++) {
-                if (first + row < rows) *(float2*)(out + 8 * i) = make_float2(d[4 * i], d[4 * i + 1]);
-                if (first + row + 8 < rows)
-                    *(float2*)(out + 8 * i + 8 * SELECTED) = make_float2(d[4 * i + 2], d[4 * i + 3]);
-            }
-        }
-        float* to = result + row * SELECTED_WIDE + at;
+        float* to = partials + ((long long)tile * rows + first + row) * SELECTED + at;
 #pragma unroll
         for (int i = 0; i < TAKES / 8; i++) {
-            *(float2*)(to + 8 * i) = make_float2(d[4 * i], d[4 * i + 1]);
-            *(float2*)(to + 8 * i + 8 * SELECTED_WIDE) = make_float2(d[4 * i + 2], d[4 * i + 3]);
+            if (first + row < rows) *(float2*)(to + 8 * i) = make_float2(d[4 * i], d[4 * i + 1]);
+            if (first + row + 8 < rows) *(float2*)(to + 8 * i + 8 * SELECTED) = make_float2(d[4 * i + 2], d[4 * i + 3]);
         }
     }
-    if (REDUCE == 1) return;
-    cluster_meet();
-    // Of the cluster's sum this block adds up some rows.
-    constexpr int FOURS_OF = SELECTED / 4, SUMS = REDUCED * FOURS_OF;
-#pragma unroll
-    for (int i = 0; i < (SUMS + IN_THREADS - 1) / IN_THREADS; i++) {
-        int item = tid + i * IN_THREADS, row = tile % REDUCE * REDUCED + item / FOURS_OF, four = item % FOURS_OF * 4;
-        if (item >= SUMS || first + row >= rows) continue;
-        float4 parts[REDUCE], sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-        for (int block = 0; block < REDUCE; block++) parts[block] = others(result + row * SELECTED_WIDE + four, block);
-#pragma unroll
-        for (int block = 0; block < REDUCE; block++)
-            sum.x += parts[block].x, sum.y += parts[block].y, sum.z += parts[block].z, sum.w += parts[block].w;
-        *(float4*)(partials + (tile / REDUCE * rows + first + row) * SELECTED + four) = sum;
-    }
-    cluster_meet();  // others may still read
 }
 
 constexpr int UPDATE_THREADS = WAYS * CHANNELS, UPDATE_WARPS = UPDATE_THREADS / 32, EACH = ROWS / WAYS;
@@ -424,11 +397,9 @@ struct UpdateShared {
     unsigned long long barriers[BUFFERS][ROWS];
 };
 
-constexpr int AT_ONCE = sizeof(UpdateShared) < 75 * 1024 ? 3 : 2;                // blocks on a multiprocessor
-
 // Blocks: [INNER / CHANNELS, rows / ROWS]; with two buffers there may be fewer, which take their next ROWS rows in turn.
 // steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows][INNER][16]; y in blocks.
-extern "C" __global__ __launch_bounds__(UPDATE_THREADS, AT_ONCE) void update(
+extern "C" __global__ __launch_bounds__(UPDATE_THREADS, 2) void update(
         const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate,
         char* state, bf16* y, long long layer, long long rows_) {
     SHARED_MEMORY(memory);

@@ -26,6 +26,12 @@ ROWS = 64
 TERMS = 64
 """Terms of a block of a product."""
 
+COLUMNS_IN = 128, 96, 64
+"""Columns of a block of `enter`, the best first."""
+
+MOST_PARTS = 16
+"""Blocks that may have parts of the selection: `update` has their numbers in registers."""
+
 BLOCKS = 264
 """Blocks of `update` that are under way at once where each has two buffers: two on each of 132 multiprocessors."""
 
@@ -41,7 +47,6 @@ class Tiles:
     halves: int
     columns_in: int
     stages_in: int
-    reduce: int
     groups_out: int
     columns_out: int
     stages_out: int
@@ -54,15 +59,13 @@ class Tiles:
 
 def tiles(rows: int, width: int, inner: int, states: torch.dtype) -> Tiles | None:
     """For so many rows, a stream and an inside so wide and a type; None where the kernels are not for these."""
-    columns_in, columns_out, channels = (next((n for n in (96, 64) if size % n == 0), 0)
-                                         for size in (inner, width, inner))
-    if not (columns_in and columns_out and width % TERMS == 0 and inner % TERMS == 0):
+    columns_in = next((n for n in COLUMNS_IN if inner % n == 0 and inner // n <= MOST_PARTS), None)
+    columns_out = next((n for n in (96, 64) if width % n == 0), None)
+    channels = next((n for n in (192, 128, 64) if inner % n == 0), None)
+    if None in (columns_in, columns_out, channels) or width % TERMS or inner % TERMS:
         return None
-    groups, most = (1, 4) if rows <= 256 else (2, 2)
-    split = max(n for n in (1, 2, 4) if n <= most and inner // TERMS % n == 0)
-    reduce = max(n for n in (1, 2, 4) if inner // columns_in % n == 0)
-    return Tiles(groups, 2, columns_in, 6 if groups == 1 else 4, reduce, groups, columns_out, 4 if groups == 2 else 5, split,
-                 channels, 16, 2, 2 if groups == 2 and states == BF16 else 1)
+    split = max(n for n in ((1, 2, 4) if rows <= 256 else (1, 2)) if inner // TERMS % n == 0)
+    return Tiles(1, 2, columns_in, {64: 8, 96: 6, 128: 5}[columns_in], 1, columns_out, 4, split, channels, 8, 1, 1)
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
@@ -102,7 +105,7 @@ def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = 
     shape = shape or tiles(rows, width, mixer.d_inner, states)
     return {"WIDTH": width, "INNER": mixer.d_inner, "RANK": mixer.dt_rank, "STATE_BYTES": states.itemsize,
             "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "GROUPS_IN": shape.groups_in,
-            "HALVES_IN": shape.halves, "COLUMNS_IN": shape.columns_in, "STAGES_IN": shape.stages_in, "REDUCE": shape.reduce,
+            "HALVES_IN": shape.halves, "COLUMNS_IN": shape.columns_in, "STAGES_IN": shape.stages_in, 
             "SELECT_SPLIT": shape.halves if (mixer.dt_rank + 2 * SIZE) % (8 * shape.halves) == 0 else 1,
             "GROUPS_OUT": shape.groups_out, "COLUMNS_OUT": shape.columns_out, "STAGES_OUT": shape.stages_out,
             "SPLIT": shape.split, "CHANNELS": shape.channels, "ROWS": shape.rows, "WAYS": shape.ways,
@@ -175,10 +178,10 @@ class MambaLayers:
         self.stream, self.hidden = zeros(padded * width, dtype=BF16), zeros(rows, width)
         self.squares = zeros(2, padded, width // shape.columns_out)
         self.u, self.gate, self.y = (zeros(n, inner, dtype=BF16) for n in (rows, rows, padded))
-        self.partials = zeros(inner // shape.columns_in // shape.reduce, rows, mixer.dt_rank + 2 * SIZE)
+        self.partials = zeros(inner // shape.columns_in, rows, mixer.dt_rank + 2 * SIZE)
         self.recent, self.state, self.clock = recent, state, clock
         self.plan = [
-            ("enter", (2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in)), 1), (shape.reduce, 1, 1),
+            ("enter", (2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in)), 1), (1, 1, 1),
              (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate, self.partials), True),
             ("update", (inner // shape.channels, self._turns(rows, inner), 1), (1, 1, 1),
              (steps, small, self.partials, self.u, self.gate, state, self.y), False),

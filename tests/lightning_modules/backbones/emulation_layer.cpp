@@ -83,7 +83,7 @@ template <int N> inline void product(float (&d)[N / 2], const char* a, const cha
 
 // Place: columns, rows, blocks that share terms. Returns whether the shared memory is as large as `bytes`.
 extern "C" int emulate_enter(const int* grid, long long bytes, const long long* numbers, int seed) {
-    run([] { call(enter); }, {grid[0], grid[1], grid[2]}, {REDUCE, 1, 1}, IN_THREADS, sizeof(EnterShared), numbers, seed);
+    run([] { call(enter); }, {grid[0], grid[1], grid[2]}, {1, 1, 1}, IN_THREADS, sizeof(EnterShared), numbers, seed);
     return bytes == sizeof(EnterShared);
 }
 extern "C" int emulate_update(const int* grid, long long bytes, const long long* numbers, int seed) {

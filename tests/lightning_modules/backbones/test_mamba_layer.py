@@ -13,8 +13,8 @@ from tests.lightning_modules.backbones.test_mamba_step import backbone
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 HALF, LAYERS = torch.bfloat16, 2
-SMALL = mamba_layer.Tiles(1, 2, 64, 2, 2, 1, 64, 3, 4, 64, 16, 2, 2)
-WIDE = mamba_layer.Tiles(2, 1, 96, 4, 1, 2, 64, 2, 1, 192, 4, 1, 1)
+SMALL = mamba_layer.Tiles(1, 2, 64, 2, 1, 64, 3, 4, 64, 16, 2, 2)
+WIDE = mamba_layer.Tiles(2, 1, 96, 4, 2, 64, 2, 1, 192, 4, 1, 1)
 """Two groups of warps a block, columns that do not fill blocks of terms, and no terms that blocks share."""
 
 
