@@ -18,11 +18,9 @@
 // `enter` leaves its part, and every block of `update` adds up those of its rows.
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
-// STATE_BYTES (2: bfloat16, 4: float); for the two products GROUPS (of warps, down the rows), COLUMNS and STAGES, with _IN
-// or _OUT; HALVES_IN (groups of warps that share the columns of the first, SELECT_SPLIT those of the selection),
-// SPLIT (blocks, a cluster, that share the terms of the second); of a block of `update` CHANNELS, ROWS, WAYS (threads that
-// share the rows of a channel) and BUFFERS. Needs compute capability 9.0, and `product` for COLUMNS_IN / HALVES_IN,
-// COLUMNS_OUT and SELECTED / SELECT_SPLIT columns.
+// STATE_BYTES (2: bfloat16, 4: float); COLUMNS and STAGES of the two products, with _IN or _OUT; SPLIT (blocks, a cluster,
+// that share the terms of the second); CHANNELS (of a block of `update`). Needs compute capability 9.0, and `product` for
+// COLUMNS_IN / 2, COLUMNS_OUT, and SELECTED or, if that is a multiple of 16, SELECTED / 2 columns.
 
 #ifndef EMULATED
 #define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
@@ -96,6 +94,8 @@ constexpr int SELECTED = RANK + 2 * SIZE;            // width of the selection
 constexpr int TERMS = 64, LINE = 128;                // of a block of a product, and bytes of its rows
 constexpr int PARTS = WIDTH / COLUMNS_OUT;           // of a row's sum of squares
 constexpr int RANKS = (RANK + 31) / 32;
+constexpr int TILE = 64;                             // rows of a product
+constexpr int ROWS = 8;                              // rows of a block of `update`
 
 static_assert(WIDTH % TERMS == 0 && INNER % (TERMS * SPLIT) == 0 && INNER % COLUMNS_IN == 0 && COLUMNS_IN % 16 == 0, "");
 static_assert(WIDTH % COLUMNS_OUT == 0 && INNER % CHANNELS == 0 && CHANNELS % 32 == 0 && RANK % 8 == 0, "");
@@ -116,14 +116,14 @@ DEVICE int tiled(int row, int column, int blocks) {
            + (column % TERMS / 8 ^ row % 8) * 8 + column % 8;
 }
 
-// A block's product of 64 GROUPS rows and COLUMNS columns, of BLOCKS blocks of terms, by GROUPS * HALVES groups of warps.
-template <int GROUPS, int HALVES, int COLUMNS, int STAGES, int BLOCKS> struct Product {
-    static constexpr int LEFT = GROUPS * 64 * LINE, RIGHT = COLUMNS * LINE, STAGE = LEFT + RIGHT;
-    static constexpr int AHEAD = STAGES < BLOCKS ? STAGES : BLOCKS, CONSUMERS = 128 * GROUPS * HALVES;
-    static constexpr int EACH = COLUMNS / HALVES;    // columns of a group of warps
+// A block's product of TILE rows and COLUMNS columns, of BLOCKS blocks of terms, by GROUPS groups of four warps.
+template <int GROUPS, int COLUMNS, int STAGES, int BLOCKS> struct Product {
+    static constexpr int LEFT = TILE * LINE, RIGHT = COLUMNS * LINE, STAGE = LEFT + RIGHT;
+    static constexpr int AHEAD = STAGES < BLOCKS ? STAGES : BLOCKS, CONSUMERS = 128 * GROUPS;
+    static constexpr int EACH = COLUMNS / GROUPS;    // columns of a group of warps
     static constexpr int WIDE = COLUMNS + 8;         // of a row of the result, so that rows begin in other banks
 
-    static_assert(EACH % 8 == 0 && GROUPS * 64 * WIDE * 4 <= STAGES * STAGE, "");
+    static_assert(EACH % 8 == 0 && TILE * WIDE * 4 <= STAGES * STAGE, "");
 
     // One thread.
     DEVICE static void init(unsigned long long* barriers) {
@@ -146,9 +146,8 @@ template <int GROUPS, int HALVES, int COLUMNS, int STAGES, int BLOCKS> struct Pr
         if (first && AHEAD < BLOCKS) to_l2(weights + AHEAD * (RIGHT / 2), (BLOCKS - AHEAD) * RIGHT);
     }
 
-    // One thread: all of the left side, and the rest of the right. left: [GROUPS][stride][64 rows][64]
-    DEVICE static void fill(char* memory, unsigned long long* barriers, const bf16* weights, const bf16* left,
-                            int stride) {
+    // One thread: all of the left side, and the rest of the right. left: [BLOCKS][TILE rows][64]
+    DEVICE static void fill(char* memory, unsigned long long* barriers, const bf16* weights, const bf16* left) {
 #pragma unroll 1
         for (int k = 0; k < BLOCKS; k++) {
             int s = k % STAGES;
@@ -156,22 +155,18 @@ template <int GROUPS, int HALVES, int COLUMNS, int STAGES, int BLOCKS> struct Pr
                 wait(barriers + STAGES + s, (k / STAGES - 1) & 1);
                 copy_right(memory, barriers, weights, k);
             }
-            for (int g = 0; g < GROUPS; g++)
-                copy_in(memory + s * STAGE + g * 64 * LINE, left + ((long long)g * stride + k) * (64 * TERMS),
-                        64 * LINE, barriers + s);
+            copy_in(memory + s * STAGE, left + k * (TILE * TERMS), LEFT, barriers + s);
         }
     }
 
-    // Four warps: 64 rows, EACH columns.
+    // Four warps: all rows, EACH columns.
     DEVICE static void multiply(float (&d)[EACH / 2], char* memory, unsigned long long* barriers) {
-        const int which = threadIdx.x / 128;
 #pragma unroll
         for (int i = 0; i < EACH / 2; i++) d[i] = 0.0f;
 #pragma unroll 1
         for (int k = 0; k < BLOCKS; k++) {
             int s = k % STAGES;
-            const char* left = memory + s * STAGE + which / HALVES * 64 * LINE;
-            const char* right = memory + s * STAGE + LEFT + which % HALVES * EACH * LINE;
+            const char *left = memory + s * STAGE, *right = left + LEFT + threadIdx.x / 128 * (EACH * LINE);
             wait(barriers + s, k / STAGES & 1);
             product_begin();
 #pragma unroll
@@ -185,10 +180,10 @@ template <int GROUPS, int HALVES, int COLUMNS, int STAGES, int BLOCKS> struct Pr
         products_left<0>();
     }
 
-    // The result in float32, [64 GROUPS][WIDE], where the ring was; all threads of the block have met.
+    // The result in float32, [TILE][WIDE], where the ring was; all threads of the block have met.
     DEVICE static void put(const float (&d)[EACH / 2], float* result) {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, which = threadIdx.x / 128;
-        float* from = result + (which / HALVES * 64 + warp * 16 + lane / 4) * WIDE + which % HALVES * EACH;
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
+        float* from = result + (warp * 16 + lane / 4) * WIDE + group * EACH;
 #pragma unroll
         for (int i = 0; i < EACH / 8; i++) {
             float* to = from + 8 * i + lane % 4 * 2;
@@ -213,23 +208,24 @@ DEVICE uint4 eight(const float (&v)[8]) {
     return make_uint4(both(v[0], v[1]), both(v[2], v[3]), both(v[4], v[5]), both(v[6], v[7]));
 }
 
-typedef Product<GROUPS_IN, HALVES_IN, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> In;
+typedef Product<2, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> In;
 constexpr int U_BLOCKS = (COLUMNS_IN + TERMS - 1) / TERMS, SELECT_BYTES = U_BLOCKS * SELECTED * LINE;
-constexpr int IN_ROWS = 64 * GROUPS_IN, IN_THREADS = In::CONSUMERS + 32, CHUNKS = COLUMNS_IN / 8;
-constexpr int ITEMS = IN_ROWS * CHUNKS / In::CONSUMERS;                         // of 8 columns of a row, of a thread
-constexpr int U_PLACE = (IN_ROWS * In::WIDE * 4 + 1023) / 1024 * 1024, U_BYTES = U_BLOCKS * 64 * LINE;  // of a group
+constexpr int IN_THREADS = In::CONSUMERS + 32, CHUNKS = COLUMNS_IN / 8;
+constexpr int ITEMS = TILE * CHUNKS / In::CONSUMERS;                            // of 8 columns of a row, of a thread
+constexpr int TAKERS = SELECTED % 16 == 0 ? 2 : 1, TAKES = SELECTED / TAKERS;   // groups of warps, and columns of each
+constexpr int U_PLACE = (TILE * In::WIDE * 4 + 1023) / 1024 * 1024;
 constexpr int PARTIALS = INNER / COLUMNS_IN;
 
 struct EnterShared {
     char ring[STAGES_IN * In::STAGE];                // then the result, and u in blocks
     char select[SELECT_BYTES];
-    float small[5 * COLUMNS_IN], scale[IN_ROWS];
+    float small[5 * COLUMNS_IN], scale[TILE];
     unsigned long long barriers[2 * STAGES_IN + 1];
 };
-static_assert(U_PLACE + GROUPS_IN * U_BYTES <= STAGES_IN * In::STAGE && STAGES_IN * In::STAGE % 1024 == 0, "");
-static_assert(IN_ROWS * CHUNKS % In::CONSUMERS == 0 && SELECTED % (8 * SELECT_SPLIT) == 0 && SELECT_SPLIT <= HALVES_IN, "");
+static_assert(U_PLACE + U_BLOCKS * TILE * LINE <= STAGES_IN * In::STAGE && STAGES_IN * In::STAGE % 1024 == 0, "");
+static_assert(TILE * CHUNKS % In::CONSUMERS == 0, "");
 
-// Blocks: [2 INNER / COLUMNS_IN, rows / IN_ROWS]; those of x come first. in_weights [layers][those][WIDTH / 64]
+// Blocks: [2 INNER / COLUMNS_IN, rows / TILE]; those of x come first. in_weights [layers][those][WIDTH / 64]
 // [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], where 2 t and 2 t + 1 of eight rows are
 // those of columns t and 4 + t; stream in blocks; squares
 // [2][padded][PARTS], before the first layer and later; recent [layers][rows][3][INNER]; u, gate [rows][INNER];
@@ -240,7 +236,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         long long padded) {
     SHARED_MEMORY(memory);
     EnterShared& s = *(EnterShared*)memory;
-    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * IN_ROWS;
+    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * TILE;
     const bool x_tile = tile < PARTIALS, consumer = tid < In::CONSUMERS;
     const int column = tile % PARTIALS * COLUMNS_IN;
     unsigned long long* select_here = s.barriers + 2 * STAGES_IN;
@@ -268,7 +264,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     };
     const int oldest = *clock % 3;
     uint4 before[ITEMS][3];
-    auto fetch_before = [&]() {
+    if (x_tile && consumer)
 #pragma unroll
         for (int i = 0; i < ITEMS; i++) {
             int item = tid + i * In::CONSUMERS;
@@ -277,16 +273,13 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             for (int tap = 0; tap < 3; tap++)
                 before[i][tap] = inside ? fresh16(recent_at(item, (oldest + tap) % 3)) : make_uint4(0, 0, 0, 0);
         }
-    };
-    constexpr bool EARLY = ITEMS <= 3;               // otherwise the product needs the registers
-    if (EARLY && x_tile && consumer) fetch_before();
     __syncthreads();
     wait_for_kernel_before();
     let_next_kernel_begin();
 
     float* result = (float*)s.ring;
     if (consumer) {
-        if (tid < IN_ROWS) {
+        if (tid < TILE) {
             const float* from = squares + ((layer > 0) * padded + first + tid) * PARTS;
             float sum = 0.0f;
 #pragma unroll
@@ -297,10 +290,9 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         In::multiply(d, s.ring, s.barriers);
         __syncthreads();
         In::put(d, result);
-        if (!EARLY && x_tile) fetch_before();
     } else {
         if (tid == In::CONSUMERS)
-            In::fill(s.ring, s.barriers, weights, stream + (long long)first * WIDTH, WIDTH / TERMS);
+            In::fill(s.ring, s.barriers, weights, stream + (long long)first * WIDTH);
         __syncthreads();
     }
     __syncthreads();
@@ -340,8 +332,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
                 for (int j = 0; j < 8; j++) v[j] = sum[j] * sigmoid(sum[j]);
                 uint4 half = eight(v);
                 if (inside) *(uint4*)(u + to) = half;
-                *(uint4*)(blocks + row / 64 * U_BYTES + (chunk / 8 * 64 + row % 64) * LINE + (chunk % 8 ^ row % 8) * 16)
-                    = half;
+                *(uint4*)(blocks + (chunk / 8 * TILE + row) * LINE + (chunk % 8 ^ row % 8) * 16) = half;
             } else {
 #pragma unroll
                 for (int j = 0; j < 8; j++) v[j] *= sigmoid(v[j]);
@@ -352,257 +343,213 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     if (!x_tile) return;
     written();
     __syncthreads();
-    constexpr int TAKES = SELECTED / SELECT_SPLIT;   // columns of a group of warps
-    const int group = tid / 128 / HALVES_IN, part = tid / 128 % HALVES_IN;
-    if (consumer && part < SELECT_SPLIT) {
+    const int group = tid / 128;
+    if (group < TAKERS) {
         float d[TAKES / 2];
 #pragma unroll
         for (int i = 0; i < TAKES / 2; i++) d[i] = 0.0f;
         product_begin();
 #pragma unroll
         for (int j = 0; j < COLUMNS_IN / 16; j++)
-            product<TAKES>(d, blocks + group * U_BYTES + j / 4 * (64 * LINE) + j % 4 * 32,
-                           s.select + (j / 4 * SELECTED + part * TAKES) * LINE + j % 4 * 32);
+            product<TAKES>(d, blocks + j / 4 * (TILE * LINE) + j % 4 * 32,
+                           s.select + (j / 4 * SELECTED + group * TAKES) * LINE + j % 4 * 32);
         product_end();
         products_left<0>();
-        const int lane = tid % 32, row = group * 64 + tid / 32 % 4 * 16 + lane / 4, at = part * TAKES + lane % 4 * 2;
-        float* to = partials + ((long long)tile * rows + first + row) * SELECTED + at;
+        const int lane = tid % 32, row = first + tid / 32 % 4 * 16 + lane / 4;
+        float* to = partials + ((long long)tile * rows + row) * SELECTED + group * TAKES + lane % 4 * 2;
 #pragma unroll
         for (int i = 0; i < TAKES / 8; i++) {
-            if (first + row < rows) *(float2*)(to + 8 * i) = make_float2(d[4 * i], d[4 * i + 1]);
-            if (first + row + 8 < rows) *(float2*)(to + 8 * i + 8 * SELECTED) = make_float2(d[4 * i + 2], d[4 * i + 3]);
+            if (row < rows) *(float2*)(to + 8 * i) = make_float2(d[4 * i], d[4 * i + 1]);
+            if (row + 8 < rows) *(float2*)(to + 8 * i + 8 * SELECTED) = make_float2(d[4 * i + 2], d[4 * i + 3]);
         }
     }
 }
 
-constexpr int UPDATE_THREADS = WAYS * CHANNELS, UPDATE_WARPS = UPDATE_THREADS / 32, EACH = ROWS / WAYS;
-constexpr int TAKEN = ROWS * SELECTED / 4, LOW_RANK = RANKS * 32 + 8;           // four numbers of the selection at a time
-// Threads that share the parts of a number, and how many numbers a thread then has parts of.
-constexpr int TAKERS = 4 * TAKEN <= UPDATE_THREADS && PARTIALS % 4 == 0 ? 4
-                       : 2 * TAKEN <= UPDATE_THREADS && PARTIALS % 2 == 0 ? 2 : 1;
-constexpr int TAKEN_EACH = (TAKERS * TAKEN + UPDATE_THREADS - 1) / UPDATE_THREADS;
-constexpr int TILES = CHANNELS / 8, STEP_EACH = (TILES + UPDATE_WARPS - 1) / UPDATE_WARPS;
+constexpr int UPDATE_WARPS = CHANNELS / 32;
+constexpr int TAKEN = ROWS * SELECTED / 4;           // of the selection, four numbers at a time
+constexpr int TAKEN_EACH = (TAKEN + CHANNELS - 1) / CHANNELS;
+constexpr int OCTETS = CHANNELS / 8, STEP_EACH = (OCTETS + UPDATE_WARPS - 1) / UPDATE_WARPS, LOW_RANK = RANKS * 32 + 8;
 constexpr int STATES = SIZE * STATE_BYTES / 16;      // of 16 bytes, of a channel
 constexpr int STEP_WIDE = CHANNELS + 8;
-constexpr int TOGETHER = EACH % 2 == 0 ? 2 : 1;      // rows that a thread takes at a time, so that neither waits for the other
-constexpr int SENT = EACH % 4 == 0 ? 4 : TOGETHER;   // and whose states it sends on at a time
-
-static_assert(ROWS <= 16 && 64 % ROWS == 0 && ROWS % WAYS == 0, "");
 
 struct UpdateShared {
-    uint4 states[BUFFERS][ROWS][CHANNELS][STATES];
-    bf16 low_rank[2][16][LOW_RANK];                  // what its rounding has left is the second
+    uint4 states[ROWS][CHANNELS][STATES];
+    bf16 low_rank[2][ROWS][LOW_RANK];                // what its rounding has left is the second
     float ends[ROWS][2 * SIZE];                      // B and C
     float step[ROWS][STEP_WIDE];
-    unsigned long long barriers[BUFFERS][ROWS];
+    unsigned long long barriers[ROWS];
 };
 
-// Blocks: [INNER / CHANNELS, rows / ROWS]; with two buffers there may be fewer, which take their next ROWS rows in turn.
-// steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows][INNER][16]; y in blocks.
-extern "C" __global__ __launch_bounds__(UPDATE_THREADS, 2) void update(
-        const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate,
-        char* state, bf16* y, long long layer, long long rows_) {
+// Blocks: [INNER / CHANNELS, rows / ROWS]. steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows]
+// [INNER][16]; y in blocks.
+extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
+        const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate, char* state,
+        bf16* y, long long layer, long long rows_) {
     SHARED_MEMORY(memory);
     UpdateShared& s = *(UpdateShared*)memory;
-    const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, rows = (int)rows_;
-    const int column = blockIdx.x * CHANNELS;
-    const int mine = tid % CHANNELS, way = tid / CHANNELS;   // a thread has one channel, of every WAYS-th row
-    auto states_of = [&](int row) { return state + ((layer * rows + row) * INNER + column) * (SIZE * STATE_BYTES); };
-    auto first_of = [&](int turn) { return (blockIdx.y + turn * gridDim.y) * ROWS; };
-    auto ask_for_states = [&](int turn) {
-        int first = first_of(turn), buffer = turn % BUFFERS;
-        for (int row = 0; row < min(ROWS, rows - first); row++) {
-            arrive_and_expect(&s.barriers[buffer][row], CHANNELS * SIZE * STATE_BYTES);
-            copy_in(s.states[buffer][row], states_of(first + row), CHANNELS * SIZE * STATE_BYTES,
-                    &s.barriers[buffer][row]);
-        }
+    const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4, rows = (int)rows_;
+    const int first = blockIdx.y * ROWS, here = min(ROWS, rows - first);
+    const int column = blockIdx.x * CHANNELS, own = column + tid;                // a thread has one channel
+    auto states_of = [&](int row) {
+        return state + ((layer * rows + first + row) * INNER + column) * (SIZE * STATE_BYTES);
     };
     if (tid == 0) {
-        for (int i = 0; i < BUFFERS * ROWS; i++) barrier_init(s.barriers[0] + i, 1);
+        for (int row = 0; row < here; row++) barrier_init(s.barriers + row, 1);
         barriers_ready();
-        for (int turn = 0; turn < BUFFERS; turn++) ask_for_states(turn);
+        for (int row = 0; row < here; row++) {
+            arrive_and_expect(s.barriers + row, sizeof(s.states[row]));
+            copy_in(s.states[row], states_of(row), sizeof(s.states[row]), s.barriers + row);
+        }
     }
     // In which order a lane takes the 16 bytes of a channel's states, so that neighbours use other banks.
     const int order = (STATE_BYTES == 2 ? lane / 4 : lane / 2) % STATES;
-    const float* biases = small + layer * SMALL + 5 * INNER + column;
-    const float skip = biases[INNER + mine];
     constexpr int PER = SIZE / STATES;               // states in 16 bytes
+    const float *biases = small + layer * SMALL + 5 * INNER, *skips = biases + INNER, *rates = skips + INNER;
+    const float skip = skips[own];
     float rate[SIZE];
 #pragma unroll
-    for (int i = 0; i < STATES; i++)
-#pragma unroll
-        for (int j = 0; j < PER / 4; j++) {
-            float4 four = *(const float4*)(small + layer * SMALL + 7 * INNER + (column + mine) * SIZE
-                                           + (i ^ order) * PER + 4 * j);
-            rate[i * PER + 4 * j] = four.x, rate[i * PER + 4 * j + 1] = four.y;
-            rate[i * PER + 4 * j + 2] = four.z, rate[i * PER + 4 * j + 3] = four.w;
-        }
+    for (int i = 0; i < SIZE / 4; i++) {
+        float4 four = *(const float4*)(rates + own * SIZE + (i * 4 / PER ^ order) * PER + i * 4 % PER);
+        rate[4 * i] = four.x, rate[4 * i + 1] = four.y, rate[4 * i + 2] = four.z, rate[4 * i + 3] = four.w;
+    }
     uint4 step_weight[STEP_EACH][RANKS];
-#pragma unroll
-    for (int i = 0; i < STEP_EACH; i++)
-#pragma unroll
-        for (int k = 0; k < RANKS; k++)
-            step_weight[i][k] = fixed(steps + ((layer * (INNER / 8) + column / 8 + min(warp + i * UPDATE_WARPS, TILES - 1))
-                                               * RANKS + k) * 32 + lane);
-    const int g = lane / 4, t = lane % 4;
     float2 bias[STEP_EACH];
 #pragma unroll
-    for (int i = 0; i < STEP_EACH; i++)
-        bias[i] = *(const float2*)(biases + min(warp + i * UPDATE_WARPS, TILES - 1) * 8 + 2 * t);
-    for (int i = tid; i < 2 * (16 - ROWS) * LOW_RANK; i += UPDATE_THREADS)  // rows that there are not
-        s.low_rank[i % 2][ROWS + i / 2 / LOW_RANK][i / 2 % LOW_RANK] = 0;
+    for (int i = 0; i < STEP_EACH; i++) {
+        int octet = column / 8 + min(warp + i * UPDATE_WARPS, OCTETS - 1);
+        bias[i] = *(const float2*)(biases + octet * 8 + 2 * t);
+#pragma unroll
+        for (int k = 0; k < RANKS; k++)
+            step_weight[i][k] = fixed(steps + ((layer * (INNER / 8) + octet) * RANKS + k) * 32 + lane);
+    }
     wait_for_kernel_before();
     let_next_kernel_begin();
 
-#pragma unroll 1
-    for (int turn = 0; BUFFERS > 1 ? first_of(turn) < rows : turn < 1; turn++) {
-        const int first = first_of(turn), here = min(ROWS, rows - first), buffer = turn % BUFFERS;
-        // All that has to be read, before any of it is used.
-        uint4 taken[TAKEN_EACH][PARTIALS / TAKERS];
-        bf16 inputs[EACH], gates[EACH];
+    // All that has to be read, before any of it is used.
+    uint4 taken[TAKEN_EACH][PARTIALS];
+    bf16 inputs[ROWS], gates[ROWS];
 #pragma unroll
-        for (int i = 0; i < TAKEN_EACH; i++) {
-            int place = tid + i * UPDATE_THREADS, four = min(place / TAKERS, here * (SELECTED / 4) - 1);
+    for (int i = 0; i < TAKEN_EACH; i++) {
+        int four = min(tid + i * CHANNELS, here * (SELECTED / 4) - 1);
 #pragma unroll
-            for (int part = 0; part < PARTIALS / TAKERS; part++)
-                taken[i][part] = fresh16(partials + ((part * TAKERS + place % TAKERS) * rows + first) * SELECTED
-                                         + four * 4);
-        }
-#pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            int row = WAYS * i + way;
-            long long at = (long long)(first + row) * INNER + column + mine;
-            inputs[i] = row < here ? fresh(u + at) : (bf16)0;
-            gates[i] = row < here ? fresh(gate + at) : (bf16)0;
-        }
-#pragma unroll
-        for (int i = 0; i < TAKEN_EACH; i++) {
-            int four = (tid + i * UPDATE_THREADS) / TAKERS, row = four / (SELECTED / 4), at = four % (SELECTED / 4) * 4;
-            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-            for (int part = 0; part < PARTIALS / TAKERS; part++) {
-                uint4 v = taken[i][part];
-                sum.x += __uint_as_float(v.x), sum.y += __uint_as_float(v.y);
-                sum.z += __uint_as_float(v.z), sum.w += __uint_as_float(v.w);
-            }
-#pragma unroll
-            for (int other = TAKERS / 2; other > 0; other /= 2) {
-                sum.x += __shfl_xor_sync(0xffffffffu, sum.x, other), sum.y += __shfl_xor_sync(0xffffffffu, sum.y, other);
-                sum.z += __shfl_xor_sync(0xffffffffu, sum.z, other), sum.w += __shfl_xor_sync(0xffffffffu, sum.w, other);
-            }
-            if (four >= TAKEN) continue;
-            if (at >= RANK) {
-                *(float4*)&s.ends[row][at - RANK] = sum;
-            } else {  // in two parts, so that a product with both is one in float32
-                uint2 whole = make_uint2(both(sum.x, sum.y), both(sum.z, sum.w));
-                *(uint2*)&s.low_rank[0][row][at] = whole;
-                *(uint2*)&s.low_rank[1][row][at] = make_uint2(both(sum.x - low(whole.x), sum.y - high(whole.x)),
-                                                              both(sum.z - low(whole.y), sum.w - high(whole.y)));
-            }
-        }
-        __syncthreads();
-        // All of the turn before have sent their states on.
-        if (BUFFERS > 1 && tid == 0 && turn > 0 && first_of(turn + 1) < rows) ask_for_states(turn + 1);
-#pragma unroll
-        for (int i = 0; i < STEP_EACH; i++) {
-            int n = warp + i * UPDATE_WARPS;
-            if (n >= TILES) continue;
-            float d[4] = {};
-#pragma unroll
-            for (int k = 0; k < 2 * RANKS; k++) {
-                bool some = 32 * (k / 2) + 8 * t < RANK;
-                const bf16* line = &s.low_rank[k % 2][g][32 * (k / 2) + 8 * t];
-                uint4 nothing = make_uint4(0, 0, 0, 0);
-                uint4 upper = some ? *(const uint4*)line : nothing;
-                uint4 lower = some ? *(const uint4*)(line + 8 * LOW_RANK) : nothing;
-                multiply(d, upper, lower, step_weight[i][k / 2]);
-            }
-            if (ROWS >= 8 || g < ROWS)
-                *(float2*)&s.step[g][n * 8 + 2 * t] = make_float2(softplus(d[0] + bias[i].x), softplus(d[1] + bias[i].y));
-            if (ROWS > 8)
-                *(float2*)&s.step[(g + 8) % ROWS][n * 8 + 2 * t] =
-                    make_float2(softplus(d[2] + bias[i].x), softplus(d[3] + bias[i].y));
-        }
-        __syncthreads();
-#pragma unroll
-        for (int i = 0; i < EACH; i += TOGETHER) {
-            const int row = WAYS * i + way;
-            float h[TOGETHER][SIZE], step[TOGETHER], in[TOGETHER], sums[TOGETHER][2];
-            if (i % SENT == 0)
-#pragma unroll
-                for (int k = 0; k < SENT; k++)
-                    if (row + WAYS * k < here) wait(&s.barriers[buffer][row + WAYS * k], turn / BUFFERS & 1);
-#pragma unroll
-            for (int k = 0; k < TOGETHER; k++) {
-                float x = wide(inputs[i + k]);
-                step[k] = s.step[row + WAYS * k][mine];
-                in[k] = step[k] * x, sums[k][0] = skip * x, sums[k][1] = 0.0f;
-            }
-#pragma unroll
-            for (int k = 0; k < TOGETHER; k++)
-#pragma unroll
-                for (int q = 0; q < STATES; q++) {
-                    uint4 some = s.states[buffer][row + WAYS * k][mine][q ^ order];
-                    float* now = h[k] + q * PER;
-                    if (STATE_BYTES == 2) {
-                        now[0] = low(some.x), now[1] = high(some.x), now[2] = low(some.y), now[3] = high(some.y);
-                        now[4 % PER] = low(some.z), now[5 % PER] = high(some.z);
-                        now[6 % PER] = low(some.w), now[7 % PER] = high(some.w);
-                    } else {
-                        now[0] = __uint_as_float(some.x), now[1] = __uint_as_float(some.y);
-                        now[2] = __uint_as_float(some.z), now[3] = __uint_as_float(some.w);
-                    }
-                }
-#pragma unroll
-            for (int q = 0; q < STATES; q++)
-#pragma unroll
-                for (int j = 0; j < PER / 4; j++)
-#pragma unroll
-                    for (int k = 0; k < TOGETHER; k++) {
-                        const float* ends = s.ends[row + WAYS * k] + (q ^ order) * PER + 4 * j;
-                        const float4 b = *(const float4*)ends, c = *(const float4*)(ends + SIZE);
-                        float* now = h[k] + q * PER + 4 * j;
-                        const float* r = rate + q * PER + 4 * j;
-                        now[0] = exp2_(step[k] * r[0]) * now[0] + in[k] * b.x;
-                        now[1] = exp2_(step[k] * r[1]) * now[1] + in[k] * b.y;
-                        now[2] = exp2_(step[k] * r[2]) * now[2] + in[k] * b.z;
-                        now[3] = exp2_(step[k] * r[3]) * now[3] + in[k] * b.w;
-                        sums[k][0] += now[0] * c.x;
-                        sums[k][1] += now[1] * c.y;
-                        sums[k][0] += now[2] * c.z;
-                        sums[k][1] += now[3] * c.w;
-                    }
-#pragma unroll
-            for (int k = 0; k < TOGETHER; k++) {
-#pragma unroll
-                for (int q = 0; q < STATES; q++) {
-                    const float* now = h[k] + q * PER;
-                    s.states[buffer][row + WAYS * k][mine][q ^ order] = STATE_BYTES == 2
-                        ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
-                                     both(now[6 % PER], now[7 % PER]))
-                        : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
-                                     __float_as_uint(now[3]));
-                }
-                if (row + WAYS * k < here)
-                    y[tiled(first + row + WAYS * k, column + mine, INNER / TERMS)] =
-                        rounded((sums[k][0] + sums[k][1]) * wide(gates[i + k]));
-            }
-            if ((i + TOGETHER) % SENT > 0) continue;
-            // What a warp, 32 channels, has written is sent on.
-            written();
-            __syncwarp();
-            int last = WAYS * (i + TOGETHER - SENT + lane) + way;
-            if (lane < SENT && last < here)
-                copy_out(states_of(first + last) + (mine - lane) * (SIZE * STATE_BYTES),
-                         s.states[buffer][last][mine - lane], 32 * SIZE * STATE_BYTES);
-        }
-        if (lane < SENT) finish_copies_out();
-        if (BUFFERS > 1) __syncthreads();
+        for (int part = 0; part < PARTIALS; part++)
+            taken[i][part] = fresh16(partials + (part * rows + first) * SELECTED + four * 4);
     }
+#pragma unroll
+    for (int row = 0; row < ROWS; row++) {
+        long long at = (long long)(first + row) * INNER + own;
+        inputs[row] = row < here ? fresh(u + at) : (bf16)0;
+        gates[row] = row < here ? fresh(gate + at) : (bf16)0;
+    }
+#pragma unroll
+    for (int i = 0; i < TAKEN_EACH; i++) {
+        int four = tid + i * CHANNELS, row = four / (SELECTED / 4), at = four % (SELECTED / 4) * 4;
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+        for (int part = 0; part < PARTIALS; part++) {
+            uint4 v = taken[i][part];
+            sum.x += __uint_as_float(v.x), sum.y += __uint_as_float(v.y);
+            sum.z += __uint_as_float(v.z), sum.w += __uint_as_float(v.w);
+        }
+        if (four >= TAKEN) continue;
+        if (at >= RANK) {
+            *(float4*)&s.ends[row][at - RANK] = sum;
+        } else {  // in two parts, so that a product with both is one in float32
+            uint2 whole = make_uint2(both(sum.x, sum.y), both(sum.z, sum.w));
+            *(uint2*)&s.low_rank[0][row][at] = whole;
+            *(uint2*)&s.low_rank[1][row][at] = make_uint2(both(sum.x - low(whole.x), sum.y - high(whole.x)),
+                                                          both(sum.z - low(whole.y), sum.w - high(whole.y)));
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < STEP_EACH; i++) {
+        int octet = warp + i * UPDATE_WARPS;
+        if (octet >= OCTETS) continue;
+        float d[4] = {};
+#pragma unroll
+        for (int k = 0; k < 2 * RANKS; k++) {
+            uint4 nothing = make_uint4(0, 0, 0, 0);  // of the product's 16 rows there are 8
+            uint4 upper = 32 * (k / 2) + 8 * t < RANK ? *(const uint4*)&s.low_rank[k % 2][g][32 * (k / 2) + 8 * t]
+                                                      : nothing;
+            multiply(d, upper, nothing, step_weight[i][k / 2]);
+        }
+        *(float2*)&s.step[g][octet * 8 + 2 * t] = make_float2(softplus(d[0] + bias[i].x), softplus(d[1] + bias[i].y));
+    }
+    __syncthreads();
+    // Two rows at a time, so that neither waits for the other.
+#pragma unroll
+    for (int row = 0; row < ROWS; row += 2) {
+        float h[2][SIZE], step[2], in[2], sums[2][2];
+        if (row % 4 == 0)
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (row + k < here) wait(s.barriers + row + k, 0);
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            float x = wide(inputs[row + k]);
+            step[k] = s.step[row + k][tid];
+            in[k] = step[k] * x, sums[k][0] = skip * x, sums[k][1] = 0.0f;
+        }
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+#pragma unroll
+            for (int q = 0; q < STATES; q++) {
+                uint4 some = s.states[row + k][tid][q ^ order];
+                float* now = h[k] + q * PER;
+                if (STATE_BYTES == 2) {
+                    now[0] = low(some.x), now[1] = high(some.x), now[2] = low(some.y), now[3] = high(some.y);
+                    now[4 % PER] = low(some.z), now[5 % PER] = high(some.z);
+                    now[6 % PER] = low(some.w), now[7 % PER] = high(some.w);
+                } else {
+                    now[0] = __uint_as_float(some.x), now[1] = __uint_as_float(some.y);
+                    now[2] = __uint_as_float(some.z), now[3] = __uint_as_float(some.w);
+                }
+            }
+#pragma unroll
+        for (int i = 0; i < SIZE; i += 4)
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                const float* ends = s.ends[row + k] + (i / PER ^ order) * PER + i % PER;
+                const float4 b = *(const float4*)ends, c = *(const float4*)(ends + SIZE);
+                float* now = h[k] + i;
+                now[0] = exp2_(step[k] * rate[i]) * now[0] + in[k] * b.x;
+                now[1] = exp2_(step[k] * rate[i + 1]) * now[1] + in[k] * b.y;
+                now[2] = exp2_(step[k] * rate[i + 2]) * now[2] + in[k] * b.z;
+                now[3] = exp2_(step[k] * rate[i + 3]) * now[3] + in[k] * b.w;
+                sums[k][0] += now[0] * c.x;
+                sums[k][1] += now[1] * c.y;
+                sums[k][0] += now[2] * c.z;
+                sums[k][1] += now[3] * c.w;
+            }
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+#pragma unroll
+            for (int q = 0; q < STATES; q++) {
+                const float* now = h[k] + q * PER;
+                s.states[row + k][tid][q ^ order] = STATE_BYTES == 2
+                    ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
+                                 both(now[6 % PER], now[7 % PER]))
+                    : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
+                                 __float_as_uint(now[3]));
+            }
+            if (row + k < here)
+                y[tiled(first + row + k, own, INNER / TERMS)] = rounded((sums[k][0] + sums[k][1]) * wide(gates[row + k]));
+        }
+        if (row % 4 == 0) continue;
+        // What a warp, 32 channels, has written is sent on four rows at a time.
+        written();
+        __syncwarp();
+        int sent = row - 2 + lane;
+        if (lane < 4 && sent < here)
+            copy_out(states_of(sent) + warp * (32 * SIZE * STATE_BYTES), s.states[sent][warp * 32],
+                     32 * SIZE * STATE_BYTES);
+    }
+    if (lane < 4) finish_copies_out();
 }
 
-typedef Product<GROUPS_OUT, 1, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT> Out;
-constexpr int OUT_ROWS = 64 * GROUPS_OUT, OWN_ROWS = OUT_ROWS / SPLIT, OUT_THREADS = Out::CONSUMERS + 32;
+typedef Product<1, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT> Out;
+constexpr int OWN_ROWS = TILE / SPLIT, OUT_THREADS = Out::CONSUMERS + 32;
 constexpr int FOURS = COLUMNS_OUT / 4, OUT_EACH = OWN_ROWS * FOURS / Out::CONSUMERS;
 
 struct LeaveShared {
@@ -612,14 +559,14 @@ struct LeaveShared {
 };
 static_assert(OWN_ROWS * FOURS % Out::CONSUMERS == 0 && OWN_ROWS % 8 == 0, "");
 
-// Blocks: [WIDTH / COLUMNS_OUT, rows / OUT_ROWS, SPLIT]. out_weights [layers][WIDTH / COLUMNS_OUT][INNER / 64]
+// Blocks: [WIDTH / COLUMNS_OUT, rows / TILE, SPLIT]. out_weights [layers][WIDTH / COLUMNS_OUT][INNER / 64]
 // [COLUMNS_OUT][64]; y in blocks; hidden [rows][WIDTH]; the rest as in `enter`.
 extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         const bf16* out_weights, const bf16* y, float* hidden, bf16* stream, float* squares, long long layer,
         long long rows_, long long padded) {
     SHARED_MEMORY(memory);
     LeaveShared& s = *(LeaveShared*)memory;
-    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * OUT_ROWS;
+    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * TILE;
     const int part = SPLIT > 1 ? blockIdx.z : 0;
     const bool consumer = tid < Out::CONSUMERS;
     const bf16* weights = out_weights + ((layer * PARTS + tile) * INNER + part * (INNER / SPLIT)) * COLUMNS_OUT;
@@ -651,8 +598,7 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         Out::put(d, result);
     } else {
         if (tid == Out::CONSUMERS)
-            Out::fill(s.ring, s.barriers, weights,
-                      y + (long long)first * INNER + part * (INNER / TERMS / SPLIT) * 64 * TERMS, INNER / TERMS);
+            Out::fill(s.ring, s.barriers, weights, y + (long long)first * INNER + part * (INNER / SPLIT) * TILE);
         __syncthreads();
     }
     if (SPLIT > 1)

@@ -20,67 +20,61 @@ from torch import Tensor
 from lightning_modules.backbones import cuda_kernels
 from lightning_modules.backbones.mamba_step import BF16, SIZE, TAPS, fragments
 
-ROWS = 64
-"""Rows of a group of four warps in a product."""
+TILE = 64
+"""Rows of a product."""
+
+UPDATE_ROWS = 8
+"""Rows of a block of `update`."""
 
 TERMS = 64
 """Terms of a block of a product."""
 
-COLUMNS_IN = 128, 96, 64
-"""Columns of a block of `enter`, the best first."""
+MOST_ROWS = 256
+"""Rows up to which the kernels are faster than six: with 512 they save 1% of a layer, with 1,024 they lose 3%."""
 
 MOST_PARTS = 16
 """Blocks that may have parts of the selection: `update` has their numbers in registers."""
 
-BLOCKS = 264
-"""Blocks of `update` that are under way at once where each has two buffers: two on each of 132 multiprocessors."""
-
-MOST_SHARED = 232_448
-"""Bytes of shared memory that a block can have (compute capability 9.0)."""
+MOST_SHARED = 113 * 1024
+"""Bytes of shared memory for each of two blocks on a multiprocessor (compute capability 9.0)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
     """How the kernels divide their work; mamba_layer.cu says what each number is."""
 
-    groups_in: int
-    halves: int
     columns_in: int
     stages_in: int
-    groups_out: int
     columns_out: int
     stages_out: int
     split: int
     channels: int
-    rows: int
-    ways: int
-    buffers: int
 
 
-def tiles(rows: int, width: int, inner: int, states: torch.dtype) -> Tiles | None:
-    """For so many rows, a stream and an inside so wide and a type; None where the kernels are not for these."""
-    columns_in = next((n for n in COLUMNS_IN if inner % n == 0 and inner // n <= MOST_PARTS), None)
-    columns_out = next((n for n in (96, 64) if width % n == 0), None)
-    channels = next((n for n in (192, 128, 64) if inner % n == 0), None)
-    if None in (columns_in, columns_out, channels) or width % TERMS or inner % TERMS:
+def tiles(width: int, inner: int) -> Tiles | None:
+    """For a stream and an inside so wide, as measured (24 x 768); None where the kernels are not for these."""
+    columns_in, columns_out, channels = (next((n for n in choices if size % n == 0), 0) for size, choices in (
+        (inner, (96, 64)), (width, (96, 64)), (inner, (192, 128, 64))))
+    if not (columns_in and columns_out and channels) or width % TERMS or inner % TERMS:
         return None
-    split = max(n for n in ((1, 2, 4) if rows <= 256 else (1, 2)) if inner // TERMS % n == 0)
-    return Tiles(1, 2, columns_in, {64: 8, 96: 6, 128: 5}[columns_in], 1, columns_out, 4, split, channels, 8, 1, 1)
+    split = max(n for n in (1, 2, 4) if inner // TERMS % n == 0)
+    return Tiles(columns_in, 6, columns_out, 4, split, channels)
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
     """Whether the kernels are written for this shape and these types."""
     mixer = backbone.backbone["layers"][0].mixer
+    shape = tiles(backbone.lm_head.in_features, mixer.d_inner)
     return (rows > 0 and weights == BF16 and states in (BF16, torch.float32) and mixer.d_state == SIZE
             and mixer.d_conv == TAPS and mixer.dt_rank % 8 == 0 and mixer.dt_rank + 2 * SIZE <= 256
-            and tiles(rows, backbone.lm_head.in_features, mixer.d_inner, states) is not None)
+            and shape is not None and mixer.d_inner // shape.columns_in <= MOST_PARTS)
 
 
 def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
-    """Whether the kernels take this Mamba, and the GPU that it is on takes the kernels, which are compiled for that."""
+    """Whether the kernels are the fastest for so many rows of this Mamba, and can be compiled for the GPU that it is on."""
     device = backbone.lm_head.weight.device
-    return (takes(backbone, rows, weights, states) and device.type == "cuda" and cuda_kernels.compiler()
-            and _device_runs(device, **definitions(backbone, rows, states)))
+    return (takes(backbone, rows, weights, states) and rows <= MOST_ROWS and device.type == "cuda"
+            and cuda_kernels.compiler() and _device_runs(device, **definitions(backbone, states)))
 
 
 @functools.cache
@@ -99,29 +93,25 @@ def _device_runs(device: torch.device, **defined: int | str) -> bool:
         return False
 
 
-def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = None) -> dict[str, int | str]:
+def definitions(backbone, states: torch.dtype, shape: Tiles | None = None) -> dict[str, int | str]:
     """What mamba_layer.cu leaves open."""
     mixer, width = backbone.backbone["layers"][0].mixer, backbone.lm_head.in_features
-    shape = shape or tiles(rows, width, mixer.d_inner, states)
+    shape = shape or tiles(width, mixer.d_inner)
     return {"WIDTH": width, "INNER": mixer.d_inner, "RANK": mixer.dt_rank, "STATE_BYTES": states.itemsize,
-            "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "GROUPS_IN": shape.groups_in,
-            "HALVES_IN": shape.halves, "COLUMNS_IN": shape.columns_in, "STAGES_IN": shape.stages_in, 
-            "SELECT_SPLIT": shape.halves if (mixer.dt_rank + 2 * SIZE) % (8 * shape.halves) == 0 else 1,
-            "GROUPS_OUT": shape.groups_out, "COLUMNS_OUT": shape.columns_out, "STAGES_OUT": shape.stages_out,
-            "SPLIT": shape.split, "CHANNELS": shape.channels, "ROWS": shape.rows, "WAYS": shape.ways,
-            "BUFFERS": shape.buffers}
+            "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "COLUMNS_IN": shape.columns_in,
+            "STAGES_IN": shape.stages_in, "COLUMNS_OUT": shape.columns_out, "STAGES_OUT": shape.stages_out,
+            "SPLIT": shape.split, "CHANNELS": shape.channels}
 
 
 def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     """Shared memory of the kernels, as mamba_layer.cu's structs have it."""
-    rows_in, rows_out = ROWS * defined["GROUPS_IN"], ROWS * defined["GROUPS_OUT"]
     columns, selected, channels = defined["COLUMNS_IN"], defined["RANK"] + 2 * SIZE, defined["CHANNELS"]
-    enter = (2 * TERMS * defined["STAGES_IN"] * (rows_in + columns) + 2 * TERMS * selected * -(-columns // TERMS)
-             + 4 * (5 * columns + rows_in) + 8 * (2 * defined["STAGES_IN"] + 1))
-    update = (defined["ROWS"] * (defined["BUFFERS"] * (channels * SIZE * defined["STATE_BYTES"] + 8) + 8 * SIZE
-                                 + 4 * (channels + 8)) + 16 * 4 * (-(-defined["RANK"] // 32) * 32 + 8))
-    leave = (2 * TERMS * defined["STAGES_OUT"] * (rows_out + defined["COLUMNS_OUT"])
-             + 4 * rows_out // defined["SPLIT"] * (defined["COLUMNS_OUT"] // 4 + 1) + 16 * defined["STAGES_OUT"])
+    enter = (2 * TERMS * defined["STAGES_IN"] * (TILE + columns) + 2 * TERMS * selected * -(-columns // TERMS)
+             + 4 * (5 * columns + TILE) + 8 * (2 * defined["STAGES_IN"] + 1))
+    update = UPDATE_ROWS * (channels * SIZE * defined["STATE_BYTES"] + 4 * (-(-defined["RANK"] // 32) * 32 + 8)
+                            + 8 * SIZE + 4 * (channels + 8) + 8)
+    leave = (2 * TERMS * defined["STAGES_OUT"] * (TILE + defined["COLUMNS_OUT"])
+             + 4 * TILE // defined["SPLIT"] * (defined["COLUMNS_OUT"] // 4 + 1) + 16 * defined["STAGES_OUT"])
     return {"enter": enter, "update": -(-update // 16) * 16, "leave": leave}
 
 
@@ -141,8 +131,9 @@ def products(*columns: int) -> str:
 def kernels(device: int, **defined: int | str) -> dict:
     """The kernels by name for a device, the current one, and the definitions."""
     names = "enter", "update", "leave"
-    code = products(defined["COLUMNS_IN"] // defined["HALVES_IN"], defined["COLUMNS_OUT"],
-                    (defined["RANK"] + 2 * SIZE) // defined["SELECT_SPLIT"])
+    selected = defined["RANK"] + 2 * SIZE
+    code = products(defined["COLUMNS_IN"] // 2, defined["COLUMNS_OUT"],
+                    selected // 2 if selected % 16 == 0 else selected)
     found = cuda_kernels.kernels(device, "mamba_layer.cu", names, "90a", code=code, **defined)
     for name, size in shared_bytes(defined).items():
         cuda_kernels.allow_shared_memory(found[name], size, device)
@@ -165,9 +156,9 @@ class MambaLayers:
         layers = backbone.backbone["layers"]
         mixer, width, device = layers[0].mixer, backbone.lm_head.in_features, state.device
         inner, self.device = mixer.d_inner, device
-        shape = self.shape = shape or tiles(rows, width, inner, state.dtype)
-        per = ROWS * max(shape.groups_in, shape.groups_out)
-        padded = -(-rows // per) * per
+        shape = shape or tiles(width, inner)
+        groups = -(-rows // TILE)
+        padded = groups * TILE
 
         def zeros(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)
@@ -181,30 +172,22 @@ class MambaLayers:
         self.partials = zeros(inner // shape.columns_in, rows, mixer.dt_rank + 2 * SIZE)
         self.recent, self.state, self.clock = recent, state, clock
         self.plan = [
-            ("enter", (2 * inner // shape.columns_in, -(-rows // (ROWS * shape.groups_in)), 1), (1, 1, 1),
+            ("enter", (2 * inner // shape.columns_in, groups, 1), (1, 1, 1),
              (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate, self.partials), True),
-            ("update", (inner // shape.channels, self._turns(rows, inner), 1), (1, 1, 1),
+            ("update", (inner // shape.channels, -(-rows // UPDATE_ROWS), 1), (1, 1, 1),
              (steps, small, self.partials, self.u, self.gate, state, self.y), False),
-            ("leave", (width // shape.columns_out, -(-rows // (ROWS * shape.groups_out)), shape.split),
+            ("leave", (width // shape.columns_out, groups, shape.split),
              (1, 1, shape.split),
              (outwards, self.y, self.hidden, self.stream, self.squares), True)]
         for *_, tensors, _ in self.plan:
             assert all(tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 for tensor in tensors)
         self.rows, self.padded, self.count = rows, padded, len(layers)
         if launch is None:
-            defined = definitions(backbone, rows, state.dtype, shape)
+            defined = definitions(backbone, state.dtype, shape)
             with torch.cuda.device(device):
                 self.kernels, self.shared = kernels(device.index, **defined), shared_bytes(defined)
-            self.threads = {"enter": 128 * shape.groups_in * shape.halves + 32, "update": shape.ways * shape.channels,
-                            "leave": 128 * shape.groups_out + 32}
+            self.threads = {"enter": 256 + 32, "update": shape.channels, "leave": 128 + 32}
         self.launch = launch or self._launch
-
-    def _turns(self, rows: int, inner: int) -> int:
-        """Blocks of `update` down the rows: as many as these need, or with two buffers two a multiprocessor."""
-        groups = -(-rows // self.shape.rows)
-        if self.shape.buffers == 1:
-            return groups
-        return min(groups, max(1, BLOCKS // (inner // self.shape.channels)))
 
     def step(self) -> None:
         """All layers; on the current stream, also while a graph is captured."""

@@ -87,7 +87,7 @@ extern "C" int emulate_enter(const int* grid, long long bytes, const long long* 
     return bytes == sizeof(EnterShared);
 }
 extern "C" int emulate_update(const int* grid, long long bytes, const long long* numbers, int seed) {
-    run([] { call(update); }, {grid[0], grid[1], grid[2]}, {1, 1, 1}, UPDATE_THREADS, sizeof(UpdateShared), numbers, seed);
+    run([] { call(update); }, {grid[0], grid[1], grid[2]}, {1, 1, 1}, CHANNELS, sizeof(UpdateShared), numbers, seed);
     return bytes == sizeof(UpdateShared);
 }
 extern "C" int emulate_leave(const int* grid, long long bytes, const long long* numbers, int seed) {
