@@ -2,10 +2,10 @@
 
     python benchmarks/decode.py --rows 64 256 1024
 
-Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Where the layers
-can be one kernel (`mamba_step`), a second line has the step with it, and its time a layer. Prints only: it
-is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are those of
-benchmarks/rollout.py.
+Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Where a layer can
+be three kernels (`mamba_layer`), or all layers one (`mamba_step`), further lines have the step with these, and its time a
+layer. Prints only: it is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are
+those of benchmarks/rollout.py.
 """
 
 import argparse
@@ -26,29 +26,29 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--layers", type=int, default=24)
     options = parser.parse_args()
-    from lightning_modules.backbones import mamba_step
+    from lightning_modules.backbones import mamba_layer, mamba_step
     from lightning_modules.backbones.mamba_decode import MambaDecoder
 
     model = Mamba(40, n_layer=options.layers, d_model=768).cuda().eval()
     half = torch.bfloat16
-    table = Table("rows", "weights", "states", *KERNELS, "one kernel", "step", "tokens/s", title="microseconds")
+    table = Table("rows", "weights", "states", "kernels", *KERNELS, "a layer", "step", "tokens/s", title="microseconds")
     for rows in options.rows:
         for weights, states in ((half, half), (half, torch.float32), (torch.float32, torch.float32)):
             tokens = torch.zeros(rows, dtype=torch.long, device="cuda")
-            for whole in (False, True):
-                if whole and not mamba_step.fits(model, rows, weights, states):
+            for kernels, way in (("six", None), ("layer", mamba_layer), ("step", mamba_step)):
+                if way and not way.fits(model, rows, weights, states):
                     continue
-                decoder = MambaDecoder(model, rows, weights, states, whole=whole)
-                times = [f"{time_graph(work) / options.layers:.1f}" for work in parts(decoder)]
-                times = [""] * len(KERNELS) + times if whole else [*times, ""]
+                decoder = MambaDecoder(model, rows, weights, states, kernels=kernels)
+                parts = [time_graph(work) / options.layers for work in works(decoder)]
                 step = time_graph(lambda d=decoder, tokens=tokens: d.step(tokens))
-                table.add_row(str(rows), str(weights)[6:], str(states)[6:], *times, f"{step:.0f}",
-                              f"{rows / step * 1e6:,.0f}")
+                table.add_row(str(rows), str(weights)[6:], str(states)[6:], kernels,
+                              *([""] * len(KERNELS) if way else (f"{part:.1f}" for part in parts)), f"{sum(parts):.1f}",
+                              f"{step:.0f}", f"{rows / step * 1e6:,.0f}")
     Console(width=150).print(table)
 
 
-def parts(decoder) -> list[Callable[[], object]]:
-    """What is timed, each over all layers: the kernels of a layer, or the one kernel."""
+def works(decoder) -> list[Callable[[], object]]:
+    """What is timed: the kernels of a layer, each over all layers, or all layers together."""
     if decoder.whole:
         return [decoder.whole.step]
     return [lambda kernel=kernel: each_layer(decoder, kernel) for kernel in KERNELS]

@@ -268,10 +268,10 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
 #pragma unroll
         for (int i = 0; i < ITEMS; i++) {
             int item = tid + i * In::CONSUMERS;
-            bool inside = first + item / CHUNKS < rows;
+            bool alive = first + item / CHUNKS < rows;
 #pragma unroll
             for (int tap = 0; tap < 3; tap++)
-                before[i][tap] = inside ? fresh16(recent_at(item, (oldest + tap) % 3)) : make_uint4(0, 0, 0, 0);
+                before[i][tap] = alive ? fresh16(recent_at(item, (oldest + tap) % 3)) : make_uint4(0, 0, 0, 0);
         }
     __syncthreads();
     wait_for_kernel_before();
@@ -298,6 +298,11 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     __syncthreads();
     char* blocks = s.ring + U_PLACE;
     if (consumer && x_tile) wait(select_here, 0);
+    uint4 recents[ITEMS], halves[ITEMS];             // x, for the steps to come, and u
+    auto inside = [&](int item) { return first + item / CHUNKS < rows; };
+    auto place_of = [&](int item) {
+        return (long long)(first + item / CHUNKS) * INNER + column + item % CHUNKS * 8;
+    };
     if (consumer) {
         float values[ITEMS][8];
 #pragma unroll
@@ -312,11 +317,9 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             float scale = s.scale[row];
 #pragma unroll
             for (int j = 0; j < 8; j++) v[j] *= scale;
-            bool inside = first + row < rows;
-            long long to = (long long)(first + row) * INNER + column + chunk * 8;
             if (x_tile) {
-                if (inside) *recent_at(item, oldest) = eight(v);
                 float sum[8], weight[8], old[8];
+                recents[i] = eight(v);
                 eight(sum, s.small + 4 * COLUMNS_IN + chunk * 8);
                 eight(weight, s.small + 3 * COLUMNS_IN + chunk * 8);
 #pragma unroll
@@ -330,13 +333,12 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
                 }
 #pragma unroll
                 for (int j = 0; j < 8; j++) v[j] = sum[j] * sigmoid(sum[j]);
-                uint4 half = eight(v);
-                if (inside) *(uint4*)(u + to) = half;
-                *(uint4*)(blocks + (chunk / 8 * TILE + row) * LINE + (chunk % 8 ^ row % 8) * 16) = half;
+                halves[i] = eight(v);
+                *(uint4*)(blocks + (chunk / 8 * TILE + row) * LINE + (chunk % 8 ^ row % 8) * 16) = halves[i];
             } else {
 #pragma unroll
                 for (int j = 0; j < 8; j++) v[j] *= sigmoid(v[j]);
-                if (inside) *(uint4*)(gate + to) = eight(v);
+                if (inside(item)) *(uint4*)(gate + place_of(item)) = eight(v);
             }
         }
     }
@@ -344,8 +346,8 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     written();
     __syncthreads();
     const int group = tid / 128;
+    float d[TAKES / 2];
     if (group < TAKERS) {
-        float d[TAKES / 2];
 #pragma unroll
         for (int i = 0; i < TAKES / 2; i++) d[i] = 0.0f;
         product_begin();
@@ -354,6 +356,17 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             product<TAKES>(d, blocks + j / 4 * (TILE * LINE) + j % 4 * 32,
                            s.select + (j / 4 * SELECTED + group * TAKES) * LINE + j % 4 * 32);
         product_end();
+    }
+    // Only now, as `written` would have waited for it.
+    if (consumer)
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++) {
+            int item = tid + i * In::CONSUMERS;
+            if (!inside(item)) continue;
+            *recent_at(item, oldest) = recents[i];
+            *(uint4*)(u + place_of(item)) = halves[i];
+        }
+    if (group < TAKERS) {
         products_left<0>();
         const int lane = tid % 32, row = first + tid / 32 % 4 * 16 + lane / 4;
         float* to = partials + ((long long)tile * rows + row) * SELECTED + group * TAKES + lane % 4 * 2;
@@ -478,6 +491,7 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
     }
     __syncthreads();
     // Two rows at a time, so that neither waits for the other.
+    bf16 results[4];
 #pragma unroll
     for (int row = 0; row < ROWS; row += 2) {
         float h[2][SIZE], step[2], in[2], sums[2][2];
@@ -533,17 +547,19 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
                     : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
                                  __float_as_uint(now[3]));
             }
-            if (row + k < here)
-                y[tiled(first + row + k, own, INNER / TERMS)] = rounded((sums[k][0] + sums[k][1]) * wide(gates[row + k]));
+            results[row % 4 + k] = rounded((sums[k][0] + sums[k][1]) * wide(gates[row + k]));
         }
         if (row % 4 == 0) continue;
-        // What a warp, 32 channels, has written is sent on four rows at a time.
+        // What a warp, 32 channels, has written is sent on four rows at a time, before `written` would wait for y.
         written();
         __syncwarp();
         int sent = row - 2 + lane;
         if (lane < 4 && sent < here)
             copy_out(states_of(sent) + warp * (32 * SIZE * STATE_BYTES), s.states[sent][warp * 32],
                      32 * SIZE * STATE_BYTES);
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            if (row - 2 + k < here) y[tiled(first + row - 2 + k, own, INNER / TERMS)] = results[k];
     }
     if (lane < 4) finish_copies_out();
 }
