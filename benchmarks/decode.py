@@ -2,10 +2,10 @@
 
     python benchmarks/decode.py --rows 64 256 1024
 
-Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Where a layer can
-be three kernels (`mamba_layer`), or all layers one (`mamba_step`), further lines have the step with these, and its time a
-layer. Prints only: it is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are
-those of benchmarks/rollout.py.
+Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Where a layer
+can be three kernels (`mamba_layer`), or all layers one (`mamba_step`), further lines have the step with these, and its
+time a layer. Prints only: it is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count
+are those of benchmarks/rollout.py.
 """
 
 import argparse
