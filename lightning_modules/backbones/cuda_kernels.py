@@ -1,4 +1,4 @@
-"""CUDA kernels of our own: compiled when they are first used, by cuda.core (NVRTC), and launched on PyTorch's stream."""
+"""CUDA kernels of our own: compiled when first used, by cuda.core (NVRTC), and launched on PyTorch's stream."""
 
 import functools
 from importlib.util import find_spec
@@ -42,6 +42,7 @@ def allow_shared_memory(kernel, size: int, device: int) -> None:
     from cuda.bindings import driver
 
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    (error,) = driver.cuKernelSetAttribute(attribute, size, driver.CUkernel(int(kernel.handle)), driver.CUdevice(device))
+    function = driver.CUkernel(int(kernel.handle))
+    (error,) = driver.cuKernelSetAttribute(attribute, size, function, driver.CUdevice(device))
     if error != driver.CUresult.CUDA_SUCCESS:
         raise RuntimeError(f"{size} bytes of shared memory for a kernel: {error.name}")

@@ -11,6 +11,11 @@ of the step size, adds the rows of x_proj together in memory, and asks for its n
 embedding and head stay as they are, and so do the states. At 64 rows a layer takes 15.2 us so, and 22.6 in six kernels
 (H200, bfloat16 states; float32: 16.9 and 23.6), a step 372 and 584.
 
+With more rows a layer can be three kernels that overlap (mamba_layer.cu). They have to be asked for: in their present
+form they have run only emulated, on a CPU. An earlier one, the same but for what it has lost (a second tile of rows,
+two buffers) and for when it writes to memory, took 666 us a step at 256 rows where six kernels take 824, 566 and 673 at
+128, 1,173 and 1,191 at 512, 2,015 and 1,952 at 1,024 (H100, bfloat16 states, one run each, of e57e2c3).
+
 Tried on an H100 (24 x 768, bf16) and not faster:
 - products in Triton with the norm, the convolution or the residual inside, programmatic dependent launches, and halves
   of the batch on streams of their own;
@@ -20,6 +25,10 @@ Tried on an H100 (24 x 768, bf16) and not faster:
   memory: 31.2 us a layer, where six kernels take 30.1 (H200; 42.1 and 36.2 with float32 states);
 - the step size in its low rank, x_proj inside the convolution: 7% and 3% faster at 64 and 256 rows, 10% slower at 1024;
 - weights and states brought to the L2 cache one kernel ahead;
+- in the three kernels, at 256 rows: copies to all blocks of a cluster (cp.async.bulk with multicast: 877 and 1,108 us
+  a step with clusters of 2 and 4, where 677 without); parts of the selection added up in memory, in fixed point (677),
+  or by clusters of 4 (691) or 2 (676), where 663 when all are left to the recurrence; blocks that wait for signals of
+  those of their own rows instead of for the kernel before (699 where 663);
 - the recurrence with all N of a column in one thread (states [N, D]), or with several rows a program, the next row's
   states under way: as it is, its 44 us a layer (1024 rows, bf16 states; 74 in float32) are 2.3 TB/s (2.7), where a
   plain copy has 3.0.
@@ -173,8 +182,8 @@ class MambaDecoder(Decoder):
     """Steps of a Mamba with weights and states in types of their own, for a fixed number of rows.
 
     States: recent inputs [n_layer, B, 3, D] in the weights' type, and h [n_layer, B, D, N] in `states`' type.
-    kernels: "step": the layers are one kernel (mamba_step); "layer": three a layer (mamba_layer); "six"; None: the first
-             of these that fits
+    kernels: "step": the layers are one kernel (mamba_step); "layer": three a layer (mamba_layer); "six"; None: "step"
+             where `mamba_step.fits`, or "six"
     """
 
     def __init__(self, backbone, rows: int, weights: torch.dtype, states: torch.dtype,
@@ -199,10 +208,10 @@ class MambaDecoder(Decoder):
         self.whole, self.logits = None, new(self.V, torch.float32)
         ways = {"step": mamba_step, "layer": mamba_layer}
         if kernels is None:
-            kernels = next((name for name, way in ways.items() if way.fits(backbone, rows, weights, states)), "six")
+            kernels = "step" if mamba_step.fits(backbone, rows, weights, states) else "six"
         elif kernels in ways and not ways[kernels].takes(backbone, rows, weights, states):
-            raise ValueError(f"kernels {kernels!r} do not take {rows} rows of {backbone.description}, {weights}, {states}: "
-                             f"see {ways[kernels].__name__}.takes")
+            raise ValueError(f"kernels {kernels!r} do not take {rows} rows of {backbone.description}, {weights}, "
+                             f"{states}: see {ways[kernels].__name__}.takes")
         self.kernels = kernels
         if kernels in ways:
             build = mamba_step.MambaStep if kernels == "step" else mamba_layer.MambaLayers
@@ -210,7 +219,7 @@ class MambaDecoder(Decoder):
             # The embedding leaves sums of squares in the first; the head finds those after the last layer.
             self.stream, self.hidden, self.squares, self.last_squares = (
                 self.whole.stream, self.whole.hidden, *self.whole.squares)
-            self.last = self.hidden if kernels == "layer" else self.stream
+            self.last = self.hidden if kernels == "layer" else self.stream  # of the layers, row by row
             return
         self.layers = [_layer(layer.norm, layer.mixer, weights) for layer in layers]
         self.stream, self.change, self.u, self.y, self.xz, self.selection = (

@@ -5,22 +5,22 @@
 //   update  step sizes, states, y
 //   leave   the stream from y, and its sums of squares
 //
-// A kernel is launched as soon as all blocks of the one before are under way (programmatic dependent launch). Until that
-// one has ended it may read only what that one does not write, so it asks for its weights, recent inputs and states; a
-// kernel lets its successor begin only after its own wait, so that of two that overlap all before them have ended.
+// A kernel is launched as soon as all blocks of the one before have what they waited for (programmatic dependent
+// launch), so that of two that overlap all before them have ended. Until the one before has ended it may read only what
+// that one does not write: it asks for its weights, recent inputs and states, and waits.
 //
-// Products are wgmma's, of 64 rows and a part of the columns a group of four warps: both sides come to shared memory by
-// bulk copies, through a ring of STAGES blocks of 64 terms, which one thread of a further warp fills. What is copied lies
-// in memory as it has to in shared memory: in blocks of 64 terms, of whose rows of 128 bytes the 16 bytes c are at
+// Products are wgmma's, of 64 rows and a part of the columns a group of four warps. Both sides come to shared memory by
+// bulk copies, through a ring of STAGES blocks of 64 terms, which one thread of a further warp fills. What is copied
+// lies in memory as it has to in shared memory: in blocks of 64 terms, of whose rows of 128 bytes the 16 bytes c are at
 // c ^ (row % 8).
 //
-// Two runs give the same bits: what several blocks have parts of is added up in one order. Of the selection every block of
-// `enter` leaves its part, and every block of `update` adds up those of its rows.
+// Two runs give the same bits: what several blocks have parts of is added up in one order. Of the selection every block
+// of `enter` leaves its part, and every block of `update` adds up those of its rows.
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
-// STATE_BYTES (2: bfloat16, 4: float); COLUMNS and STAGES of the two products, with _IN or _OUT; SPLIT (blocks, a cluster,
-// that share the terms of the second); CHANNELS (of a block of `update`). Needs compute capability 9.0, and `product` for
-// COLUMNS_IN / 2, COLUMNS_OUT, and SELECTED or, if that is a multiple of 16, SELECTED / 2 columns.
+// STATE_BYTES (2: bfloat16, 4: float); COLUMNS and STAGES of the two products, with _IN or _OUT; SPLIT (blocks, a
+// cluster, that share the terms of the second); CHANNELS (of a block of `update`). Needs compute capability 9.0, and
+// `product` for COLUMNS_IN / 2, COLUMNS_OUT, and SELECTED or, if that is a multiple of 16, SELECTED / 2 columns.
 
 #ifndef EMULATED
 #define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
@@ -33,7 +33,8 @@ DEVICE void barrier_init(unsigned long long* barrier, unsigned arrivals) {
 }
 DEVICE void barriers_ready() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 DEVICE void arrive_and_expect(unsigned long long* barrier, unsigned bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(place(barrier)), "r"(bytes) : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :: "r"(place(barrier)), "r"(bytes) : "memory");
 }
 DEVICE void arrive(unsigned long long* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(place(barrier)) : "memory");
@@ -97,8 +98,9 @@ constexpr int RANKS = (RANK + 31) / 32;
 constexpr int TILE = 64;                             // rows of a product
 constexpr int ROWS = 8;                              // rows of a block of `update`
 
-static_assert(WIDTH % TERMS == 0 && INNER % (TERMS * SPLIT) == 0 && INNER % COLUMNS_IN == 0 && COLUMNS_IN % 16 == 0, "");
-static_assert(WIDTH % COLUMNS_OUT == 0 && INNER % CHANNELS == 0 && CHANNELS % 32 == 0 && RANK % 8 == 0, "");
+static_assert(WIDTH % TERMS == 0 && INNER % (TERMS * SPLIT) == 0 && INNER % COLUMNS_IN == 0, "");
+static_assert(COLUMNS_IN % 16 == 0 && WIDTH % COLUMNS_OUT == 0 && INNER % CHANNELS == 0 && CHANNELS % 32 == 0, "");
+static_assert(RANK % 8 == 0, "");
 static_assert(STATE_BYTES == 2 || STATE_BYTES == 4, "");
 
 DEVICE void cluster_meet() {
@@ -226,8 +228,7 @@ static_assert(U_PLACE + U_BLOCKS * TILE * LINE <= STAGES_IN * In::STAGE && STAGE
 static_assert(TILE * CHUNKS % In::CONSUMERS == 0, "");
 
 // Blocks: [2 INNER / COLUMNS_IN, rows / TILE]; those of x come first. in_weights [layers][those][WIDTH / 64]
-// [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], where 2 t and 2 t + 1 of eight rows are
-// those of columns t and 4 + t; stream in blocks; squares
+// [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64]; stream in blocks; squares
 // [2][padded][PARTS], before the first layer and later; recent [layers][rows][3][INNER]; u, gate [rows][INNER];
 // partials [PARTIALS][rows][SELECTED].
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
@@ -397,7 +398,7 @@ struct UpdateShared {
 // [INNER][16]; y in blocks.
 extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
         const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate, char* state,
-        bf16* y, long long layer, long long rows_) {
+        bf16* y, long long layer, long long rows_, long long) {
     SHARED_MEMORY(memory);
     UpdateShared& s = *(UpdateShared*)memory;
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4, rows = (int)rows_;

@@ -71,7 +71,7 @@ def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> boo
 
 
 def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
-    """Whether the kernels are the fastest for so many rows of this Mamba, and can be compiled for the GPU that it is on."""
+    """Whether the kernels are faster than six for so many rows of this Mamba, and the GPU that it is on takes them."""
     device = backbone.lm_head.weight.device
     return (takes(backbone, rows, weights, states) and rows <= MOST_ROWS and device.type == "cuda"
             and cuda_kernels.compiler() and _device_runs(device, **definitions(backbone, states)))
@@ -145,8 +145,8 @@ class MambaLayers:
 
     recent: [n_layer, rows, 3, D] bfloat16, state: [n_layer, rows, D, N], clock: [1] int32, changed in place
     stream: [padded * W] bfloat16, in blocks (`blocks`), hidden: [rows, W] float32, squares: [2, padded, parts] float32:
-            before a step the embedding, twice, and the sums of its squares in the first part of squares[0]; after it, in
-            `hidden` and squares[1], what the head needs: there the parts are those of a row's sum
+            before a step the embedding, twice, and the sums of its squares in the first part of squares[0]; after it,
+            in `hidden` and squares[1], what the head needs: there the parts are those of a row's sum
     launch: runs a kernel of a name with this grid, cluster and numbers, where it is not a GPU that does
     """
 
@@ -171,35 +171,32 @@ class MambaLayers:
         self.u, self.gate, self.y = (zeros(n, inner, dtype=BF16) for n in (rows, rows, padded))
         self.partials = zeros(inner // shape.columns_in, rows, mixer.dt_rank + 2 * SIZE)
         self.recent, self.state, self.clock = recent, state, clock
-        self.plan = [
-            ("enter", (2 * inner // shape.columns_in, groups, 1), (1, 1, 1),
-             (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate, self.partials), True),
-            ("update", (inner // shape.channels, -(-rows // UPDATE_ROWS), 1), (1, 1, 1),
-             (steps, small, self.partials, self.u, self.gate, state, self.y), False),
-            ("leave", (width // shape.columns_out, groups, shape.split),
-             (1, 1, shape.split),
-             (outwards, self.y, self.hidden, self.stream, self.squares), True)]
-        for *_, tensors, _ in self.plan:
+        # Grid, cluster and tensors of the kernels.
+        self.plan = {
+            "enter": ((2 * inner // shape.columns_in, groups, 1), (1, 1, 1),
+                      (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate,
+                       self.partials)),
+            "update": ((inner // shape.channels, -(-rows // UPDATE_ROWS), 1), (1, 1, 1),
+                       (steps, small, self.partials, self.u, self.gate, state, self.y)),
+            "leave": ((width // shape.columns_out, groups, shape.split), (1, 1, shape.split),
+                      (outwards, self.y, self.hidden, self.stream, self.squares))}
+        for *_, tensors in self.plan.values():
             assert all(tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 for tensor in tensors)
         self.rows, self.padded, self.count = rows, padded, len(layers)
         if launch is None:
             defined = definitions(backbone, state.dtype, shape)
             with torch.cuda.device(device):
                 self.kernels, self.shared = kernels(device.index, **defined), shared_bytes(defined)
+            # Groups of four warps for a product, and a warp that fills the ring.
             self.threads = {"enter": 256 + 32, "update": shape.channels, "leave": 128 + 32}
         self.launch = launch or self._launch
 
     def step(self) -> None:
         """All layers; on the current stream, also while a graph is captured."""
         for layer in range(self.count):
-            for name in ("enter", "update", "leave"):
-                self.run(name, layer)
-
-    def run(self, name: str, layer: int) -> None:
-        """One kernel of a layer."""
-        _, grid, cluster, tensors, with_padded = next(plan for plan in self.plan if plan[0] == name)
-        numbers = [*(tensor.data_ptr() for tensor in tensors), layer, self.rows, *([self.padded] if with_padded else [])]
-        self.launch(name, grid, cluster, numbers)
+            for name, (grid, cluster, tensors) in self.plan.items():
+                self.launch(name, grid, cluster,
+                            [*(tensor.data_ptr() for tensor in tensors), layer, self.rows, self.padded])
 
     def _launch(self, name: str, grid: tuple, cluster: tuple, numbers: list[int]) -> None:
         from cuda.core import LaunchConfig, launch
@@ -213,7 +210,7 @@ class MambaLayers:
 
 
 def blocks(weight: Tensor, columns: int) -> Tensor:
-    """[n, k] as [n / columns, k / 64, columns, 64], where of a row the 8 numbers c are at c ^ (row % 8); k is padded."""
+    """[n, k] as [n / columns, k / 64, columns, 64], where a row has its 8 numbers c at c ^ (row % 8); k is padded."""
     n, k = weight.shape
     weight = F.pad(weight, (0, -k % TERMS)).view(n // columns, columns, -1, 8, 8).transpose(1, 2)
     order = torch.arange(8, device=weight.device) ^ torch.arange(columns, device=weight.device)[:, None] % 8

@@ -65,7 +65,7 @@ static float4 others(const float* mine, int block) {
     return *(const float4*)((const char*)mine - now->block->shared + now->block->cluster_blocks[block].shared);
 }
 
-// An element of a matrix in shared memory whose rows have 128 bytes; `matrix` points to its first 16 terms or later ones.
+// An element of a matrix in shared memory whose rows have 128 bytes; `matrix` points to 16 terms of its first row.
 static float element(const char* matrix, int row, int term) {
     size_t offset = matrix - now->block->shared, from = offset % 128 + 2 * term;
     if ((offset - offset % 128) % 1024) abort();
@@ -74,23 +74,27 @@ static float element(const char* matrix, int row, int term) {
 }
 template <int N> inline void product(float (&d)[N / 2], const char* a, const char* b) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    for (int i = 0; i < N / 2; i++)
-        for (int k = 0; k < 16; k++)
-            d[i] += element(a, 16 * warp + lane / 4 + i / 2 % 2 * 8, k) * element(b, i / 4 * 8 + lane % 4 * 2 + i % 2, k);
+    for (int i = 0; i < N / 2; i++) {
+        int row = 16 * warp + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        for (int k = 0; k < 16; k++) d[i] += element(a, row, k) * element(b, column, k);
+    }
 }
 
 #include "mamba_layer.cu"
 
-// Place: columns, rows, blocks that share terms. Returns whether the shared memory is as large as `bytes`.
+// Each returns whether the kernel's shared memory is as large as `bytes`.
 extern "C" int emulate_enter(const int* grid, long long bytes, const long long* numbers, int seed) {
-    run([] { call(enter); }, {grid[0], grid[1], grid[2]}, {1, 1, 1}, IN_THREADS, sizeof(EnterShared), numbers, seed);
+    Place blocks = {grid[0], grid[1], grid[2]};
+    run([] { call(enter); }, blocks, {1, 1, 1}, IN_THREADS, sizeof(EnterShared), numbers, seed);
     return bytes == sizeof(EnterShared);
 }
 extern "C" int emulate_update(const int* grid, long long bytes, const long long* numbers, int seed) {
-    run([] { call(update); }, {grid[0], grid[1], grid[2]}, {1, 1, 1}, CHANNELS, sizeof(UpdateShared), numbers, seed);
+    Place blocks = {grid[0], grid[1], grid[2]};
+    run([] { call(update); }, blocks, {1, 1, 1}, CHANNELS, sizeof(UpdateShared), numbers, seed);
     return bytes == sizeof(UpdateShared);
 }
 extern "C" int emulate_leave(const int* grid, long long bytes, const long long* numbers, int seed) {
-    run([] { call(leave); }, {grid[0], grid[1], grid[2]}, {1, 1, SPLIT}, OUT_THREADS, sizeof(LeaveShared), numbers, seed);
+    Place blocks = {grid[0], grid[1], grid[2]};
+    run([] { call(leave); }, blocks, {1, 1, SPLIT}, OUT_THREADS, sizeof(LeaveShared), numbers, seed);
     return bytes == sizeof(LeaveShared);
 }
