@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import tomllib
 
 import pytest
 import torch
@@ -24,6 +25,15 @@ def test_every_key_of_a_config_says_what_it_is():
         if path.parent.name != "sweeps":
             bare = re.findall(r"^ *\w+: [^#\n]+$", path.read_text(encoding="utf-8"), flags=re.M)
             assert not bare, f"{path.name}: {bare}"
+
+
+def test_what_is_not_python_is_packaged_too():
+    facts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    for package in facts["packages"]:
+        folder = ROOT / package.replace(".", "/")
+        packaged = {path for pattern in facts["package-data"].get(package, []) for path in folder.glob(pattern)}
+        for path in folder.iterdir():
+            assert path.is_dir() or path.suffix == ".py" or path in packaged, path
 
 
 @pytest.mark.parametrize("configs", EXPERIMENTS + OVERLAYS, ids=" ".join)

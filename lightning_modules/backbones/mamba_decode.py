@@ -12,9 +12,9 @@ embedding and head stay as they are, and so do the states. At 64 rows a layer ta
 (H200, bfloat16 states; float32: 16.9 and 23.6), a step 372 and 584.
 
 With more rows a layer can be three kernels that overlap (mamba_layer.cu). They have to be asked for: in their present
-form they have run only emulated, on a CPU. An earlier one, the same but for what it has lost (a second tile of rows,
-two buffers) and for when it writes to memory, took 666 us a step at 256 rows where six kernels take 824, 566 and 673 at
-128, 1,173 and 1,191 at 512, 2,015 and 1,952 at 1,024 (H100, bfloat16 states, one run each, of e57e2c3).
+form they have run only emulated, on a CPU. An earlier one took 666 us a step at 256 rows where six kernels take 824,
+566 and 673 at 128, and in the best of other tilings 1,173 and 1,191 at 512, 2,015 and 1,952 at 1,024 (H100, bfloat16
+states, one run each, of e57e2c3). Since then it has lost what only those tilings used, and it writes to memory later.
 
 Tried on an H100 (24 x 768, bf16) and not faster:
 - products in Triton with the norm, the convolution or the residual inside, programmatic dependent launches, and halves
@@ -209,6 +209,8 @@ class MambaDecoder(Decoder):
         ways = {"step": mamba_step, "layer": mamba_layer}
         if kernels is None:
             kernels = "step" if mamba_step.fits(backbone, rows, weights, states) else "six"
+        elif kernels not in (*ways, "six"):
+            raise ValueError(f"unknown kernels {kernels!r}: expected 'step', 'layer' or 'six'")
         elif kernels in ways and not ways[kernels].takes(backbone, rows, weights, states):
             raise ValueError(f"kernels {kernels!r} do not take {rows} rows of {backbone.description}, {weights}, "
                              f"{states}: see {ways[kernels].__name__}.takes")

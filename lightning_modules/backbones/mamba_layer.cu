@@ -492,7 +492,7 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
     }
     __syncthreads();
     // Two rows at a time, so that neither waits for the other.
-    bf16 results[4];
+    bf16 results[ROWS];
 #pragma unroll
     for (int row = 0; row < ROWS; row += 2) {
         float h[2][SIZE], step[2], in[2], sums[2][2];
@@ -548,20 +548,20 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
                     : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
                                  __float_as_uint(now[3]));
             }
-            results[row % 4 + k] = rounded((sums[k][0] + sums[k][1]) * wide(gates[row + k]));
+            results[row + k] = rounded((sums[k][0] + sums[k][1]) * wide(gates[row + k]));
         }
         if (row % 4 == 0) continue;
-        // What a warp, 32 channels, has written is sent on four rows at a time, before `written` would wait for y.
+        // What a warp, 32 channels, has written is sent on four rows at a time.
         written();
         __syncwarp();
         int sent = row - 2 + lane;
         if (lane < 4 && sent < here)
             copy_out(states_of(sent) + warp * (32 * SIZE * STATE_BYTES), s.states[sent][warp * 32],
                      32 * SIZE * STATE_BYTES);
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            if (row - 2 + k < here) y[tiled(first + row - 2 + k, own, INNER / TERMS)] = results[k];
     }
+#pragma unroll
+    for (int row = 0; row < ROWS; row++)             // only now, as `written` would have waited for it
+        if (row < here) y[tiled(first + row, own, INNER / TERMS)] = results[row];
     if (lane < 4) finish_copies_out();
 }
 

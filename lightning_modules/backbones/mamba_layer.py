@@ -1,9 +1,9 @@
-"""A layer of one decoding step of Mamba as three CUDA kernels that overlap, for any number of rows (mamba_layer.cu).
+"""A layer of one decoding step of Mamba as three CUDA kernels that overlap, for hundreds of rows (mamba_layer.cu).
 
 With hundreds of rows a step is bound by memory, and by what stands between one kernel and the next: its launch, its
 first weights, its last writes. Here the norm, the convolution, the projections of the step size and the residual are
 parts of the kernels before or after them, and a kernel is launched while the one before still runs: by the time it may
-read what that one has written, its weights and its states are in shared memory.
+read what that one has written, its first weights and its states are in shared memory.
 
 Two runs give the same bits: what several blocks have parts of is added up in one order.
 """
@@ -29,8 +29,11 @@ UPDATE_ROWS = 8
 TERMS = 64
 """Terms of a block of a product."""
 
+CAPABILITY = 9, 0
+"""Of the GPU: wgmma is of that alone."""
+
 MOST_ROWS = 256
-"""Rows up to which the kernels are faster than six: with 512 they save 1% of a layer, with 1,024 they lose 3%."""
+"""Rows up to which the kernels are faster than six, for 24 x 768: with 512 they save 1%, with 1,024 they lose 3%."""
 
 MOST_PARTS = 16
 """Blocks that may have parts of the selection: `update` has their numbers in registers."""
@@ -71,7 +74,7 @@ def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> boo
 
 
 def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
-    """Whether the kernels are faster than six for so many rows of this Mamba, and the GPU that it is on takes them."""
+    """Whether the kernels are faster than six for so many rows, and take this Mamba on the GPU that it is on."""
     device = backbone.lm_head.weight.device
     return (takes(backbone, rows, weights, states) and rows <= MOST_ROWS and device.type == "cuda"
             and cuda_kernels.compiler() and _device_runs(device, **definitions(backbone, states)))
@@ -80,7 +83,7 @@ def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool
 @functools.cache
 def _device_runs(device: torch.device, **defined: int | str) -> bool:
     """Kept, also that it does not: the compiler is not asked again for every decoder."""
-    if torch.cuda.get_device_capability(device) != (9, 0):  # wgmma is of that alone
+    if torch.cuda.get_device_capability(device) != CAPABILITY:
         return False
     try:
         with torch.cuda.device(device):
@@ -184,6 +187,9 @@ class MambaLayers:
             assert all(tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 for tensor in tensors)
         self.rows, self.padded, self.count = rows, padded, len(layers)
         if launch is None:
+            if device.type != "cuda" or torch.cuda.get_device_capability(device) != CAPABILITY:
+                raise ValueError(f"the kernels for a layer of a step are for a GPU of compute capability 9.0, not "
+                                 f"{device}")
             defined = definitions(backbone, state.dtype, shape)
             with torch.cuda.device(device):
                 self.kernels, self.shared = kernels(device.index, **defined), shared_bytes(defined)

@@ -29,15 +29,30 @@ static void arrive_and_expect(unsigned long long* barrier, unsigned bytes) {
     counter(barrier).bytes += bytes;
     arrive(barrier);
 }
+// Copies under way: they are made as late as can be, when a thread waits for them.
+struct Copy {
+    void* to;
+    const void* from;
+    unsigned bytes;
+    unsigned long long* barrier;
+};
+static std::vector<Copy> copies;
 static bool over(unsigned long long* barrier, unsigned parity) {
+    for (size_t i = 0; i < copies.size(); i++) {
+        Copy copy = copies[i];
+        if (copy.barrier != barrier) continue;
+        copies.erase(copies.begin() + i);
+        memcpy(copy.to, copy.from, copy.bytes);
+        counter(barrier).bytes -= copy.bytes;
+        counter(barrier).check();
+        break;
+    }
     yield_();
     return (counter(barrier).phase & 1) != parity;
 }
 static void copy_in(void* shared, const void* global, unsigned bytes, unsigned long long* barrier) {
     if ((size_t)shared % 16 || (size_t)global % 16 || bytes % 16) abort();
-    memcpy(shared, global, bytes);
-    counter(barrier).bytes -= bytes;
-    counter(barrier).check();
+    copies.push_back({shared, global, bytes, barrier});
 }
 static void copy_out(void* global, const void* shared, unsigned bytes) {
     if ((size_t)shared % 16 || (size_t)global % 16 || bytes % 16) abort();
@@ -82,19 +97,18 @@ template <int N> inline void product(float (&d)[N / 2], const char* a, const cha
 
 #include "mamba_layer.cu"
 
-// Each returns whether the kernel's shared memory is as large as `bytes`.
-extern "C" int emulate_enter(const int* grid, long long bytes, const long long* numbers, int seed) {
-    Place blocks = {grid[0], grid[1], grid[2]};
-    run([] { call(enter); }, blocks, {1, 1, 1}, IN_THREADS, sizeof(EnterShared), numbers, seed);
-    return bytes == sizeof(EnterShared);
+// Each returns whether the kernel's shared memory is as large as `bytes`, and somebody has waited for every copy.
+static Place place_of(const int* numbers) { return {numbers[0], numbers[1], numbers[2]}; }
+extern "C" int emulate_enter(const int* grid, const int* cluster, long long bytes, const long long* numbers, int seed) {
+    run([] { call(enter); }, place_of(grid), place_of(cluster), IN_THREADS, sizeof(EnterShared), numbers, seed);
+    return copies.empty() && bytes == sizeof(EnterShared);
 }
-extern "C" int emulate_update(const int* grid, long long bytes, const long long* numbers, int seed) {
-    Place blocks = {grid[0], grid[1], grid[2]};
-    run([] { call(update); }, blocks, {1, 1, 1}, CHANNELS, sizeof(UpdateShared), numbers, seed);
-    return bytes == sizeof(UpdateShared);
+extern "C" int emulate_update(const int* grid, const int* cluster, long long bytes, const long long* numbers, int seed) {
+    run([] { call(update); }, place_of(grid), place_of(cluster), CHANNELS, sizeof(UpdateShared), numbers, seed);
+    return copies.empty() && bytes == sizeof(UpdateShared);
 }
-extern "C" int emulate_leave(const int* grid, long long bytes, const long long* numbers, int seed) {
-    Place blocks = {grid[0], grid[1], grid[2]};
-    run([] { call(leave); }, blocks, {1, 1, SPLIT}, OUT_THREADS, sizeof(LeaveShared), numbers, seed);
-    return bytes == sizeof(LeaveShared);
+extern "C" int emulate_leave(const int* grid, const int* cluster, long long bytes, const long long* numbers, int seed) {
+    if (cluster[2] != SPLIT) abort();
+    run([] { call(leave); }, place_of(grid), place_of(cluster), OUT_THREADS, sizeof(LeaveShared), numbers, seed);
+    return copies.empty() && bytes == sizeof(LeaveShared);
 }

@@ -29,3 +29,13 @@ def test_steps_are_the_model_in_any_tiles(tiles, states, tolerance):
         decoder.reset(torch.arange(5, device=DEVICE))  # the ring of inputs starts anywhere
         found = torch.stack([decoder.step(tokens[:, t]).clone() for t in range(7)], 1)
     assert (found - expected).norm() < tolerance * expected.norm()
+
+
+def test_kernels_that_are_not_there_are_named():
+    from lightning_modules.backbones.mamba_decode import MambaDecoder
+
+    model = Mamba(19, n_layer=1, d_model=24, d_state=8).to(DEVICE)
+    with pytest.raises(ValueError, match="unknown kernels 'three': expected 'step', 'layer' or 'six'"):
+        MambaDecoder(model, 5, torch.float32, torch.float32, kernels="three")
+    with pytest.raises(ValueError, match="kernels 'layer' do not take 5 rows of .*, torch.float32, torch.float32"):
+        MambaDecoder(model, 5, torch.float32, torch.float32, kernels="layer")
