@@ -3,9 +3,9 @@
 import json
 import re
 import sys
-import tomllib
 
 import pytest
+import tomllib
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
