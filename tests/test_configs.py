@@ -5,7 +5,6 @@ import re
 import sys
 
 import pytest
-import tomllib
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -28,6 +27,7 @@ def test_every_key_of_a_config_says_what_it_is():
 
 
 def test_what_is_not_python_is_packaged_too():
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
     facts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     for package in facts["packages"]:
         folder = ROOT / package.replace(".", "/")
