@@ -151,6 +151,11 @@ def horizon_section(everything: Sequence[Curve], horizons: Sequence[dict[str, An
             "</details>", ""]
 
 
+def natural(label: str) -> list:
+    """A key that sorts numbers in labels by their size."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", label)]
+
+
 def growth_section(everything: Sequence[Curve], figures: Path) -> list[str]:
     """Reach against training length (experiments `<task>_scaling_<n>`) and steps (`<n>steps` in a recipe's name)."""
     by_length: defaultdict[str, dict[str, dict[int, list[int]]]] = defaultdict(lambda: defaultdict(dict))
@@ -166,7 +171,7 @@ def growth_section(everything: Sequence[Curve], figures: Path) -> list[str]:
     page = []
     for groups, what in ((by_length, "training length"), (by_steps, "training steps")):
         for name, recipes in groups.items():
-            lines = {label: line for label, line in recipes.items() if len(line) > 1}
+            lines = {label: recipes[label] for label in sorted(recipes, key=natural) if len(recipes[label]) > 1}
             if not lines:
                 continue
             page += [f"### {name.replace('_', ' ')}: reach against {what}", ""]

@@ -104,6 +104,11 @@ def test_growth_has_its_tables_and_pictures(page):
     assert len(list((page / "figures").glob("growth_*.png"))) == 2
 
 
+def test_labels_are_in_the_order_of_their_numbers():
+    assert sorted(["local, up to 10", "paper", "local, up to 5"], key=natural) == [
+        "local, up to 5", "local, up to 10", "paper"]
+
+
 def test_style_paper_has_a_table_of_sizes_and_training_tokens(tmp_path):
     for name, size, tokens, reach in (("small", 100, 9000, 10), ("large", 9000, 9000, 20), ("large_long", 9000, 99, 5)):
         write(tmp_path / "results", f"{name}_seed1", {5: 1.0, reach: 0.95, 1000: 0.1}, style="paper",
