@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lightning_modules.report import benchmark_section, report
+from lightning_modules.report import benchmark_section, natural, report
 from lightning_modules.results import curves, read_runs
 from tools import UserError
 
