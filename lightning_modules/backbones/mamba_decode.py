@@ -14,7 +14,8 @@ embedding and head stay as they are, and so do the states. At 64 rows a layer ta
 With more rows a layer can be three kernels that overlap (mamba_layer.cu). They have to be asked for: in their present
 form they have run only emulated, on a CPU. An earlier one took 666 us a step at 256 rows where six kernels take 824,
 566 and 673 at 128, and in the best of other tilings 1,173 and 1,191 at 512, 2,015 and 1,952 at 1,024 (H100, bfloat16
-states, one run each, of e57e2c3). Since then it has lost what only those tilings used, and it writes to memory later.
+states, one run each, of e57e2c3, by a script that is not here). Since then it has lost what only those tilings used,
+and it writes to memory later.
 
 Tried on an H100 (24 x 768, bf16) and not faster:
 - products in Triton with the norm, the convolution or the residual inside, programmatic dependent launches, and halves

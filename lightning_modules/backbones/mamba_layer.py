@@ -38,9 +38,6 @@ MOST_ROWS = 256
 MOST_PARTS = 16
 """Blocks that may have parts of the selection: `update` has their numbers in registers."""
 
-MOST_SHARED = 113 * 1024
-"""Bytes of shared memory for each of two blocks on a multiprocessor (compute capability 9.0)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
