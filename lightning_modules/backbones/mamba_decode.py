@@ -183,8 +183,8 @@ class MambaDecoder(Decoder):
     """Steps of a Mamba with weights and states in types of their own, for a fixed number of rows.
 
     States: recent inputs [n_layer, B, 3, D] in the weights' type, and h [n_layer, B, D, N] in `states`' type.
-    kernels: "step": the layers are one kernel (mamba_step); "layer": three a layer (mamba_layer); "six"; None: "step"
-             where `mamba_step.fits`, or "six"
+    kernels: "step": the layers are one kernel (mamba_step); "layer": three a layer (mamba_layer); "six"; None: the
+             first of these that is for these rows (`fits`)
     """
 
     def __init__(self, backbone, rows: int, weights: torch.dtype, states: torch.dtype,
@@ -209,7 +209,7 @@ class MambaDecoder(Decoder):
         self.whole, self.logits = None, new(self.V, torch.float32)
         ways = {"step": mamba_step, "layer": mamba_layer}
         if kernels is None:
-            kernels = "step" if mamba_step.fits(backbone, rows, weights, states) else "six"
+            kernels = next((way for way in ways if ways[way].fits(backbone, rows, weights, states)), "six")
         elif kernels not in (*ways, "six"):
             raise ValueError(f"unknown kernels {kernels!r}: expected 'step', 'layer' or 'six'")
         elif kernels in ways and not ways[kernels].takes(backbone, rows, weights, states):
