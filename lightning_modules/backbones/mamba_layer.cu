@@ -9,7 +9,7 @@
 // launch), so that of two that overlap all before them have ended. Until the one before has ended it may read only what
 // that one does not write: it asks for its weights, recent inputs and states, and waits.
 //
-// Products are wgmma's, of 64 rows and a part of the columns a group of four warps. Both sides come to shared memory by
+// Products are wgmma's, of 64 rows and all or half of the columns a group of four warps. Both sides come to shared memory by
 // bulk copies, through a ring of STAGES blocks of 64 terms, which one thread of a further warp fills. What is copied
 // lies in memory as it has to in shared memory: in blocks of 64 terms, of whose rows of 128 bytes the 16 bytes c are at
 // c ^ (row % 8).
@@ -18,9 +18,9 @@
 // of `enter` leaves its part, and every block of `update` adds up those of its rows.
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
-// STATE_BYTES (2: bfloat16, 4: float); COLUMNS and STAGES of the two products, with _IN or _OUT; SPLIT (blocks, a
-// cluster, that share the terms of the second); CHANNELS (of a block of `update`). Needs compute capability 9.0, and
-// `product` for COLUMNS_IN / 2, COLUMNS_OUT, and SELECTED or, if that is a multiple of 16, SELECTED / 2 columns.
+// STATE_BYTES (2: bfloat16, 4: float); ROWS (64 or 128), COLUMNS and STAGES of the two products, with _IN or _OUT; SPLIT
+// (blocks, a cluster, that share the terms of the second); CHANNELS (of a block of `update`). Needs compute capability
+// 9.0, and `product` for COLUMNS_IN (with 64 rows half of them), COLUMNS_OUT, SELECTED and half of that.
 
 #ifndef EMULATED
 #define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
@@ -95,7 +95,6 @@ constexpr int SELECTED = RANK + 2 * SIZE;            // width of the selection
 constexpr int TERMS = 64, LINE = 128;                // of a block of a product, and bytes of its rows
 constexpr int PARTS = WIDTH / COLUMNS_OUT;           // of a row's sum of squares
 constexpr int RANKS = (RANK + 31) / 32;
-constexpr int TILE = 64;                             // rows of a product
 constexpr int ROWS = 8;                              // rows of a block of `update`
 
 static_assert(WIDTH % TERMS == 0 && INNER % (TERMS * SPLIT) == 0 && INNER % COLUMNS_IN == 0, "");
@@ -118,14 +117,16 @@ DEVICE int tiled(int row, int column, int blocks) {
            + (column % TERMS / 8 ^ row % 8) * 8 + column % 8;
 }
 
-// A block's product of TILE rows and COLUMNS columns, of BLOCKS blocks of terms, by GROUPS groups of four warps.
-template <int GROUPS, int COLUMNS, int STAGES, int BLOCKS> struct Product {
+// A block's product of TILE rows and COLUMNS columns, of BLOCKS blocks of terms, by GROUPS groups of four warps, which
+// have 64 rows each.
+template <int GROUPS, int TILE, int COLUMNS, int STAGES, int BLOCKS> struct Product {
     static constexpr int LEFT = TILE * LINE, RIGHT = COLUMNS * LINE, STAGE = LEFT + RIGHT;
     static constexpr int AHEAD = STAGES < BLOCKS ? STAGES : BLOCKS, CONSUMERS = 128 * GROUPS;
-    static constexpr int EACH = COLUMNS / GROUPS;    // columns of a group of warps
+    static constexpr int ACROSS = GROUPS * 64 / TILE, EACH = COLUMNS / ACROSS;   // groups with the same rows; columns
     static constexpr int WIDE = COLUMNS + 8;         // of a row of the result, so that rows begin in other banks
 
-    static_assert(EACH % 8 == 0 && TILE * WIDE * 4 <= STAGES * STAGE, "");
+    static_assert(TILE % 64 == 0 && ACROSS * TILE == GROUPS * 64 && EACH * ACROSS == COLUMNS && EACH % 8 == 0, "");
+    static_assert(TILE * WIDE * 4 <= STAGES * STAGE, "");
 
     // One thread.
     DEVICE static void init(unsigned long long* barriers) {
@@ -148,8 +149,10 @@ template <int GROUPS, int COLUMNS, int STAGES, int BLOCKS> struct Product {
         if (first && AHEAD < BLOCKS) to_l2(weights + AHEAD * (RIGHT / 2), (BLOCKS - AHEAD) * RIGHT);
     }
 
-    // One thread: all of the left side, and the rest of the right. left: [BLOCKS][TILE rows][64]
-    DEVICE static void fill(char* memory, unsigned long long* barriers, const bf16* weights, const bf16* left) {
+    // One thread: all of the left side, and the rest of the right. left: BLOCKS of the `terms` blocks of 64 rows, and of
+    // the 64 after them
+    DEVICE static void fill(char* memory, unsigned long long* barriers, const bf16* weights, const bf16* left,
+                            int terms) {
 #pragma unroll 1
         for (int k = 0; k < BLOCKS; k++) {
             int s = k % STAGES;
@@ -157,18 +160,22 @@ template <int GROUPS, int COLUMNS, int STAGES, int BLOCKS> struct Product {
                 wait(barriers + STAGES + s, (k / STAGES - 1) & 1);
                 copy_right(memory, barriers, weights, k);
             }
-            copy_in(memory + s * STAGE, left + k * (TILE * TERMS), LEFT, barriers + s);
+            for (int i = 0; i < TILE / 64; i++)
+                copy_in(memory + s * STAGE + i * (64 * LINE), left + (i * terms + k) * (64 * TERMS), 64 * LINE,
+                        barriers + s);
         }
     }
 
-    // Four warps: all rows, EACH columns.
+    // Four warps: 64 rows, EACH columns.
     DEVICE static void multiply(float (&d)[EACH / 2], char* memory, unsigned long long* barriers) {
+        const int group = threadIdx.x / 128, left_at = group / ACROSS * (64 * LINE);
+        const int right_at = LEFT + group % ACROSS * (EACH * LINE);
 #pragma unroll
         for (int i = 0; i < EACH / 2; i++) d[i] = 0.0f;
 #pragma unroll 1
         for (int k = 0; k < BLOCKS; k++) {
             int s = k % STAGES;
-            const char *left = memory + s * STAGE, *right = left + LEFT + threadIdx.x / 128 * (EACH * LINE);
+            const char *left = memory + s * STAGE + left_at, *right = memory + s * STAGE + right_at;
             wait(barriers + s, k / STAGES & 1);
             product_begin();
 #pragma unroll
@@ -185,10 +192,10 @@ template <int GROUPS, int COLUMNS, int STAGES, int BLOCKS> struct Product {
     // The result in float32, [TILE][WIDE], where the ring was; all threads of the block have met.
     DEVICE static void put(const float (&d)[EACH / 2], float* result) {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
-        float* from = result + (warp * 16 + lane / 4) * WIDE + group * EACH;
+        float* own = result + (group / ACROSS * 64 + warp * 16 + lane / 4) * WIDE + group % ACROSS * EACH;
 #pragma unroll
         for (int i = 0; i < EACH / 8; i++) {
-            float* to = from + 8 * i + lane % 4 * 2;
+            float* to = own + 8 * i + lane % 4 * 2;
             *(float2*)to = make_float2(d[4 * i], d[4 * i + 1]);
             *(float2*)(to + 8 * WIDE) = make_float2(d[4 * i + 2], d[4 * i + 3]);
         }
@@ -210,24 +217,26 @@ DEVICE uint4 eight(const float (&v)[8]) {
     return make_uint4(both(v[0], v[1]), both(v[2], v[3]), both(v[4], v[5]), both(v[6], v[7]));
 }
 
-typedef Product<2, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> In;
+typedef Product<2, ROWS_IN, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> In;
 constexpr int U_BLOCKS = (COLUMNS_IN + TERMS - 1) / TERMS, SELECT_BYTES = U_BLOCKS * SELECTED * LINE;
 constexpr int IN_THREADS = In::CONSUMERS + 32, CHUNKS = COLUMNS_IN / 8;
-constexpr int ITEMS = TILE * CHUNKS / In::CONSUMERS;                            // of 8 columns of a row, of a thread
-constexpr int TAKERS = SELECTED % 16 == 0 ? 2 : 1, TAKES = SELECTED / TAKERS;   // groups of warps, and columns of each
-constexpr int U_PLACE = (TILE * In::WIDE * 4 + 1023) / 1024 * 1024;
+constexpr int ITEMS = ROWS_IN * CHUNKS / In::CONSUMERS;                         // of 8 columns of a row, of a thread
+constexpr int EARLY = ITEMS < 4 ? ITEMS : 4;         // of them, for which a thread has recent inputs at a time
+constexpr int TAKERS = ROWS_IN == 64 && SELECTED % 16 ? 1 : 2;                  // groups of warps that select
+constexpr int TAKES = ROWS_IN * TAKERS == 128 ? SELECTED / 2 : SELECTED;        // columns of each
+constexpr int U_PLACE = (ROWS_IN * In::WIDE * 4 + 1023) / 1024 * 1024;
 constexpr int PARTIALS = INNER / COLUMNS_IN;
 
 struct EnterShared {
     char ring[STAGES_IN * In::STAGE];                // then the result, and u in blocks
     char select[SELECT_BYTES];
-    float small[5 * COLUMNS_IN], scale[TILE];
+    float small[5 * COLUMNS_IN], scale[ROWS_IN];
     unsigned long long barriers[2 * STAGES_IN + 1];
 };
-static_assert(U_PLACE + U_BLOCKS * TILE * LINE <= STAGES_IN * In::STAGE && STAGES_IN * In::STAGE % 1024 == 0, "");
-static_assert(TILE * CHUNKS % In::CONSUMERS == 0, "");
+static_assert(U_PLACE + U_BLOCKS * ROWS_IN * LINE <= STAGES_IN * In::STAGE && STAGES_IN * In::STAGE % 1024 == 0, "");
+static_assert(ROWS_IN * CHUNKS % In::CONSUMERS == 0, "");
 
-// Blocks: [2 INNER / COLUMNS_IN, rows / TILE]; those of x come first. in_weights [layers][those][WIDTH / 64]
+// Blocks: [2 INNER / COLUMNS_IN, rows / ROWS_IN]; those of x come first. in_weights [layers][those][WIDTH / 64]
 // [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64]; stream in blocks; squares
 // [2][padded][PARTS], before the first layer and later; recent [layers][rows][3][INNER]; u, gate [rows][INNER];
 // partials [PARTIALS][rows][SELECTED].
@@ -237,7 +246,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         long long padded) {
     SHARED_MEMORY(memory);
     EnterShared& s = *(EnterShared*)memory;
-    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * TILE;
+    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * ROWS_IN;
     const bool x_tile = tile < PARTIALS, consumer = tid < In::CONSUMERS;
     const int column = tile % PARTIALS * COLUMNS_IN;
     unsigned long long* select_here = s.barriers + 2 * STAGES_IN;
@@ -264,23 +273,28 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
                         + item % CHUNKS * 8);
     };
     const int oldest = *clock % 3;
-    uint4 before[ITEMS][3];
-    if (x_tile && consumer)
+    uint4 before[EARLY][3];
+    auto ask_for_recent = [&](int i) {
+        int item = tid + i * In::CONSUMERS;
+        bool alive = first + item / CHUNKS < rows;
 #pragma unroll
-        for (int i = 0; i < ITEMS; i++) {
-            int item = tid + i * In::CONSUMERS;
-            bool alive = first + item / CHUNKS < rows;
+        for (int tap = 0; tap < 3; tap++)
+            before[i % EARLY][tap] = alive ? fresh16(recent_at(item, (oldest + tap) % 3)) : make_uint4(0, 0, 0, 0);
+    };
+    if (x_tile && consumer) {
 #pragma unroll
-            for (int tap = 0; tap < 3; tap++)
-                before[i][tap] = alive ? fresh16(recent_at(item, (oldest + tap) % 3)) : make_uint4(0, 0, 0, 0);
-        }
+        for (int i = 0; i < EARLY; i++) ask_for_recent(i);
+        if (EARLY < ITEMS)
+            for (int line = tid; line < 3 * min(ROWS_IN, rows - first); line += In::CONSUMERS)
+                to_l2(recent_at(line / 3 * CHUNKS, line % 3), COLUMNS_IN * 2);
+    }
     __syncthreads();
     wait_for_kernel_before();
     let_next_kernel_begin();
 
     float* result = (float*)s.ring;
     if (consumer) {
-        if (tid < TILE) {
+        if (tid < ROWS_IN) {
             const float* from = squares + ((layer > 0) * padded + first + tid) * PARTS;
             float sum = 0.0f;
 #pragma unroll
@@ -293,7 +307,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         In::put(d, result);
     } else {
         if (tid == In::CONSUMERS)
-            In::fill(s.ring, s.barriers, weights, stream + (long long)first * WIDTH);
+            In::fill(s.ring, s.barriers, weights, stream + (long long)first * WIDTH, WIDTH / TERMS);
         __syncthreads();
     }
     __syncthreads();
@@ -305,17 +319,11 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         return (long long)(first + item / CHUNKS) * INNER + column + item % CHUNKS * 8;
     };
     if (consumer) {
-        float values[ITEMS][8];
-#pragma unroll
-        for (int i = 0; i < ITEMS; i++) {
-            int item = tid + i * In::CONSUMERS;
-            eight(values[i], result + item / CHUNKS * In::WIDE + item % CHUNKS * 8);
-        }
 #pragma unroll
         for (int i = 0; i < ITEMS; i++) {
             int item = tid + i * In::CONSUMERS, row = item / CHUNKS, chunk = item % CHUNKS;
-            float (&v)[8] = values[i];
-            float scale = s.scale[row];
+            float v[8], scale = s.scale[row];
+            eight(v, result + row * In::WIDE + chunk * 8);
 #pragma unroll
             for (int j = 0; j < 8; j++) v[j] *= scale;
             if (x_tile) {
@@ -328,14 +336,15 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
 #pragma unroll
                 for (int tap = 0; tap < 3; tap++) {
                     eight(weight, s.small + tap * COLUMNS_IN + chunk * 8);
-                    eight(old, before[i][tap]);
+                    eight(old, before[i % EARLY][tap]);
 #pragma unroll
                     for (int j = 0; j < 8; j++) sum[j] += weight[j] * old[j];
                 }
+                if (i + EARLY < ITEMS) ask_for_recent(i + EARLY);
 #pragma unroll
                 for (int j = 0; j < 8; j++) v[j] = sum[j] * sigmoid(sum[j]);
                 halves[i] = eight(v);
-                *(uint4*)(blocks + (chunk / 8 * TILE + row) * LINE + (chunk % 8 ^ row % 8) * 16) = halves[i];
+                *(uint4*)(blocks + (chunk / 8 * ROWS_IN + row) * LINE + (chunk % 8 ^ row % 8) * 16) = halves[i];
             } else {
 #pragma unroll
                 for (int j = 0; j < 8; j++) v[j] *= sigmoid(v[j]);
@@ -354,8 +363,8 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         product_begin();
 #pragma unroll
         for (int j = 0; j < COLUMNS_IN / 16; j++)
-            product<TAKES>(d, blocks + j / 4 * (TILE * LINE) + j % 4 * 32,
-                           s.select + (j / 4 * SELECTED + group * TAKES) * LINE + j % 4 * 32);
+            product<TAKES>(d, blocks + (j / 4 * ROWS_IN + group / In::ACROSS * 64) * LINE + j % 4 * 32,
+                           s.select + (j / 4 * SELECTED + group % In::ACROSS * TAKES) * LINE + j % 4 * 32);
         product_end();
     }
     // Only now, as `written` would have waited for it.
@@ -369,8 +378,8 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         }
     if (group < TAKERS) {
         products_left<0>();
-        const int lane = tid % 32, row = first + tid / 32 % 4 * 16 + lane / 4;
-        float* to = partials + ((long long)tile * rows + row) * SELECTED + group * TAKES + lane % 4 * 2;
+        const int lane = tid % 32, row = first + group / In::ACROSS * 64 + tid / 32 % 4 * 16 + lane / 4;
+        float* to = partials + ((long long)tile * rows + row) * SELECTED + group % In::ACROSS * TAKES + lane % 4 * 2;
 #pragma unroll
         for (int i = 0; i < TAKES / 8; i++) {
             if (row < rows) *(float2*)(to + 8 * i) = make_float2(d[4 * i], d[4 * i + 1]);
@@ -565,8 +574,8 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
     if (lane < 4) finish_copies_out();
 }
 
-typedef Product<1, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT> Out;
-constexpr int OWN_ROWS = TILE / SPLIT, OUT_THREADS = Out::CONSUMERS + 32;
+typedef Product<ROWS_OUT / 64, ROWS_OUT, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT> Out;
+constexpr int OWN_ROWS = ROWS_OUT / SPLIT, OUT_THREADS = Out::CONSUMERS + 32;
 constexpr int FOURS = COLUMNS_OUT / 4, OUT_EACH = OWN_ROWS * FOURS / Out::CONSUMERS;
 
 struct LeaveShared {
@@ -576,14 +585,14 @@ struct LeaveShared {
 };
 static_assert(OWN_ROWS * FOURS % Out::CONSUMERS == 0 && OWN_ROWS % 8 == 0, "");
 
-// Blocks: [WIDTH / COLUMNS_OUT, rows / TILE, SPLIT]. out_weights [layers][WIDTH / COLUMNS_OUT][INNER / 64]
+// Blocks: [WIDTH / COLUMNS_OUT, rows / ROWS_OUT, SPLIT]. out_weights [layers][WIDTH / COLUMNS_OUT][INNER / 64]
 // [COLUMNS_OUT][64]; y in blocks; hidden [rows][WIDTH]; the rest as in `enter`.
 extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         const bf16* out_weights, const bf16* y, float* hidden, bf16* stream, float* squares, long long layer,
         long long rows_, long long padded) {
     SHARED_MEMORY(memory);
     LeaveShared& s = *(LeaveShared*)memory;
-    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * TILE;
+    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * ROWS_OUT;
     const int part = SPLIT > 1 ? blockIdx.z : 0;
     const bool consumer = tid < Out::CONSUMERS;
     const bf16* weights = out_weights + ((layer * PARTS + tile) * INNER + part * (INNER / SPLIT)) * COLUMNS_OUT;
@@ -615,7 +624,8 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         Out::put(d, result);
     } else {
         if (tid == Out::CONSUMERS)
-            Out::fill(s.ring, s.barriers, weights, y + (long long)first * INNER + part * (INNER / SPLIT) * TILE);
+            Out::fill(s.ring, s.barriers, weights, y + (long long)first * INNER + part * (INNER / SPLIT) * 64,
+                      INNER / TERMS);
         __syncthreads();
     }
     if (SPLIT > 1)

@@ -11,7 +11,7 @@ Two runs give the same bits: what several blocks have parts of is added up in on
 import functools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from lightning_modules.backbones import cuda_kernels
 from lightning_modules.backbones.mamba_step import BF16, SIZE, TAPS, fragments
 
 TILE = 64
-"""Rows of a product."""
+"""Rows of a product of four warps, and of a block of what it reads."""
 
 UPDATE_ROWS = 8
 """Rows of a block of `update`."""
@@ -43,28 +43,30 @@ MOST_PARTS = 16
 class Tiles:
     """How the kernels divide their work; mamba_layer.cu says what each number is."""
 
+    rows_in: int
     columns_in: int
     stages_in: int
+    rows_out: int
     columns_out: int
     stages_out: int
     split: int
     channels: int
 
 
-def tiles(width: int, inner: int) -> Tiles | None:
+def tiles(rows: int, width: int, inner: int) -> Tiles | None:
     """For a stream and an inside so wide, as measured (24 x 768); None where the kernels are not for these."""
     columns_in, columns_out, channels = (next((n for n in choices if size % n == 0), 0) for size, choices in (
         (inner, (96, 64)), (width, (96, 64)), (inner, (192, 128, 64))))
     if not (columns_in and columns_out and channels) or width % TERMS or inner % TERMS:
         return None
     split = max(n for n in (1, 2, 4) if inner // TERMS % n == 0)
-    return Tiles(columns_in, 6, columns_out, 4, split, channels)
+    return Tiles(64, columns_in, 6, 64, columns_out, 4, split, channels)
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
     """Whether the kernels are written for this shape and these types."""
     mixer = backbone.backbone["layers"][0].mixer
-    shape = tiles(backbone.lm_head.in_features, mixer.d_inner)
+    shape = tiles(rows, backbone.lm_head.in_features, mixer.d_inner)
     return (rows > 0 and weights == BF16 and states in (BF16, torch.float32) and mixer.d_state == SIZE
             and mixer.d_conv == TAPS and mixer.dt_rank % 8 == 0 and mixer.dt_rank + 2 * SIZE <= 256
             and shape is not None and mixer.d_inner // shape.columns_in <= MOST_PARTS)
@@ -74,7 +76,7 @@ def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool
     """Whether the kernels are faster than six for so many rows, and take this Mamba on the GPU that it is on."""
     device = backbone.lm_head.weight.device
     return (takes(backbone, rows, weights, states) and rows <= MOST_ROWS and device.type == "cuda"
-            and cuda_kernels.compiler() and _device_runs(device, **definitions(backbone, states)))
+            and cuda_kernels.compiler() and _device_runs(device, **definitions(backbone, rows, states)))
 
 
 @functools.cache
@@ -93,32 +95,32 @@ def _device_runs(device: torch.device, **defined: int | str) -> bool:
         return False
 
 
-def definitions(backbone, states: torch.dtype, shape: Tiles | None = None) -> dict[str, int | str]:
+def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = None) -> dict[str, int | str]:
     """What mamba_layer.cu leaves open."""
     mixer, width = backbone.backbone["layers"][0].mixer, backbone.lm_head.in_features
-    shape = shape or tiles(width, mixer.d_inner)
+    shape = shape or tiles(rows, width, mixer.d_inner)
     return {"WIDTH": width, "INNER": mixer.d_inner, "RANK": mixer.dt_rank, "STATE_BYTES": states.itemsize,
-            "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "COLUMNS_IN": shape.columns_in,
-            "STAGES_IN": shape.stages_in, "COLUMNS_OUT": shape.columns_out, "STAGES_OUT": shape.stages_out,
-            "SPLIT": shape.split, "CHANNELS": shape.channels}
+            "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f"} | {
+                name.upper(): value for name, value in asdict(shape).items()}
 
 
 def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     """Shared memory of the kernels, as mamba_layer.cu's structs have it."""
     columns, selected, channels = defined["COLUMNS_IN"], defined["RANK"] + 2 * SIZE, defined["CHANNELS"]
-    enter = (2 * TERMS * defined["STAGES_IN"] * (TILE + columns) + 2 * TERMS * selected * -(-columns // TERMS)
-             + 4 * (5 * columns + TILE) + 8 * (2 * defined["STAGES_IN"] + 1))
+    rows_in, rows_out = defined["ROWS_IN"], defined["ROWS_OUT"]
+    enter = (2 * TERMS * defined["STAGES_IN"] * (rows_in + columns) + 2 * TERMS * selected * -(-columns // TERMS)
+             + 4 * (5 * columns + rows_in) + 8 * (2 * defined["STAGES_IN"] + 1))
     update = UPDATE_ROWS * (channels * SIZE * defined["STATE_BYTES"] + 4 * (-(-defined["RANK"] // 32) * 32 + 8)
                             + 8 * SIZE + 4 * (channels + 8) + 8)
-    leave = (2 * TERMS * defined["STAGES_OUT"] * (TILE + defined["COLUMNS_OUT"])
-             + 4 * TILE // defined["SPLIT"] * (defined["COLUMNS_OUT"] // 4 + 1) + 16 * defined["STAGES_OUT"])
+    leave = (2 * TERMS * defined["STAGES_OUT"] * (rows_out + defined["COLUMNS_OUT"])
+             + 4 * rows_out // defined["SPLIT"] * (defined["COLUMNS_OUT"] // 4 + 1) + 16 * defined["STAGES_OUT"])
     return {"enter": enter, "update": -(-update // 16) * 16, "leave": leave}
 
 
 def products(*columns: int) -> str:
-    """wgmma of 64 rows and 16 terms for so many columns, as functions of mamba_layer.cu."""
+    """wgmma of 64 rows and 16 terms for so many columns, where that can be, as functions of mamba_layer.cu."""
     code = ["template <int N> DEVICE void product(float (&d)[N / 2], unsigned long long a, unsigned long long b);"]
-    for n in dict.fromkeys(columns):
+    for n in dict.fromkeys(n for n in columns if n % 8 == 0):
         count = n // 2
         numbers, variables = (", ".join(pattern.format(i) for i in range(count)) for pattern in ("%{}", '"+f"(d[{}])'))
         code.append(f"template <> DEVICE void product<{n}>(float (&d)[{count}], unsigned long long a, unsigned long "
@@ -128,12 +130,16 @@ def products(*columns: int) -> str:
     return "\n".join(code) + "\n"
 
 
+def used(defined: dict[str, int | str]) -> tuple[int, ...]:
+    """Columns of the products that mamba_layer.cu may use."""
+    selected = defined["RANK"] + 2 * SIZE
+    return (defined["COLUMNS_IN"] * defined["ROWS_IN"] // 128, defined["COLUMNS_OUT"], selected, selected // 2)
+
+
 def kernels(device: int, **defined: int | str) -> dict:
     """The kernels by name for a device, the current one, and the definitions."""
     names = "enter", "update", "leave"
-    selected = defined["RANK"] + 2 * SIZE
-    code = products(defined["COLUMNS_IN"] // 2, defined["COLUMNS_OUT"],
-                    selected // 2 if selected % 16 == 0 else selected)
+    code = products(*used(defined))
     found = cuda_kernels.kernels(device, "mamba_layer.cu", names, "90a", code=code, **defined)
     for name, size in shared_bytes(defined).items():
         cuda_kernels.allow_shared_memory(found[name], size, device)
@@ -156,9 +162,9 @@ class MambaLayers:
         layers = backbone.backbone["layers"]
         mixer, width, device = layers[0].mixer, backbone.lm_head.in_features, state.device
         inner, self.device = mixer.d_inner, device
-        shape = shape or tiles(width, inner)
-        groups = -(-rows // TILE)
-        padded = groups * TILE
+        shape = shape or tiles(rows, width, inner)
+        most = max(shape.rows_in, shape.rows_out)
+        padded = -(-rows // most) * most
 
         def zeros(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)
@@ -173,12 +179,12 @@ class MambaLayers:
         self.recent, self.state, self.clock = recent, state, clock
         # Grid, cluster and tensors of the kernels.
         self.plan = {
-            "enter": ((2 * inner // shape.columns_in, groups, 1), (1, 1, 1),
+            "enter": ((2 * inner // shape.columns_in, -(-rows // shape.rows_in), 1), (1, 1, 1),
                       (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate,
                        self.partials)),
             "update": ((inner // shape.channels, -(-rows // UPDATE_ROWS), 1), (1, 1, 1),
                        (steps, small, self.partials, self.u, self.gate, state, self.y)),
-            "leave": ((width // shape.columns_out, groups, shape.split), (1, 1, shape.split),
+            "leave": ((width // shape.columns_out, -(-rows // shape.rows_out), shape.split), (1, 1, shape.split),
                       (outwards, self.y, self.hidden, self.stream, self.squares))}
         for *_, tensors in self.plan.values():
             assert all(tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 for tensor in tensors)
@@ -187,11 +193,11 @@ class MambaLayers:
             if device.type != "cuda" or torch.cuda.get_device_capability(device) != CAPABILITY:
                 raise ValueError(f"the kernels for a layer of a step are for a GPU of compute capability 9.0, not "
                                  f"{device}")
-            defined = definitions(backbone, state.dtype, shape)
+            defined = definitions(backbone, rows, state.dtype, shape)
             with torch.cuda.device(device):
                 self.kernels, self.shared = kernels(device.index, **defined), shared_bytes(defined)
             # Groups of four warps for a product, and a warp that fills the ring.
-            self.threads = {"enter": 256 + 32, "update": shape.channels, "leave": 128 + 32}
+            self.threads = {"enter": 256 + 32, "update": shape.channels, "leave": 2 * shape.rows_out + 32}
         self.launch = launch or self._launch
 
     def step(self) -> None:

@@ -16,9 +16,9 @@ HALF, LAYERS = torch.bfloat16, 2
 MOST_SHARED = 113 * 1024
 """Bytes of shared memory for each of two blocks on a multiprocessor (compute capability 9.0)."""
 
-SMALL = mamba_layer.Tiles(64, 2, 64, 3, 4, 64)
-WIDE = mamba_layer.Tiles(96, 4, 64, 2, 1, 192)
-"""Columns that do not fill blocks of terms, and no terms that blocks share."""
+SMALL = mamba_layer.Tiles(64, 64, 2, 64, 64, 3, 4, 64)
+WIDE = mamba_layer.Tiles(128, 192, 4, 128, 64, 3, 1, 192)
+"""Groups of warps with rows of their own, and no terms that blocks share."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ class Emulation:
     """The kernels for a model, compiled for the CPU; it can take the place of `MambaLayers._launch`."""
 
     def __init__(self, folder: Path, model: Mamba, states: torch.dtype, shape: mamba_layer.Tiles) -> None:
-        defined = mamba_layer.definitions(model, states, shape)
+        defined = mamba_layer.definitions(model, 1, states, shape)
         self.library, self.seed = build(folder, "emulation_layer.cpp", defined), 0
         self.bytes = mamba_layer.shared_bytes(defined)
 
@@ -123,7 +123,7 @@ def test_the_kernels_are_not_for_every_model(models):
     assert not mamba_layer.takes(Mamba(7, n_layer=1, d_model=40), 1, HALF, HALF)
     assert not mamba_layer.takes(Mamba(7, n_layer=1, d_model=1024), 1, HALF, HALF)  # 32 parts of the selection
     for states in (HALF, torch.float32):
-        sizes = mamba_layer.shared_bytes(mamba_layer.definitions(large, states))
+        sizes = mamba_layer.shared_bytes(mamba_layer.definitions(large, 256, states))
         assert sizes["update"] <= MOST_SHARED
         assert sizes["enter"] + sizes["leave"] <= 2 * MOST_SHARED
 
