@@ -19,7 +19,7 @@
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
 // STATE_BYTES (2: bfloat16, 4: float); ROWS (64 or 128), COLUMNS and STAGES of the two products, with _IN or _OUT; SPLIT
-// (blocks, a cluster, that share the terms of the second); CHANNELS (of a block of `update`). Needs compute capability
+// (blocks, a cluster, that share the terms of the second); CHANNELS and TURNS (of a block of `update`). Needs compute capability
 // 9.0, and `product` for COLUMNS_IN (with 64 rows half of them), COLUMNS_OUT, SELECTED and half of that.
 
 #ifndef EMULATED
@@ -393,17 +393,17 @@ constexpr int TAKEN = ROWS * SELECTED / 4;           // of the selection, four n
 constexpr int TAKEN_EACH = (TAKEN + CHANNELS - 1) / CHANNELS;
 constexpr int OCTETS = CHANNELS / 8, STEP_EACH = (OCTETS + UPDATE_WARPS - 1) / UPDATE_WARPS, LOW_RANK = RANKS * 32 + 8;
 constexpr int STATES = SIZE * STATE_BYTES / 16;      // of 16 bytes, of a channel
-constexpr int STEP_WIDE = CHANNELS + 8;
+constexpr int STEP_WIDE = CHANNELS + 8, BUFFERS = TURNS > 1 ? 2 : 1;
 
 struct UpdateShared {
-    uint4 states[ROWS][CHANNELS][STATES];
+    uint4 states[BUFFERS][ROWS][CHANNELS][STATES];
     bf16 low_rank[2][ROWS][LOW_RANK];                // what its rounding has left is the second
     float ends[ROWS][2 * SIZE];                      // B and C
     float step[ROWS][STEP_WIDE];
-    unsigned long long barriers[ROWS];
+    unsigned long long barriers[BUFFERS][ROWS];
 };
 
-// Blocks: [INNER / CHANNELS, rows / ROWS]. steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows]
+// Blocks: [INNER / CHANNELS, rows / (ROWS TURNS)]. steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows]
 // [INNER][16]; y in blocks.
 extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
         const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate, char* state,
@@ -411,18 +411,22 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
     SHARED_MEMORY(memory);
     UpdateShared& s = *(UpdateShared*)memory;
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4, rows = (int)rows_;
-    const int first = blockIdx.y * ROWS, here = min(ROWS, rows - first);
+    const int begin = blockIdx.y * (ROWS * TURNS), end = min(begin + ROWS * TURNS, rows);
     const int column = blockIdx.x * CHANNELS, own = column + tid;                // a thread has one channel
     auto states_of = [&](int row) {
-        return state + ((layer * rows + first + row) * INNER + column) * (SIZE * STATE_BYTES);
+        return state + ((layer * rows + row) * INNER + column) * (SIZE * STATE_BYTES);
+    };
+    auto ask_for_states = [&](int turn) {            // one thread
+        for (int i = 0; i < min(ROWS, end - begin - turn * ROWS); i++) {
+            unsigned long long* barrier = &s.barriers[turn % BUFFERS][i];
+            arrive_and_expect(barrier, sizeof(s.states[0][0]));
+            copy_in(s.states[turn % BUFFERS][i], states_of(begin + turn * ROWS + i), sizeof(s.states[0][0]), barrier);
+        }
     };
     if (tid == 0) {
-        for (int row = 0; row < here; row++) barrier_init(s.barriers + row, 1);
+        for (int i = 0; i < BUFFERS * ROWS; i++) barrier_init(s.barriers[0] + i, 1);
         barriers_ready();
-        for (int row = 0; row < here; row++) {
-            arrive_and_expect(s.barriers + row, sizeof(s.states[row]));
-            copy_in(s.states[row], states_of(row), sizeof(s.states[row]), s.barriers + row);
-        }
+        for (int turn = 0; turn < BUFFERS; turn++) ask_for_states(turn);
     }
     // In which order a lane takes the 16 bytes of a channel's states, so that neighbours use other banks.
     const int order = (STATE_BYTES == 2 ? lane / 4 : lane / 2) % STATES;
@@ -437,140 +441,154 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
     }
     uint4 step_weight[STEP_EACH][RANKS];
     float2 bias[STEP_EACH];
+    auto ask_for_weights = [&]() {
 #pragma unroll
-    for (int i = 0; i < STEP_EACH; i++) {
-        int octet = column / 8 + min(warp + i * UPDATE_WARPS, OCTETS - 1);
-        bias[i] = *(const float2*)(biases + octet * 8 + 2 * t);
+        for (int i = 0; i < STEP_EACH; i++) {
+            int octet = column / 8 + min(warp + i * UPDATE_WARPS, OCTETS - 1);
+            bias[i] = *(const float2*)(biases + octet * 8 + 2 * t);
 #pragma unroll
-        for (int k = 0; k < RANKS; k++)
-            step_weight[i][k] = fixed(steps + ((layer * (INNER / 8) + octet) * RANKS + k) * 32 + lane);
-    }
+            for (int k = 0; k < RANKS; k++)
+                step_weight[i][k] = fixed(steps + ((layer * (INNER / 8) + octet) * RANKS + k) * 32 + lane);
+        }
+    };
+    ask_for_weights();
     wait_for_kernel_before();
     let_next_kernel_begin();
 
-    // All that has to be read, before any of it is used.
-    uint4 taken[TAKEN_EACH][PARTIALS];
-    bf16 inputs[ROWS], gates[ROWS];
+#pragma unroll 1
+    for (int turn = 0; turn < TURNS; turn++) {
+        const int first = begin + turn * ROWS, here = min(ROWS, end - first), buffer = turn % BUFFERS;
+        if (here <= 0) break;
+        if (turn > 0) ask_for_weights();
+        // All that has to be read, before any of it is used.
+        uint4 taken[TAKEN_EACH][PARTIALS];
+        bf16 inputs[ROWS], gates[ROWS];
 #pragma unroll
-    for (int i = 0; i < TAKEN_EACH; i++) {
-        int four = min(tid + i * CHANNELS, here * (SELECTED / 4) - 1);
+        for (int i = 0; i < TAKEN_EACH; i++) {
+            int four = min(tid + i * CHANNELS, here * (SELECTED / 4) - 1);
 #pragma unroll
-        for (int part = 0; part < PARTIALS; part++)
-            taken[i][part] = fresh16(partials + (part * rows + first) * SELECTED + four * 4);
-    }
-#pragma unroll
-    for (int row = 0; row < ROWS; row++) {
-        long long at = (long long)(first + row) * INNER + own;
-        inputs[row] = row < here ? fresh(u + at) : (bf16)0;
-        gates[row] = row < here ? fresh(gate + at) : (bf16)0;
-    }
-#pragma unroll
-    for (int i = 0; i < TAKEN_EACH; i++) {
-        int four = tid + i * CHANNELS, row = four / (SELECTED / 4), at = four % (SELECTED / 4) * 4;
-        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-        for (int part = 0; part < PARTIALS; part++) {
-            uint4 v = taken[i][part];
-            sum.x += __uint_as_float(v.x), sum.y += __uint_as_float(v.y);
-            sum.z += __uint_as_float(v.z), sum.w += __uint_as_float(v.w);
-        }
-        if (four >= TAKEN) continue;
-        if (at >= RANK) {
-            *(float4*)&s.ends[row][at - RANK] = sum;
-        } else {  // in two parts, so that a product with both is one in float32
-            uint2 whole = make_uint2(both(sum.x, sum.y), both(sum.z, sum.w));
-            *(uint2*)&s.low_rank[0][row][at] = whole;
-            *(uint2*)&s.low_rank[1][row][at] = make_uint2(both(sum.x - low(whole.x), sum.y - high(whole.x)),
-                                                          both(sum.z - low(whole.y), sum.w - high(whole.y)));
-        }
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < STEP_EACH; i++) {
-        int octet = warp + i * UPDATE_WARPS;
-        if (octet >= OCTETS) continue;
-        float d[4] = {};
-#pragma unroll
-        for (int k = 0; k < 2 * RANKS; k++) {
-            uint4 nothing = make_uint4(0, 0, 0, 0);  // of the product's 16 rows there are 8
-            uint4 upper = 32 * (k / 2) + 8 * t < RANK ? *(const uint4*)&s.low_rank[k % 2][g][32 * (k / 2) + 8 * t]
-                                                      : nothing;
-            multiply(d, upper, nothing, step_weight[i][k / 2]);
-        }
-        *(float2*)&s.step[g][octet * 8 + 2 * t] = make_float2(softplus(d[0] + bias[i].x), softplus(d[1] + bias[i].y));
-    }
-    __syncthreads();
-    // Two rows at a time, so that neither waits for the other.
-    bf16 results[ROWS];
-#pragma unroll
-    for (int row = 0; row < ROWS; row += 2) {
-        float h[2][SIZE], step[2], in[2], sums[2][2];
-        if (row % 4 == 0)
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                if (row + k < here) wait(s.barriers + row + k, 0);
-#pragma unroll
-        for (int k = 0; k < 2; k++) {
-            float x = wide(inputs[row + k]);
-            step[k] = s.step[row + k][tid];
-            in[k] = step[k] * x, sums[k][0] = skip * x, sums[k][1] = 0.0f;
+            for (int part = 0; part < PARTIALS; part++)
+                taken[i][part] = fresh16(partials + (part * rows + first) * SELECTED + four * 4);
         }
 #pragma unroll
-        for (int k = 0; k < 2; k++)
+        for (int row = 0; row < ROWS; row++) {
+            long long at = (long long)(first + row) * INNER + own;
+            inputs[row] = row < here ? fresh(u + at) : (bf16)0;
+            gates[row] = row < here ? fresh(gate + at) : (bf16)0;
+        }
+        if (turn > 0) {
+            if (lane < 4) finish_copies_out();
+            __syncthreads();                             // nobody needs the turn before any more
+            if (tid == 0 && turn + 1 < TURNS) ask_for_states(turn + 1);
+        }
 #pragma unroll
-            for (int q = 0; q < STATES; q++) {
-                uint4 some = s.states[row + k][tid][q ^ order];
-                float* now = h[k] + q * PER;
-                if (STATE_BYTES == 2) {
-                    now[0] = low(some.x), now[1] = high(some.x), now[2] = low(some.y), now[3] = high(some.y);
-                    now[4 % PER] = low(some.z), now[5 % PER] = high(some.z);
-                    now[6 % PER] = low(some.w), now[7 % PER] = high(some.w);
-                } else {
-                    now[0] = __uint_as_float(some.x), now[1] = __uint_as_float(some.y);
-                    now[2] = __uint_as_float(some.z), now[3] = __uint_as_float(some.w);
-                }
+        for (int i = 0; i < TAKEN_EACH; i++) {
+            int four = tid + i * CHANNELS, row = four / (SELECTED / 4), at = four % (SELECTED / 4) * 4;
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+            for (int part = 0; part < PARTIALS; part++) {
+                uint4 v = taken[i][part];
+                sum.x += __uint_as_float(v.x), sum.y += __uint_as_float(v.y);
+                sum.z += __uint_as_float(v.z), sum.w += __uint_as_float(v.w);
             }
+            if (four >= TAKEN) continue;
+            if (at >= RANK) {
+                *(float4*)&s.ends[row][at - RANK] = sum;
+            } else {  // in two parts, so that a product with both is one in float32
+                uint2 whole = make_uint2(both(sum.x, sum.y), both(sum.z, sum.w));
+                *(uint2*)&s.low_rank[0][row][at] = whole;
+                *(uint2*)&s.low_rank[1][row][at] = make_uint2(both(sum.x - low(whole.x), sum.y - high(whole.x)),
+                                                              both(sum.z - low(whole.y), sum.w - high(whole.y)));
+            }
+        }
+        __syncthreads();
 #pragma unroll
-        for (int i = 0; i < SIZE; i += 4)
+        for (int i = 0; i < STEP_EACH; i++) {
+            int octet = warp + i * UPDATE_WARPS;
+            if (octet >= OCTETS) continue;
+            float d[4] = {};
+#pragma unroll
+            for (int k = 0; k < 2 * RANKS; k++) {
+                uint4 nothing = make_uint4(0, 0, 0, 0);  // of the product's 16 rows there are 8
+                uint4 upper = 32 * (k / 2) + 8 * t < RANK ? *(const uint4*)&s.low_rank[k % 2][g][32 * (k / 2) + 8 * t]
+                                                          : nothing;
+                multiply(d, upper, nothing, step_weight[i][k / 2]);
+            }
+            *(float2*)&s.step[g][octet * 8 + 2 * t] = make_float2(softplus(d[0] + bias[i].x), softplus(d[1] + bias[i].y));
+        }
+        __syncthreads();
+        // Two rows at a time, so that neither waits for the other.
+        bf16 results[ROWS];
+#pragma unroll
+        for (int row = 0; row < ROWS; row += 2) {
+            float h[2][SIZE], step[2], in[2], sums[2][2];
+            if (row % 4 == 0)
+#pragma unroll
+                for (int k = 0; k < 4; k++)
+                    if (row + k < here) wait(&s.barriers[buffer][row + k], turn / BUFFERS & 1);
 #pragma unroll
             for (int k = 0; k < 2; k++) {
-                const float* ends = s.ends[row + k] + (i / PER ^ order) * PER + i % PER;
-                const float4 b = *(const float4*)ends, c = *(const float4*)(ends + SIZE);
-                float* now = h[k] + i;
-                now[0] = exp2_(step[k] * rate[i]) * now[0] + in[k] * b.x;
-                now[1] = exp2_(step[k] * rate[i + 1]) * now[1] + in[k] * b.y;
-                now[2] = exp2_(step[k] * rate[i + 2]) * now[2] + in[k] * b.z;
-                now[3] = exp2_(step[k] * rate[i + 3]) * now[3] + in[k] * b.w;
-                sums[k][0] += now[0] * c.x;
-                sums[k][1] += now[1] * c.y;
-                sums[k][0] += now[2] * c.z;
-                sums[k][1] += now[3] * c.w;
+                float x = wide(inputs[row + k]);
+                step[k] = s.step[row + k][tid];
+                in[k] = step[k] * x, sums[k][0] = skip * x, sums[k][1] = 0.0f;
             }
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
+            for (int k = 0; k < 2; k++)
 #pragma unroll
-            for (int q = 0; q < STATES; q++) {
-                const float* now = h[k] + q * PER;
-                s.states[row + k][tid][q ^ order] = STATE_BYTES == 2
-                    ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
-                                 both(now[6 % PER], now[7 % PER]))
-                    : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
-                                 __float_as_uint(now[3]));
+                for (int q = 0; q < STATES; q++) {
+                    uint4 some = s.states[buffer][row + k][tid][q ^ order];
+                    float* now = h[k] + q * PER;
+                    if (STATE_BYTES == 2) {
+                        now[0] = low(some.x), now[1] = high(some.x), now[2] = low(some.y), now[3] = high(some.y);
+                        now[4 % PER] = low(some.z), now[5 % PER] = high(some.z);
+                        now[6 % PER] = low(some.w), now[7 % PER] = high(some.w);
+                    } else {
+                        now[0] = __uint_as_float(some.x), now[1] = __uint_as_float(some.y);
+                        now[2] = __uint_as_float(some.z), now[3] = __uint_as_float(some.w);
+                    }
+                }
+#pragma unroll
+            for (int i = 0; i < SIZE; i += 4)
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    const float* ends = s.ends[row + k] + (i / PER ^ order) * PER + i % PER;
+                    const float4 b = *(const float4*)ends, c = *(const float4*)(ends + SIZE);
+                    float* now = h[k] + i;
+                    now[0] = exp2_(step[k] * rate[i]) * now[0] + in[k] * b.x;
+                    now[1] = exp2_(step[k] * rate[i + 1]) * now[1] + in[k] * b.y;
+                    now[2] = exp2_(step[k] * rate[i + 2]) * now[2] + in[k] * b.z;
+                    now[3] = exp2_(step[k] * rate[i + 3]) * now[3] + in[k] * b.w;
+                    sums[k][0] += now[0] * c.x;
+                    sums[k][1] += now[1] * c.y;
+                    sums[k][0] += now[2] * c.z;
+                    sums[k][1] += now[3] * c.w;
+                }
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+#pragma unroll
+                for (int q = 0; q < STATES; q++) {
+                    const float* now = h[k] + q * PER;
+                    s.states[buffer][row + k][tid][q ^ order] = STATE_BYTES == 2
+                        ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
+                                     both(now[6 % PER], now[7 % PER]))
+                        : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
+                                     __float_as_uint(now[3]));
+                }
+                results[row + k] = rounded((sums[k][0] + sums[k][1]) * wide(gates[row + k]));
             }
-            results[row + k] = rounded((sums[k][0] + sums[k][1]) * wide(gates[row + k]));
+            if (row % 4 == 0) continue;
+            // What a warp, 32 channels, has written is sent on four rows at a time.
+            written();
+            __syncwarp();
+            int sent = row - 2 + lane;
+            if (lane < 4 && sent < here)
+                copy_out(states_of(first + sent) + warp * (32 * SIZE * STATE_BYTES), s.states[buffer][sent][warp * 32],
+                         32 * SIZE * STATE_BYTES);
         }
-        if (row % 4 == 0) continue;
-        // What a warp, 32 channels, has written is sent on four rows at a time.
-        written();
-        __syncwarp();
-        int sent = row - 2 + lane;
-        if (lane < 4 && sent < here)
-            copy_out(states_of(sent) + warp * (32 * SIZE * STATE_BYTES), s.states[sent][warp * 32],
-                     32 * SIZE * STATE_BYTES);
-    }
 #pragma unroll
-    for (int row = 0; row < ROWS; row++)             // only now, as `written` would have waited for it
-        if (row < here) y[tiled(first + row, own, INNER / TERMS)] = results[row];
+        for (int row = 0; row < ROWS; row++)             // only now, as `written` would have waited for it
+            if (row < here) y[tiled(first + row, own, INNER / TERMS)] = results[row];
+    }
     if (lane < 4) finish_copies_out();
 }
 
