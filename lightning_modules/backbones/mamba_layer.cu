@@ -19,7 +19,8 @@
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
 // STATE_BYTES (2: bfloat16, 4: float); ROWS (64 or 128), COLUMNS and STAGES of the two products, with _IN or _OUT; SPLIT
-// (blocks, a cluster, that share the terms of the second); CHANNELS and TURNS (of a block of `update`). Needs compute capability
+// (blocks, a cluster, that share the terms of the second); CHANNELS and TURNS (of a block of `update`), UPDATES
+// (blocks of it on a multiprocessor). Needs compute capability
 // 9.0, and `product` for COLUMNS_IN (with 64 rows half of them), COLUMNS_OUT, SELECTED and half of that.
 
 #ifndef EMULATED
@@ -50,9 +51,20 @@ DEVICE void copy_in(void* shared, const void* global, unsigned bytes, unsigned l
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  :: "r"(place(shared)), "l"(global), "r"(bytes), "r"(place(barrier)) : "memory");
 }
-DEVICE void copy_out(void* global, const void* shared, unsigned bytes) {
-    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;"
-                 :: "l"(global), "r"(place(shared)), "r"(bytes) : "memory");
+// The same, and back, of what is not read again before it has left the L2 cache: it leaves first.
+DEVICE unsigned long long leaves_first() {
+    unsigned long long policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+DEVICE void copy_in_once(void* shared, const void* global, unsigned bytes, unsigned long long* barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+                 "[%3], %4;"
+                 :: "r"(place(shared)), "l"(global), "r"(bytes), "r"(place(barrier)), "l"(leaves_first()) : "memory");
+}
+DEVICE void copy_out_once(void* global, const void* shared, unsigned bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, %3;"
+                 :: "l"(global), "r"(place(shared)), "r"(bytes), "l"(leaves_first()) : "memory");
 }
 // Shared memory may go only when all of it is read.
 DEVICE void finish_copies_out() {
@@ -94,7 +106,7 @@ constexpr int SIZE = 16;                             // states of a channel
 constexpr int SELECTED = RANK + 2 * SIZE;            // width of the selection
 constexpr int TERMS = 64, LINE = 128;                // of a block of a product, and bytes of its rows
 constexpr int PARTS = WIDTH / COLUMNS_OUT;           // of a row's sum of squares
-constexpr int RANKS = (RANK + 31) / 32;
+constexpr int RANKS = (RANK + 15) / 16;
 constexpr int ROWS = 8;                              // rows of a block of `update`
 
 static_assert(WIDTH % TERMS == 0 && INNER % (TERMS * SPLIT) == 0 && INNER % COLUMNS_IN == 0, "");
@@ -391,21 +403,22 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
 constexpr int UPDATE_WARPS = CHANNELS / 32;
 constexpr int TAKEN = ROWS * SELECTED / 4;           // of the selection, four numbers at a time
 constexpr int TAKEN_EACH = (TAKEN + CHANNELS - 1) / CHANNELS;
-constexpr int OCTETS = CHANNELS / 8, STEP_EACH = (OCTETS + UPDATE_WARPS - 1) / UPDATE_WARPS, LOW_RANK = RANKS * 32 + 8;
+constexpr int LOW_RANK = (RANKS + 2) / 4 * 64 + 16;  // so that the rows of eight lanes begin in other banks
 constexpr int STATES = SIZE * STATE_BYTES / 16;      // of 16 bytes, of a channel
-constexpr int STEP_WIDE = CHANNELS + 8, BUFFERS = TURNS > 1 ? 2 : 1;
+constexpr int STEP_WIDE = CHANNELS + 4, BUFFERS = TURNS > 1 ? 2 : 1;
 
 struct UpdateShared {
     uint4 states[BUFFERS][ROWS][CHANNELS][STATES];
     bf16 low_rank[2][ROWS][LOW_RANK];                // what its rounding has left is the second
     float ends[ROWS][2 * SIZE];                      // B and C
     float step[ROWS][STEP_WIDE];
+    bf16 inputs[UPDATE_WARPS][ROWS][32], gates[UPDATE_WARPS][ROWS][32];          // u and then y, silu(z)
     unsigned long long barriers[BUFFERS][ROWS];
 };
 
-// Blocks: [INNER / CHANNELS, rows / (ROWS TURNS)]. steps [layers][INNER / 8][RANKS][32], 8 weights a lane; state [layers][rows]
+// Blocks: [INNER / CHANNELS, rows / (ROWS TURNS)]. steps [layers][INNER / 16][RANKS][32], 8 weights a lane; state [layers][rows]
 // [INNER][16]; y in blocks.
-extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
+extern "C" __global__ __launch_bounds__(CHANNELS, UPDATES) void update(
         const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate, char* state,
         bf16* y, long long layer, long long rows_, long long) {
     SHARED_MEMORY(memory);
@@ -420,7 +433,7 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
         for (int i = 0; i < min(ROWS, end - begin - turn * ROWS); i++) {
             unsigned long long* barrier = &s.barriers[turn % BUFFERS][i];
             arrive_and_expect(barrier, sizeof(s.states[0][0]));
-            copy_in(s.states[turn % BUFFERS][i], states_of(begin + turn * ROWS + i), sizeof(s.states[0][0]), barrier);
+            copy_in_once(s.states[turn % BUFFERS][i], states_of(begin + turn * ROWS + i), sizeof(s.states[0][0]), barrier);
         }
     };
     if (tid == 0) {
@@ -439,19 +452,19 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
         float4 four = *(const float4*)(rates + own * SIZE + (i * 4 / PER ^ order) * PER + i * 4 % PER);
         rate[4 * i] = four.x, rate[4 * i + 1] = four.y, rate[4 * i + 2] = four.z, rate[4 * i + 3] = four.w;
     }
-    uint4 step_weight[STEP_EACH][RANKS];
-    float2 bias[STEP_EACH];
-    auto ask_for_weights = [&]() {
+    // A warp has 32 channels; a product, 16 of them and the rows.
+    const int group = column + warp * 32;
+    uint4 step_weight[2][RANKS];
+    float bias[2][2];
 #pragma unroll
-        for (int i = 0; i < STEP_EACH; i++) {
-            int octet = column / 8 + min(warp + i * UPDATE_WARPS, OCTETS - 1);
-            bias[i] = *(const float2*)(biases + octet * 8 + 2 * t);
+    for (int i = 0; i < 2; i++) {
+        bias[i][0] = biases[group + 16 * i + g], bias[i][1] = biases[group + 16 * i + g + 8];
 #pragma unroll
-            for (int k = 0; k < RANKS; k++)
-                step_weight[i][k] = fixed(steps + ((layer * (INNER / 8) + octet) * RANKS + k) * 32 + lane);
-        }
-    };
-    ask_for_weights();
+        for (int k = 0; k < RANKS; k++)
+            step_weight[i][k] = fixed(steps + ((layer * (INNER / 16) + group / 16 + i) * RANKS + k) * 32 + lane);
+    }
+    if (RANK % 16 && tid < 2 * ROWS)                     // terms that there are not
+        *(uint4*)&s.low_rank[tid / ROWS][tid % ROWS][RANK] = make_uint4(0, 0, 0, 0);
     wait_for_kernel_before();
     let_next_kernel_begin();
 
@@ -459,10 +472,8 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
     for (int turn = 0; turn < TURNS; turn++) {
         const int first = begin + turn * ROWS, here = min(ROWS, end - first), buffer = turn % BUFFERS;
         if (here <= 0) break;
-        if (turn > 0) ask_for_weights();
         // All that has to be read, before any of it is used.
         uint4 taken[TAKEN_EACH][PARTIALS];
-        bf16 inputs[ROWS], gates[ROWS];
 #pragma unroll
         for (int i = 0; i < TAKEN_EACH; i++) {
             int four = min(tid + i * CHANNELS, here * (SELECTED / 4) - 1);
@@ -470,12 +481,12 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
             for (int part = 0; part < PARTIALS; part++)
                 taken[i][part] = fresh16(partials + (part * rows + first) * SELECTED + four * 4);
         }
-#pragma unroll
-        for (int row = 0; row < ROWS; row++) {
-            long long at = (long long)(first + row) * INNER + own;
-            inputs[row] = row < here ? fresh(u + at) : (bf16)0;
-            gates[row] = row < here ? fresh(gate + at) : (bf16)0;
-        }
+        // Of the warp's channels, 8 of a row.
+        const int row_here = lane / 4, eight_here = lane % 4 * 8;
+        const bool alive = row_here < here;
+        const long long at = (long long)(first + row_here) * INNER + group + eight_here;
+        const uint4 inputs = alive ? fresh16(u + at) : make_uint4(0, 0, 0, 0);
+        const uint4 gates = alive ? fresh16(gate + at) : make_uint4(0, 0, 0, 0);
         if (turn > 0) {
             if (lane < 4) finish_copies_out();
             __syncthreads();                             // nobody needs the turn before any more
@@ -501,24 +512,24 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
                                                               both(sum.z - low(whole.y), sum.w - high(whole.y)));
             }
         }
+        *(uint4*)&s.inputs[warp][row_here][eight_here] = inputs;
+        *(uint4*)&s.gates[warp][row_here][eight_here] = gates;
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < STEP_EACH; i++) {
-            int octet = warp + i * UPDATE_WARPS;
-            if (octet >= OCTETS) continue;
+        for (int i = 0; i < 2; i++) {
             float d[4] = {};
 #pragma unroll
             for (int k = 0; k < 2 * RANKS; k++) {
-                uint4 nothing = make_uint4(0, 0, 0, 0);  // of the product's 16 rows there are 8
-                uint4 upper = 32 * (k / 2) + 8 * t < RANK ? *(const uint4*)&s.low_rank[k % 2][g][32 * (k / 2) + 8 * t]
-                                                          : nothing;
-                multiply(d, upper, nothing, step_weight[i][k / 2]);
+                const uint4& w = step_weight[i][k / 2];
+                uint2 x = *(const uint2*)&s.low_rank[k % 2][g][16 * (k / 2) + 4 * t];
+                mma(d, w.x, w.y, w.z, w.w, x.x, x.y);
             }
-            *(float2*)&s.step[g][octet * 8 + 2 * t] = make_float2(softplus(d[0] + bias[i].x), softplus(d[1] + bias[i].y));
+            float* to = &s.step[2 * t][warp * 32 + 16 * i + g];
+            to[0] = softplus(d[0] + bias[i][0]), to[STEP_WIDE] = softplus(d[1] + bias[i][0]);
+            to[8] = softplus(d[2] + bias[i][1]), to[STEP_WIDE + 8] = softplus(d[3] + bias[i][1]);
         }
-        __syncthreads();
+        __syncwarp();
         // Two rows at a time, so that neither waits for the other.
-        bf16 results[ROWS];
 #pragma unroll
         for (int row = 0; row < ROWS; row += 2) {
             float h[2][SIZE], step[2], in[2], sums[2][2];
@@ -528,7 +539,7 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
                     if (row + k < here) wait(&s.barriers[buffer][row + k], turn / BUFFERS & 1);
 #pragma unroll
             for (int k = 0; k < 2; k++) {
-                float x = wide(inputs[row + k]);
+                float x = wide(s.inputs[warp][row + k][lane]);
                 step[k] = s.step[row + k][tid];
                 in[k] = step[k] * x, sums[k][0] = skip * x, sums[k][1] = 0.0f;
             }
@@ -574,7 +585,8 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
                         : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
                                      __float_as_uint(now[3]));
                 }
-                results[row + k] = rounded((sums[k][0] + sums[k][1]) * wide(gates[row + k]));
+                s.inputs[warp][row + k][lane] = rounded((sums[k][0] + sums[k][1])
+                                                         * wide(s.gates[warp][row + k][lane]));
             }
             if (row % 4 == 0) continue;
             // What a warp, 32 channels, has written is sent on four rows at a time.
@@ -582,12 +594,12 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
             __syncwarp();
             int sent = row - 2 + lane;
             if (lane < 4 && sent < here)
-                copy_out(states_of(first + sent) + warp * (32 * SIZE * STATE_BYTES), s.states[buffer][sent][warp * 32],
+                copy_out_once(states_of(first + sent) + warp * (32 * SIZE * STATE_BYTES), s.states[buffer][sent][warp * 32],
                          32 * SIZE * STATE_BYTES);
         }
-#pragma unroll
-        for (int row = 0; row < ROWS; row++)             // only now, as `written` would have waited for it
-            if (row < here) y[tiled(first + row, own, INNER / TERMS)] = results[row];
+        if (alive)                                       // only now, as `written` would have waited for it
+            *(uint4*)(y + tiled(first + row_here, group + eight_here, INNER / TERMS)) =
+                *(const uint4*)&s.inputs[warp][row_here][eight_here];
     }
     if (lane < 4) finish_copies_out();
 }

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.backbones import cuda_kernels
-from lightning_modules.backbones.mamba_step import BF16, SIZE, TAPS, fragments
+from lightning_modules.backbones.mamba_step import BF16, SIZE, TAPS
 
 TILE = 64
 """Rows of a product of four warps, and of a block of what it reads."""
@@ -52,6 +52,7 @@ class Tiles:
     split: int
     channels: int
     turns: int
+    updates: int
 
 
 def tiles(rows: int, width: int, inner: int) -> Tiles | None:
@@ -61,7 +62,7 @@ def tiles(rows: int, width: int, inner: int) -> Tiles | None:
     if not (columns_in and columns_out and channels) or width % TERMS or inner % TERMS:
         return None
     split = max(n for n in (1, 2, 4) if inner // TERMS % n == 0)
-    return Tiles(64, columns_in, 6, 64, columns_out, 4, split, channels, 1)
+    return Tiles(64, columns_in, 6, 64, columns_out, 4, split, channels, 1, 2)
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
@@ -112,7 +113,8 @@ def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     enter = (2 * TERMS * defined["STAGES_IN"] * (rows_in + columns) + 2 * TERMS * selected * -(-columns // TERMS)
              + 4 * (5 * columns + rows_in) + 8 * (2 * defined["STAGES_IN"] + 1))
     update = UPDATE_ROWS * (min(2, defined["TURNS"]) * (channels * SIZE * defined["STATE_BYTES"] + 8)
-                            + 4 * (-(-defined["RANK"] // 32) * 32 + 8) + 8 * SIZE + 4 * (channels + 8))
+                            + 4 * ((-(-defined["RANK"] // 16) + 2) // 4 * 64 + 16) + 8 * SIZE + 4 * (channels + 4)
+                            + 4 * channels)
     leave = (2 * TERMS * defined["STAGES_OUT"] * (rows_out + defined["COLUMNS_OUT"])
              + 4 * rows_out // defined["SPLIT"] * (defined["COLUMNS_OUT"] // 4 + 1) + 16 * defined["STAGES_OUT"])
     return {"enter": enter, "update": -(-update // 16) * 16, "leave": leave}
@@ -234,7 +236,8 @@ def pack(norm, mixer, shape: Tiles) -> tuple[Tensor, ...]:
         inwards = blocks((mixer.in_proj.weight * norm.weight).to(BF16), shape.columns_in)
         select = torch.stack([blocks(part, rank + 2 * SIZE)[0]
                               for part in mixer.x_proj.weight.to(BF16).split(shape.columns_in, 1)])
-        steps = fragments(F.pad(mixer.dt_proj.weight.to(BF16), (0, -rank % 32))).transpose(0, 1)
+        steps = F.pad(mixer.dt_proj.weight.to(BF16), (0, -rank % 16)).view(inner // 16, 2, 8, -1, 4, 2, 2)
+        steps = steps.permute(0, 3, 2, 4, 5, 1, 6)  # of 16 channels, rows g and g + 8 of lane 4 g + t, its terms 4 t on
         outwards = blocks(mixer.out_proj.weight.to(BF16), shape.columns_out)
         rates = -torch.exp(mixer.A_log.double()) / 0.6931471805599453
         small = torch.cat([part.float().flatten() for part in (

@@ -54,7 +54,10 @@ static void copy_in(void* shared, const void* global, unsigned bytes, unsigned l
     if ((size_t)shared % 16 || (size_t)global % 16 || bytes % 16) abort();
     copies.push_back({shared, global, bytes, barrier});
 }
-static void copy_out(void* global, const void* shared, unsigned bytes) {
+static void copy_in_once(void* shared, const void* global, unsigned bytes, unsigned long long* barrier) {
+    copy_in(shared, global, bytes, barrier);
+}
+static void copy_out_once(void* global, const void* shared, unsigned bytes) {
     if ((size_t)shared % 16 || (size_t)global % 16 || bytes % 16) abort();
     memcpy(global, shared, bytes);
 }
