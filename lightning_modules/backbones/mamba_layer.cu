@@ -19,8 +19,7 @@
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
 // STATE_BYTES (2: bfloat16, 4: float); ROWS (64 or 128), COLUMNS and STAGES of the two products, with _IN or _OUT; SPLIT
-// (blocks, a cluster, that share the terms of the second); CHANNELS and TURNS (of a block of `update`), UPDATES
-// (blocks of it on a multiprocessor). Needs compute capability
+// (blocks, a cluster, that share the terms of the second); CHANNELS (of a block of `update`). Needs compute capability
 // 9.0, and `product` for COLUMNS_IN (with 64 rows half of them), COLUMNS_OUT, SELECTED and half of that.
 
 #ifndef EMULATED
@@ -405,41 +404,37 @@ constexpr int TAKEN = ROWS * SELECTED / 4;           // of the selection, four n
 constexpr int TAKEN_EACH = (TAKEN + CHANNELS - 1) / CHANNELS;
 constexpr int LOW_RANK = (RANKS + 2) / 4 * 64 + 16;  // so that the rows of eight lanes begin in other banks
 constexpr int STATES = SIZE * STATE_BYTES / 16;      // of 16 bytes, of a channel
-constexpr int STEP_WIDE = CHANNELS + 4, BUFFERS = TURNS > 1 ? 2 : 1;
+constexpr int STEP_WIDE = CHANNELS + 4;
 
 struct UpdateShared {
-    uint4 states[BUFFERS][ROWS][CHANNELS][STATES];
+    uint4 states[ROWS][CHANNELS][STATES];
     bf16 low_rank[2][ROWS][LOW_RANK];                // what its rounding has left is the second
     float ends[ROWS][2 * SIZE];                      // B and C
     float step[ROWS][STEP_WIDE];
     bf16 inputs[UPDATE_WARPS][ROWS][32], gates[UPDATE_WARPS][ROWS][32];          // u and then y, silu(z)
-    unsigned long long barriers[BUFFERS][ROWS];
+    unsigned long long barriers[ROWS];
 };
 
-// Blocks: [INNER / CHANNELS, rows / (ROWS TURNS)]. steps [layers][INNER / 16][RANKS][32], 8 weights a lane; state [layers][rows]
+// Blocks: [INNER / CHANNELS, rows / ROWS]. steps [layers][INNER / 16][RANKS][32], 8 weights a lane; state [layers][rows]
 // [INNER][16]; y in blocks.
-extern "C" __global__ __launch_bounds__(CHANNELS, UPDATES) void update(
+extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
         const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate, char* state,
         bf16* y, long long layer, long long rows_, long long) {
     SHARED_MEMORY(memory);
     UpdateShared& s = *(UpdateShared*)memory;
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4, rows = (int)rows_;
-    const int begin = blockIdx.y * (ROWS * TURNS), end = min(begin + ROWS * TURNS, rows);
+    const int first = blockIdx.y * ROWS, here = min(ROWS, rows - first);
     const int column = blockIdx.x * CHANNELS, own = column + tid;                // a thread has one channel
     auto states_of = [&](int row) {
-        return state + ((layer * rows + row) * INNER + column) * (SIZE * STATE_BYTES);
-    };
-    auto ask_for_states = [&](int turn) {            // one thread
-        for (int i = 0; i < min(ROWS, end - begin - turn * ROWS); i++) {
-            unsigned long long* barrier = &s.barriers[turn % BUFFERS][i];
-            arrive_and_expect(barrier, sizeof(s.states[0][0]));
-            copy_in_once(s.states[turn % BUFFERS][i], states_of(begin + turn * ROWS + i), sizeof(s.states[0][0]), barrier);
-        }
+        return state + ((layer * rows + first + row) * INNER + column) * (SIZE * STATE_BYTES);
     };
     if (tid == 0) {
-        for (int i = 0; i < BUFFERS * ROWS; i++) barrier_init(s.barriers[0] + i, 1);
+        for (int row = 0; row < here; row++) barrier_init(s.barriers + row, 1);
         barriers_ready();
-        for (int turn = 0; turn < BUFFERS; turn++) ask_for_states(turn);
+        for (int row = 0; row < here; row++) {
+            arrive_and_expect(s.barriers + row, sizeof(s.states[row]));
+            copy_in_once(s.states[row], states_of(row), sizeof(s.states[row]), s.barriers + row);
+        }
     }
     // In which order a lane takes the 16 bytes of a channel's states, so that neighbours use other banks.
     const int order = (STATE_BYTES == 2 ? lane / 4 : lane / 2) % STATES;
@@ -468,139 +463,129 @@ extern "C" __global__ __launch_bounds__(CHANNELS, UPDATES) void update(
     wait_for_kernel_before();
     let_next_kernel_begin();
 
-#pragma unroll 1
-    for (int turn = 0; turn < TURNS; turn++) {
-        const int first = begin + turn * ROWS, here = min(ROWS, end - first), buffer = turn % BUFFERS;
-        if (here <= 0) break;
-        // All that has to be read, before any of it is used.
-        uint4 taken[TAKEN_EACH][PARTIALS];
+    // All that has to be read, before any of it is used.
+    uint4 taken[TAKEN_EACH][PARTIALS];
 #pragma unroll
-        for (int i = 0; i < TAKEN_EACH; i++) {
-            int four = min(tid + i * CHANNELS, here * (SELECTED / 4) - 1);
+    for (int i = 0; i < TAKEN_EACH; i++) {
+        int four = min(tid + i * CHANNELS, here * (SELECTED / 4) - 1);
 #pragma unroll
-            for (int part = 0; part < PARTIALS; part++)
-                taken[i][part] = fresh16(partials + (part * rows + first) * SELECTED + four * 4);
-        }
-        // Of the warp's channels, 8 of a row.
-        const int row_here = lane / 4, eight_here = lane % 4 * 8;
-        const bool alive = row_here < here;
-        const long long at = (long long)(first + row_here) * INNER + group + eight_here;
-        const uint4 inputs = alive ? fresh16(u + at) : make_uint4(0, 0, 0, 0);
-        const uint4 gates = alive ? fresh16(gate + at) : make_uint4(0, 0, 0, 0);
-        if (turn > 0) {
-            if (lane < 4) finish_copies_out();
-            __syncthreads();                             // nobody needs the turn before any more
-            if (tid == 0 && turn + 1 < TURNS) ask_for_states(turn + 1);
-        }
-#pragma unroll
-        for (int i = 0; i < TAKEN_EACH; i++) {
-            int four = tid + i * CHANNELS, row = four / (SELECTED / 4), at = four % (SELECTED / 4) * 4;
-            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-            for (int part = 0; part < PARTIALS; part++) {
-                uint4 v = taken[i][part];
-                sum.x += __uint_as_float(v.x), sum.y += __uint_as_float(v.y);
-                sum.z += __uint_as_float(v.z), sum.w += __uint_as_float(v.w);
-            }
-            if (four >= TAKEN) continue;
-            if (at >= RANK) {
-                *(float4*)&s.ends[row][at - RANK] = sum;
-            } else {  // in two parts, so that a product with both is one in float32
-                uint2 whole = make_uint2(both(sum.x, sum.y), both(sum.z, sum.w));
-                *(uint2*)&s.low_rank[0][row][at] = whole;
-                *(uint2*)&s.low_rank[1][row][at] = make_uint2(both(sum.x - low(whole.x), sum.y - high(whole.x)),
-                                                              both(sum.z - low(whole.y), sum.w - high(whole.y)));
-            }
-        }
-        *(uint4*)&s.inputs[warp][row_here][eight_here] = inputs;
-        *(uint4*)&s.gates[warp][row_here][eight_here] = gates;
-        __syncthreads();
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float d[4] = {};
-#pragma unroll
-            for (int k = 0; k < 2 * RANKS; k++) {
-                const uint4& w = step_weight[i][k / 2];
-                uint2 x = *(const uint2*)&s.low_rank[k % 2][g][16 * (k / 2) + 4 * t];
-                mma(d, w.x, w.y, w.z, w.w, x.x, x.y);
-            }
-            float* to = &s.step[2 * t][warp * 32 + 16 * i + g];
-            to[0] = softplus(d[0] + bias[i][0]), to[STEP_WIDE] = softplus(d[1] + bias[i][0]);
-            to[8] = softplus(d[2] + bias[i][1]), to[STEP_WIDE + 8] = softplus(d[3] + bias[i][1]);
-        }
-        __syncwarp();
-        // Two rows at a time, so that neither waits for the other.
-#pragma unroll
-        for (int row = 0; row < ROWS; row += 2) {
-            float h[2][SIZE], step[2], in[2], sums[2][2];
-            if (row % 4 == 0)
-#pragma unroll
-                for (int k = 0; k < 4; k++)
-                    if (row + k < here) wait(&s.barriers[buffer][row + k], turn / BUFFERS & 1);
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                float x = wide(s.inputs[warp][row + k][lane]);
-                step[k] = s.step[row + k][tid];
-                in[k] = step[k] * x, sums[k][0] = skip * x, sums[k][1] = 0.0f;
-            }
-#pragma unroll
-            for (int k = 0; k < 2; k++)
-#pragma unroll
-                for (int q = 0; q < STATES; q++) {
-                    uint4 some = s.states[buffer][row + k][tid][q ^ order];
-                    float* now = h[k] + q * PER;
-                    if (STATE_BYTES == 2) {
-                        now[0] = low(some.x), now[1] = high(some.x), now[2] = low(some.y), now[3] = high(some.y);
-                        now[4 % PER] = low(some.z), now[5 % PER] = high(some.z);
-                        now[6 % PER] = low(some.w), now[7 % PER] = high(some.w);
-                    } else {
-                        now[0] = __uint_as_float(some.x), now[1] = __uint_as_float(some.y);
-                        now[2] = __uint_as_float(some.z), now[3] = __uint_as_float(some.w);
-                    }
-                }
-#pragma unroll
-            for (int i = 0; i < SIZE; i += 4)
-#pragma unroll
-                for (int k = 0; k < 2; k++) {
-                    const float* ends = s.ends[row + k] + (i / PER ^ order) * PER + i % PER;
-                    const float4 b = *(const float4*)ends, c = *(const float4*)(ends + SIZE);
-                    float* now = h[k] + i;
-                    now[0] = exp2_(step[k] * rate[i]) * now[0] + in[k] * b.x;
-                    now[1] = exp2_(step[k] * rate[i + 1]) * now[1] + in[k] * b.y;
-                    now[2] = exp2_(step[k] * rate[i + 2]) * now[2] + in[k] * b.z;
-                    now[3] = exp2_(step[k] * rate[i + 3]) * now[3] + in[k] * b.w;
-                    sums[k][0] += now[0] * c.x;
-                    sums[k][1] += now[1] * c.y;
-                    sums[k][0] += now[2] * c.z;
-                    sums[k][1] += now[3] * c.w;
-                }
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-#pragma unroll
-                for (int q = 0; q < STATES; q++) {
-                    const float* now = h[k] + q * PER;
-                    s.states[buffer][row + k][tid][q ^ order] = STATE_BYTES == 2
-                        ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
-                                     both(now[6 % PER], now[7 % PER]))
-                        : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
-                                     __float_as_uint(now[3]));
-                }
-                s.inputs[warp][row + k][lane] = rounded((sums[k][0] + sums[k][1])
-                                                         * wide(s.gates[warp][row + k][lane]));
-            }
-            if (row % 4 == 0) continue;
-            // What a warp, 32 channels, has written is sent on four rows at a time.
-            written();
-            __syncwarp();
-            int sent = row - 2 + lane;
-            if (lane < 4 && sent < here)
-                copy_out_once(states_of(first + sent) + warp * (32 * SIZE * STATE_BYTES), s.states[buffer][sent][warp * 32],
-                         32 * SIZE * STATE_BYTES);
-        }
-        if (alive)                                       // only now, as `written` would have waited for it
-            *(uint4*)(y + tiled(first + row_here, group + eight_here, INNER / TERMS)) =
-                *(const uint4*)&s.inputs[warp][row_here][eight_here];
+        for (int part = 0; part < PARTIALS; part++)
+            taken[i][part] = fresh16(partials + (part * rows + first) * SELECTED + four * 4);
     }
+    // Of the warp's channels, 8 of a row.
+    const int row_here = lane / 4, eight_here = lane % 4 * 8;
+    const bool alive = row_here < here;
+    const long long at = (long long)(first + row_here) * INNER + group + eight_here;
+    const uint4 inputs = alive ? fresh16(u + at) : make_uint4(0, 0, 0, 0);
+    const uint4 gates = alive ? fresh16(gate + at) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int i = 0; i < TAKEN_EACH; i++) {
+        int four = tid + i * CHANNELS, row = four / (SELECTED / 4), at = four % (SELECTED / 4) * 4;
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+        for (int part = 0; part < PARTIALS; part++) {
+            uint4 v = taken[i][part];
+            sum.x += __uint_as_float(v.x), sum.y += __uint_as_float(v.y);
+            sum.z += __uint_as_float(v.z), sum.w += __uint_as_float(v.w);
+        }
+        if (four >= TAKEN) continue;
+        if (at >= RANK) {
+            *(float4*)&s.ends[row][at - RANK] = sum;
+        } else {  // in two parts, so that a product with both is one in float32
+            uint2 whole = make_uint2(both(sum.x, sum.y), both(sum.z, sum.w));
+            *(uint2*)&s.low_rank[0][row][at] = whole;
+            *(uint2*)&s.low_rank[1][row][at] = make_uint2(both(sum.x - low(whole.x), sum.y - high(whole.x)),
+                                                          both(sum.z - low(whole.y), sum.w - high(whole.y)));
+        }
+    }
+    *(uint4*)&s.inputs[warp][row_here][eight_here] = inputs;
+    *(uint4*)&s.gates[warp][row_here][eight_here] = gates;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float d[4] = {};
+#pragma unroll
+        for (int k = 0; k < 2 * RANKS; k++) {
+            const uint4& w = step_weight[i][k / 2];
+            uint2 x = *(const uint2*)&s.low_rank[k % 2][g][16 * (k / 2) + 4 * t];
+            mma(d, w.x, w.y, w.z, w.w, x.x, x.y);
+        }
+        float* to = &s.step[2 * t][warp * 32 + 16 * i + g];
+        to[0] = softplus(d[0] + bias[i][0]), to[STEP_WIDE] = softplus(d[1] + bias[i][0]);
+        to[8] = softplus(d[2] + bias[i][1]), to[STEP_WIDE + 8] = softplus(d[3] + bias[i][1]);
+    }
+    __syncwarp();
+    // Two rows at a time, so that neither waits for the other.
+#pragma unroll
+    for (int row = 0; row < ROWS; row += 2) {
+        float h[2][SIZE], step[2], in[2], sums[2][2];
+        if (row % 4 == 0)
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (row + k < here) wait(s.barriers + row + k, 0);
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            float x = wide(s.inputs[warp][row + k][lane]);
+            step[k] = s.step[row + k][tid];
+            in[k] = step[k] * x, sums[k][0] = skip * x, sums[k][1] = 0.0f;
+        }
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+#pragma unroll
+            for (int q = 0; q < STATES; q++) {
+                uint4 some = s.states[row + k][tid][q ^ order];
+                float* now = h[k] + q * PER;
+                if (STATE_BYTES == 2) {
+                    now[0] = low(some.x), now[1] = high(some.x), now[2] = low(some.y), now[3] = high(some.y);
+                    now[4 % PER] = low(some.z), now[5 % PER] = high(some.z);
+                    now[6 % PER] = low(some.w), now[7 % PER] = high(some.w);
+                } else {
+                    now[0] = __uint_as_float(some.x), now[1] = __uint_as_float(some.y);
+                    now[2] = __uint_as_float(some.z), now[3] = __uint_as_float(some.w);
+                }
+            }
+#pragma unroll
+        for (int i = 0; i < SIZE; i += 4)
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                const float* ends = s.ends[row + k] + (i / PER ^ order) * PER + i % PER;
+                const float4 b = *(const float4*)ends, c = *(const float4*)(ends + SIZE);
+                float* now = h[k] + i;
+                now[0] = exp2_(step[k] * rate[i]) * now[0] + in[k] * b.x;
+                now[1] = exp2_(step[k] * rate[i + 1]) * now[1] + in[k] * b.y;
+                now[2] = exp2_(step[k] * rate[i + 2]) * now[2] + in[k] * b.z;
+                now[3] = exp2_(step[k] * rate[i + 3]) * now[3] + in[k] * b.w;
+                sums[k][0] += now[0] * c.x;
+                sums[k][1] += now[1] * c.y;
+                sums[k][0] += now[2] * c.z;
+                sums[k][1] += now[3] * c.w;
+            }
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+#pragma unroll
+            for (int q = 0; q < STATES; q++) {
+                const float* now = h[k] + q * PER;
+                s.states[row + k][tid][q ^ order] = STATE_BYTES == 2
+                    ? make_uint4(both(now[0], now[1]), both(now[2], now[3]), both(now[4 % PER], now[5 % PER]),
+                                 both(now[6 % PER], now[7 % PER]))
+                    : make_uint4(__float_as_uint(now[0]), __float_as_uint(now[1]), __float_as_uint(now[2]),
+                                 __float_as_uint(now[3]));
+            }
+            s.inputs[warp][row + k][lane] = rounded((sums[k][0] + sums[k][1])
+                                                     * wide(s.gates[warp][row + k][lane]));
+        }
+        if (row % 4 == 0) continue;
+        // What a warp, 32 channels, has written is sent on four rows at a time.
+        written();
+        __syncwarp();
+        int sent = row - 2 + lane;
+        if (lane < 4 && sent < here)
+            copy_out_once(states_of(sent) + warp * (32 * SIZE * STATE_BYTES), s.states[sent][warp * 32],
+                     32 * SIZE * STATE_BYTES);
+    }
+    if (alive)                                       // only now, as `written` would have waited for it
+        *(uint4*)(y + tiled(first + row_here, group + eight_here, INNER / TERMS)) =
+            *(const uint4*)&s.inputs[warp][row_here][eight_here];
     if (lane < 4) finish_copies_out();
 }
 

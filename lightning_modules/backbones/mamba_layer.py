@@ -51,8 +51,6 @@ class Tiles:
     stages_out: int
     split: int
     channels: int
-    turns: int
-    updates: int
 
 
 def tiles(rows: int, width: int, inner: int) -> Tiles | None:
@@ -62,7 +60,7 @@ def tiles(rows: int, width: int, inner: int) -> Tiles | None:
     if not (columns_in and columns_out and channels) or width % TERMS or inner % TERMS:
         return None
     split = max(n for n in (1, 2, 4) if inner // TERMS % n == 0)
-    return Tiles(64, columns_in, 6, 64, columns_out, 4, split, channels, 1, 2)
+    return Tiles(64, columns_in, 6, 64, columns_out, 4, split, channels)
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
@@ -112,7 +110,7 @@ def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     rows_in, rows_out = defined["ROWS_IN"], defined["ROWS_OUT"]
     enter = (2 * TERMS * defined["STAGES_IN"] * (rows_in + columns) + 2 * TERMS * selected * -(-columns // TERMS)
              + 4 * (5 * columns + rows_in) + 8 * (2 * defined["STAGES_IN"] + 1))
-    update = UPDATE_ROWS * (min(2, defined["TURNS"]) * (channels * SIZE * defined["STATE_BYTES"] + 8)
+    update = UPDATE_ROWS * (channels * SIZE * defined["STATE_BYTES"] + 8
                             + 4 * ((-(-defined["RANK"] // 16) + 2) // 4 * 64 + 16) + 8 * SIZE + 4 * (channels + 4)
                             + 4 * channels)
     leave = (2 * TERMS * defined["STAGES_OUT"] * (rows_out + defined["COLUMNS_OUT"])
@@ -185,7 +183,7 @@ class MambaLayers:
             "enter": ((2 * inner // shape.columns_in, -(-rows // shape.rows_in), 1), (1, 1, 1),
                       (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate,
                        self.partials)),
-            "update": ((inner // shape.channels, -(-rows // (UPDATE_ROWS * shape.turns)), 1), (1, 1, 1),
+            "update": ((inner // shape.channels, -(-rows // UPDATE_ROWS), 1), (1, 1, 1),
                        (steps, small, self.partials, self.u, self.gate, state, self.y)),
             "leave": ((width // shape.columns_out, -(-rows // shape.rows_out), shape.split), (1, 1, shape.split),
                       (outwards, self.y, self.hidden, self.stream, self.squares))}

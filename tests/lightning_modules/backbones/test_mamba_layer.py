@@ -16,8 +16,8 @@ HALF, LAYERS = torch.bfloat16, 2
 MOST_SHARED = 113 * 1024
 """Bytes of shared memory for each of two blocks on a multiprocessor (compute capability 9.0)."""
 
-SMALL = mamba_layer.Tiles(64, 64, 2, 64, 64, 3, 4, 64, 1, 3)
-WIDE = mamba_layer.Tiles(128, 192, 4, 128, 64, 3, 1, 192, 3, 1)
+SMALL = mamba_layer.Tiles(64, 64, 2, 64, 64, 3, 4, 64)
+WIDE = mamba_layer.Tiles(128, 192, 4, 128, 64, 3, 1, 192)
 """Groups of warps with rows of their own, and no terms that blocks share."""
 
 
