@@ -20,7 +20,7 @@
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
 // STATE_BYTES (2: bfloat16, 4: float); ROWS (64 or 128), COLUMNS and STAGES of the two products, with _IN or _OUT; SPLIT
 // (blocks, a cluster, that share the terms of the second); CHANNELS (of a block of `update`). Needs compute capability
-// 9.0, and `product` for COLUMNS_IN (with 64 rows half of them), COLUMNS_OUT, SELECTED and half of that.
+// 9.0, and `product` for COLUMNS_IN (with 64 rows half of them) and COLUMNS_OUT, and for SELECTED from registers.
 
 #ifndef EMULATED
 #define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
@@ -84,6 +84,10 @@ DEVICE unsigned long long matrix(const char* shared) {
 template <int N> DEVICE void product(float (&d)[N / 2], const char* a, const char* b) {
     product<N>(d, matrix(a), matrix(b));
 }
+// With the left side in registers: what a lane has of an mma's.
+template <int N> DEVICE void product(float (&d)[N / 2], const unsigned (&a)[4], const char* b) {
+    product<N>(d, a[0], a[1], a[2], a[3], matrix(b));
+}
 
 DEVICE void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 DEVICE void let_next_kernel_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
@@ -137,7 +141,6 @@ template <int GROUPS, int TILE, int COLUMNS, int STAGES, int BLOCKS> struct Prod
     static constexpr int WIDE = COLUMNS + 8;         // of a row of the result, so that rows begin in other banks
 
     static_assert(TILE % 64 == 0 && ACROSS * TILE == GROUPS * 64 && EACH * ACROSS == COLUMNS && EACH % 8 == 0, "");
-    static_assert(TILE * WIDE * 4 <= STAGES * STAGE, "");
 
     // One thread.
     DEVICE static void init(unsigned long long* barriers) {
@@ -202,6 +205,7 @@ template <int GROUPS, int TILE, int COLUMNS, int STAGES, int BLOCKS> struct Prod
 
     // The result in float32, [TILE][WIDE], where the ring was; all threads of the block have met.
     DEVICE static void put(const float (&d)[EACH / 2], float* result) {
+        static_assert(TILE * WIDE * 4 <= STAGES * STAGE, "");
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
         float* own = result + (group / ACROSS * 64 + warp * 16 + lane / 4) * WIDE + group % ACROSS * EACH;
 #pragma unroll
@@ -216,39 +220,46 @@ template <int GROUPS, int TILE, int COLUMNS, int STAGES, int BLOCKS> struct Prod
 // small [layers][23 INNER]: taps [4][INNER], bias of the convolution, bias of the step, skip, rates [INNER][16].
 constexpr int SMALL = (7 + SIZE) * INNER;
 
-DEVICE void eight(float (&v)[8], const uint4& from) {
-    v[0] = low(from.x), v[1] = high(from.x), v[2] = low(from.y), v[3] = high(from.y);
-    v[4] = low(from.z), v[5] = high(from.z), v[6] = low(from.w), v[7] = high(from.w);
+// Neighbours in memory, 8 or 4: floats, or bfloat16 in pairs.
+DEVICE void take(unsigned (&two)[4], const bf16* from) {
+    uint4 v = fresh16(from);
+    two[0] = v.x, two[1] = v.y, two[2] = v.z, two[3] = v.w;
 }
-DEVICE void eight(float (&v)[8], const float* from) {
-    float4 a = *(const float4*)from, b = *(const float4*)(from + 4);
-    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+DEVICE void take(unsigned (&two)[2], const bf16* from) {
+    uint2 v = fresh8(from);
+    two[0] = v.x, two[1] = v.y;
 }
-DEVICE uint4 eight(const float (&v)[8]) {
-    return make_uint4(both(v[0], v[1]), both(v[2], v[3]), both(v[4], v[5]), both(v[6], v[7]));
+DEVICE void give(bf16* to, const unsigned (&two)[4]) { *(uint4*)to = make_uint4(two[0], two[1], two[2], two[3]); }
+DEVICE void give(bf16* to, const unsigned (&two)[2]) { *(uint2*)to = make_uint2(two[0], two[1]); }
+template <int N> DEVICE void take(float (&v)[N], const float* from) {
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+        float4 four = *(const float4*)(from + i);
+        v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+    }
 }
 
 typedef Product<2, ROWS_IN, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> In;
 constexpr int U_BLOCKS = (COLUMNS_IN + TERMS - 1) / TERMS, SELECT_BYTES = U_BLOCKS * SELECTED * LINE;
-constexpr int IN_THREADS = In::CONSUMERS + 32, CHUNKS = COLUMNS_IN / 8;
-constexpr int ITEMS = ROWS_IN * CHUNKS / In::CONSUMERS;                         // of 8 columns of a row, of a thread
-constexpr int EARLY = ITEMS < 4 ? ITEMS : 4;         // of them, for which a thread has recent inputs at a time
-constexpr int TAKERS = ROWS_IN == 64 && SELECTED % 16 ? 1 : 2;                  // groups of warps that select
-constexpr int TAKES = ROWS_IN * TAKERS == 128 ? SELECTED / 2 : SELECTED;        // columns of each
-constexpr int U_PLACE = (ROWS_IN * In::WIDE * 4 + 1023) / 1024 * 1024;
+constexpr int IN_THREADS = In::CONSUMERS + 32;
 constexpr int PARTIALS = INNER / COLUMNS_IN;
+constexpr int VECTOR = In::EACH % 32 == 0 ? 8 : 4;   // columns that a thread has next to each other, of two rows
+constexpr int ITEMS = In::EACH / (2 * VECTOR);       // such of a thread: of its first row, of its second, of the first...
+constexpr int EARLY = ITEMS < 12 / VECTOR * 2 ? ITEMS : 12 / VECTOR * 2;        // with recent inputs at a time
+constexpr int OCTETS = SELECTED / 8, FIRST_OCTETS = (OCTETS + 1) / 2;           // of the first of two groups of warps
 
 struct EnterShared {
-    char ring[STAGES_IN * In::STAGE];                // then the result, and u in blocks
+    char ring[STAGES_IN * In::STAGE];                // then what a group of warps has for the other
     char select[SELECT_BYTES];
-    float small[5 * COLUMNS_IN], scale[ROWS_IN];
+    float small[5 * COLUMNS_IN];
     unsigned long long barriers[2 * STAGES_IN + 1];
 };
-static_assert(U_PLACE + U_BLOCKS * ROWS_IN * LINE <= STAGES_IN * In::STAGE && STAGES_IN * In::STAGE % 1024 == 0, "");
-static_assert(ROWS_IN * CHUNKS % In::CONSUMERS == 0, "");
+static_assert(In::EACH % (4 * VECTOR) == 0 && COLUMNS_IN % 16 == 0 && STAGES_IN * In::STAGE % 1024 == 0, "");
+static_assert(In::ACROSS == 1 || OCTETS * 128 * 16 <= STAGES_IN * In::STAGE, "");
 
 // Blocks: [2 INNER / COLUMNS_IN, rows / ROWS_IN]; those of x come first. in_weights [layers][those][WIDTH / 64]
-// [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64]; stream in blocks; squares
+// [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], both with the columns of a tile in the
+// order in which a thread's are neighbours (mamba_layer.py's `neighbours`); stream in blocks; squares
 // [2][padded][PARTS], before the first layer and later; recent [layers][rows][3][INNER]; u, gate [rows][INNER];
 // partials [PARTIALS][rows][SELECTED].
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
@@ -259,7 +270,6 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     EnterShared& s = *(EnterShared*)memory;
     const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * ROWS_IN;
     const bool x_tile = tile < PARTIALS, consumer = tid < In::CONSUMERS;
-    const int column = tile % PARTIALS * COLUMNS_IN;
     unsigned long long* select_here = s.barriers + 2 * STAGES_IN;
     const bf16* weights = in_weights + (layer * (2 * PARTIALS) + tile) * (WIDTH * COLUMNS_IN);
 
@@ -275,127 +285,150 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             copy_in(s.select, select + (layer * PARTIALS + tile) * (SELECT_BYTES / 2), SELECT_BYTES,
                     select_here);
             for (int i = 0; i < 5; i++)
-                copy_in(s.small + i * COLUMNS_IN, small + layer * SMALL + i * INNER + column, COLUMNS_IN * 4,
-                        select_here);
+                copy_in(s.small + i * COLUMNS_IN, small + layer * SMALL + i * INNER + tile * COLUMNS_IN,
+                        COLUMNS_IN * 4, select_here);
         }
     }
+    // A thread has columns of a row and of the 8th after it.
+    const int lane = tid % 32, g = lane / 4, t = lane % 4, group = tid / 128;
+    const int own_row = first + group / In::ACROSS * 64 + tid / 32 % 4 * 16 + g;
+    const int own_column = group % In::ACROSS * In::EACH + t * VECTOR, column = tile % PARTIALS * COLUMNS_IN;
+    auto row_of = [&](int item) { return own_row + item % 2 * 8; };
+    auto column_of = [&](int item) { return own_column + item / 2 * (4 * VECTOR); };
     auto recent_at = [&](int item, int slot) {
-        return (uint4*)(recent + ((layer * rows + first + item / CHUNKS) * 3 + slot) * INNER + column
-                        + item % CHUNKS * 8);
+        return recent + ((layer * rows + row_of(item)) * 3 + slot) * INNER + column + column_of(item);
     };
     const int oldest = *clock % 3;
-    uint4 before[EARLY][3];
-    auto ask_for_recent = [&](int i) {
-        int item = tid + i * In::CONSUMERS;
-        bool alive = first + item / CHUNKS < rows;
+    unsigned before[EARLY][3][VECTOR / 2];
+    auto ask_for_recent = [&](int item) {
 #pragma unroll
-        for (int tap = 0; tap < 3; tap++)
-            before[i % EARLY][tap] = alive ? fresh16(recent_at(item, (oldest + tap) % 3)) : make_uint4(0, 0, 0, 0);
+        for (int tap = 0; tap < 3; tap++) {
+            auto& pairs = before[item % EARLY][tap];
+#pragma unroll
+            for (int i = 0; i < VECTOR / 2; i++) pairs[i] = 0;
+            if (row_of(item) < rows) take(pairs, recent_at(item, (oldest + tap) % 3));
+        }
     };
     if (x_tile && consumer) {
 #pragma unroll
         for (int i = 0; i < EARLY; i++) ask_for_recent(i);
         if (EARLY < ITEMS)
             for (int line = tid; line < 3 * min(ROWS_IN, rows - first); line += In::CONSUMERS)
-                to_l2(recent_at(line / 3 * CHUNKS, line % 3), COLUMNS_IN * 2);
+                to_l2(recent + ((layer * rows + first) * 3 + line) * INNER + column, COLUMNS_IN * 2);
     }
     __syncthreads();
     wait_for_kernel_before();
     let_next_kernel_begin();
 
-    float* result = (float*)s.ring;
-    if (consumer) {
-        if (tid < ROWS_IN) {
-            const float* from = squares + ((layer > 0) * padded + first + tid) * PARTS;
-            float sum = 0.0f;
-#pragma unroll
-            for (int i = 0; i < PARTS; i++) sum += fresh(from + i);
-            s.scale[tid] = inverse_root(sum * (1.0f / WIDTH) + EPS);
-        }
-        float d[In::EACH / 2];
-        In::multiply(d, s.ring, s.barriers);
-        __syncthreads();
-        In::put(d, result);
-    } else {
+    if (!consumer) {
         if (tid == In::CONSUMERS)
             In::fill(s.ring, s.barriers, weights, stream + (long long)first * WIDTH, WIDTH / TERMS);
-        __syncthreads();
+        if (In::ACROSS > 1) {
+            __syncthreads();
+            __syncthreads();
+        }
+        return;
     }
-    __syncthreads();
-    char* blocks = s.ring + U_PLACE;
-    if (consumer && x_tile) wait(select_here, 0);
-    uint4 recents[ITEMS], halves[ITEMS];             // x, for the steps to come, and u
-    auto inside = [&](int item) { return first + item / CHUNKS < rows; };
-    auto place_of = [&](int item) {
-        return (long long)(first + item / CHUNKS) * INNER + column + item % CHUNKS * 8;
-    };
-    if (consumer) {
+    float scale[2];
 #pragma unroll
-        for (int i = 0; i < ITEMS; i++) {
-            int item = tid + i * In::CONSUMERS, row = item / CHUNKS, chunk = item % CHUNKS;
-            float v[8], scale = s.scale[row];
-            eight(v, result + row * In::WIDE + chunk * 8);
+    for (int half = 0; half < 2; half++) {
+        const float* from = squares + ((layer > 0) * padded + own_row + 8 * half) * PARTS;
+        float sum = 0.0f;
 #pragma unroll
-            for (int j = 0; j < 8; j++) v[j] *= scale;
-            if (x_tile) {
-                float sum[8], weight[8], old[8];
-                recents[i] = eight(v);
-                eight(sum, s.small + 4 * COLUMNS_IN + chunk * 8);
-                eight(weight, s.small + 3 * COLUMNS_IN + chunk * 8);
+        for (int i = 0; i < PARTS; i += 4) sum += i + t < PARTS ? fresh(from + i + t) : 0.0f;
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        scale[half] = inverse_root(sum * (1.0f / WIDTH) + EPS);
+    }
+    unsigned inputs[In::EACH / 8][2];                // u, by eight columns of the product and the two rows
+    {
+        float d[In::EACH / 2];
+        In::multiply(d, s.ring, s.barriers);
+        if (x_tile) wait(select_here, 0);
 #pragma unroll
-                for (int j = 0; j < 8; j++) sum[j] += weight[j] * v[j];
+        for (int item = 0; item < ITEMS; item++) {
+            constexpr int PAIRS = VECTOR / 2;
+            const int octet = item / 2 * PAIRS, half = item % 2, place = column_of(item);
+            const bool inside = row_of(item) < rows;
+            const long long at = (long long)row_of(item) * INNER + column + place;
+            float v[VECTOR];
+            unsigned two[PAIRS];
 #pragma unroll
-                for (int tap = 0; tap < 3; tap++) {
-                    eight(weight, s.small + tap * COLUMNS_IN + chunk * 8);
-                    eight(old, before[i % EARLY][tap]);
+            for (int i = 0; i < VECTOR; i++) v[i] = d[4 * (octet + i / 2) + 2 * half + i % 2] * scale[half];
+            if (!x_tile) {
 #pragma unroll
-                    for (int j = 0; j < 8; j++) sum[j] += weight[j] * old[j];
-                }
-                if (i + EARLY < ITEMS) ask_for_recent(i + EARLY);
-#pragma unroll
-                for (int j = 0; j < 8; j++) v[j] = sum[j] * sigmoid(sum[j]);
-                halves[i] = eight(v);
-                *(uint4*)(blocks + (chunk / 8 * ROWS_IN + row) * LINE + (chunk % 8 ^ row % 8) * 16) = halves[i];
-            } else {
-#pragma unroll
-                for (int j = 0; j < 8; j++) v[j] *= sigmoid(v[j]);
-                if (inside(item)) *(uint4*)(gate + place_of(item)) = eight(v);
+                for (int i = 0; i < PAIRS; i++)
+                    two[i] = both(v[2 * i] * sigmoid(v[2 * i]), v[2 * i + 1] * sigmoid(v[2 * i + 1]));
+                if (inside) give(gate + at, two);
+                continue;
             }
+            float sum[VECTOR], weight[VECTOR];
+            take(sum, s.small + 4 * COLUMNS_IN + place);
+            take(weight, s.small + 3 * COLUMNS_IN + place);
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) sum[i] += weight[i] * v[i];
+#pragma unroll
+            for (int tap = 0; tap < 3; tap++) {
+                take(weight, s.small + tap * COLUMNS_IN + place);
+#pragma unroll
+                for (int i = 0; i < VECTOR; i++) {
+                    unsigned pair = before[item % EARLY][tap][i / 2];
+                    sum[i] += weight[i] * (i % 2 ? high(pair) : low(pair));
+                }
+            }
+            if (item + EARLY < ITEMS) ask_for_recent(item + EARLY);
+#pragma unroll
+            for (int i = 0; i < PAIRS; i++) two[i] = both(v[2 * i], v[2 * i + 1]);
+            if (inside) give(recent_at(item, oldest), two);
+#pragma unroll
+            for (int i = 0; i < PAIRS; i++)
+                inputs[octet + i][half] = two[i] = both(sum[2 * i] * sigmoid(sum[2 * i]),
+                                                        sum[2 * i + 1] * sigmoid(sum[2 * i + 1]));
+            if (inside) give(u + at, two);
         }
     }
-    if (!x_tile) return;
-    written();
-    __syncthreads();
-    const int group = tid / 128;
-    float d[TAKES / 2];
-    if (group < TAKERS) {
+    // What these columns of u add to the selection.
+    float d[SELECTED / 2];
+    if (x_tile) {
 #pragma unroll
-        for (int i = 0; i < TAKES / 2; i++) d[i] = 0.0f;
+        for (int i = 0; i < SELECTED / 2; i++) d[i] = 0.0f;
         product_begin();
 #pragma unroll
-        for (int j = 0; j < COLUMNS_IN / 16; j++)
-            product<TAKES>(d, blocks + (j / 4 * ROWS_IN + group / In::ACROSS * 64) * LINE + j % 4 * 32,
-                           s.select + (j / 4 * SELECTED + group % In::ACROSS * TAKES) * LINE + j % 4 * 32);
+        for (int j = 0; j < In::EACH / 16; j++) {
+            unsigned left[4] = {inputs[2 * j][0], inputs[2 * j][1], inputs[2 * j + 1][0], inputs[2 * j + 1][1]};
+            int term = group % In::ACROSS * In::EACH + 16 * j;
+            product<SELECTED>(d, left, s.select + term / TERMS * (SELECTED * LINE) + term % TERMS * 2);
+        }
         product_end();
-    }
-    // Only now, as `written` would have waited for it.
-    if (consumer)
-#pragma unroll
-        for (int i = 0; i < ITEMS; i++) {
-            int item = tid + i * In::CONSUMERS;
-            if (!inside(item)) continue;
-            *recent_at(item, oldest) = recents[i];
-            *(uint4*)(u + place_of(item)) = halves[i];
-        }
-    if (group < TAKERS) {
         products_left<0>();
-        const int lane = tid % 32, row = first + group / In::ACROSS * 64 + tid / 32 % 4 * 16 + lane / 4;
-        float* to = partials + ((long long)tile * rows + row) * SELECTED + group % In::ACROSS * TAKES + lane % 4 * 2;
+    }
+    // Of two groups of warps with the same rows each adds up half of the octets of columns.
+    const int begin = In::ACROSS > 1 && group % 2 ? FIRST_OCTETS : 0;
+    const int end = In::ACROSS > 1 && group % 2 == 0 ? FIRST_OCTETS : OCTETS;
+    if (In::ACROSS > 1) {
+        float4* others = (float4*)s.ring + tid % 128;
+        __syncthreads();                             // nobody needs the ring any more
+        if (x_tile)
 #pragma unroll
-        for (int i = 0; i < TAKES / 8; i++) {
-            if (row < rows) *(float2*)(to + 8 * i) = make_float2(d[4 * i], d[4 * i + 1]);
-            if (row + 8 < rows) *(float2*)(to + 8 * i + 8 * SELECTED) = make_float2(d[4 * i + 2], d[4 * i + 3]);
-        }
+            for (int o = 0; o < OCTETS; o++)
+                if (o < begin || o >= end)
+                    others[128 * o] = make_float4(d[4 * o], d[4 * o + 1], d[4 * o + 2], d[4 * o + 3]);
+        __syncthreads();
+        if (x_tile)
+#pragma unroll
+            for (int o = 0; o < OCTETS; o++)
+                if (o >= begin && o < end) {
+                    float4 more = others[128 * o];
+                    d[4 * o] += more.x, d[4 * o + 1] += more.y, d[4 * o + 2] += more.z, d[4 * o + 3] += more.w;
+                }
+    }
+    if (!x_tile) return;
+    float* to = partials + ((long long)tile * rows + own_row) * SELECTED + 2 * t;
+#pragma unroll
+    for (int o = 0; o < OCTETS; o++) {
+        if (o < begin || o >= end) continue;
+        if (own_row < rows) *(float2*)(to + 8 * o) = make_float2(d[4 * o], d[4 * o + 1]);
+        if (own_row + 8 < rows) *(float2*)(to + 8 * o + 8 * SELECTED) = make_float2(d[4 * o + 2], d[4 * o + 3]);
     }
 }
 
@@ -581,7 +614,7 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
         int sent = row - 2 + lane;
         if (lane < 4 && sent < here)
             copy_out_once(states_of(sent) + warp * (32 * SIZE * STATE_BYTES), s.states[sent][warp * 32],
-                     32 * SIZE * STATE_BYTES);
+                          32 * SIZE * STATE_BYTES);
     }
     if (alive)                                       // only now, as `written` would have waited for it
         *(uint4*)(y + tiled(first + row_here, group + eight_here, INNER / TERMS)) =

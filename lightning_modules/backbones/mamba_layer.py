@@ -109,7 +109,7 @@ def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     columns, selected, channels = defined["COLUMNS_IN"], defined["RANK"] + 2 * SIZE, defined["CHANNELS"]
     rows_in, rows_out = defined["ROWS_IN"], defined["ROWS_OUT"]
     enter = (2 * TERMS * defined["STAGES_IN"] * (rows_in + columns) + 2 * TERMS * selected * -(-columns // TERMS)
-             + 4 * (5 * columns + rows_in) + 8 * (2 * defined["STAGES_IN"] + 1))
+             + 4 * 5 * columns + 8 * (2 * defined["STAGES_IN"] + 1))
     update = UPDATE_ROWS * (channels * SIZE * defined["STATE_BYTES"] + 8
                             + 4 * ((-(-defined["RANK"] // 16) + 2) // 4 * 64 + 16) + 8 * SIZE + 4 * (channels + 4)
                             + 4 * channels)
@@ -118,23 +118,29 @@ def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     return {"enter": enter, "update": -(-update // 16) * 16, "leave": leave}
 
 
-def products(*columns: int) -> str:
-    """wgmma of 64 rows and 16 terms for so many columns, where that can be, as functions of mamba_layer.cu."""
-    code = ["template <int N> DEVICE void product(float (&d)[N / 2], unsigned long long a, unsigned long long b);"]
-    for n in dict.fromkeys(n for n in columns if n % 8 == 0):
-        count = n // 2
-        numbers, variables = (", ".join(pattern.format(i) for i in range(count)) for pattern in ("%{}", '"+f"(d[{}])'))
-        code.append(f"template <> DEVICE void product<{n}>(float (&d)[{count}], unsigned long long a, unsigned long "
-                    f"long b) {{\n    asm volatile(\"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 "
-                    f"{{{numbers}}}, %{count}, %{count + 1}, 1, 1, 1, 0, 0;\"\n"
-                    f"                 : {variables} : \"l\"(a), \"l\"(b));\n}}")
+def products(columns: set[int], selected: int) -> str:
+    """wgmma of 64 rows and 16 terms as functions of mamba_layer.cu: for so many columns, and for the selection's, whose
+    left side is in registers."""
+    shared, registers = "unsigned long long a", "unsigned a0, unsigned a1, unsigned a2, unsigned a3"
+    code = [f"template <int N> DEVICE void product(float (&d)[N / 2], {left}, unsigned long long b);"
+            for left in (shared, registers)]
+    for n, left in (*((n, shared) for n in sorted(columns)), (selected, registers)):
+        d = n // 2
+        numbers, variables = (", ".join(pattern.format(i) for i in range(d)) for pattern in ("%{}", '"+f"(d[{}])'))
+        if left == shared:
+            sides, flags, given = f"%{d}, %{d + 1}", "1, 1, 1, 0, 0", '"l"(a)'
+        else:
+            sides = f"{{%{d}, %{d + 1}, %{d + 2}, %{d + 3}}}, %{d + 4}"
+            flags, given = "1, 1, 1, 0", '"r"(a0), "r"(a1), "r"(a2), "r"(a3)'
+        code.append(f"template <> DEVICE void product<{n}>(float (&d)[{d}], {left}, unsigned long long b) {{\n"
+                    f"    asm volatile(\"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{numbers}}}, {sides}, "
+                    f"{flags};\"\n                 : {variables} : {given}, \"l\"(b));\n}}")
     return "\n".join(code) + "\n"
 
 
-def used(defined: dict[str, int | str]) -> tuple[int, ...]:
-    """Columns of the products that mamba_layer.cu may use."""
-    selected = defined["RANK"] + 2 * SIZE
-    return (defined["COLUMNS_IN"] * defined["ROWS_IN"] // 128, defined["COLUMNS_OUT"], selected, selected // 2)
+def used(defined: dict[str, int | str]) -> tuple[set[int], int]:
+    """Columns of the products that mamba_layer.cu has, and of the selection."""
+    return {defined["COLUMNS_IN"] * defined["ROWS_IN"] // 128, defined["COLUMNS_OUT"]}, defined["RANK"] + 2 * SIZE
 
 
 def kernels(device: int, **defined: int | str) -> dict:
@@ -227,13 +233,25 @@ def blocks(weight: Tensor, columns: int) -> Tensor:
     return weight.gather(3, order[None, None, :, :, None].expand(weight.shape)).flatten(3)
 
 
+def neighbours(inner: int, each: int) -> Tensor:
+    """[inner] channels in the order of a product's columns, of which a group of warps has `each`.
+
+    A lane has two of every 8 columns of a product: 2 t and 2 t + 1, for its number t in a row. In this order the
+    channels are neighbours that it has of 16 columns, or of 32, where `each` is a multiple of that.
+    """
+    octets = 4 if each % 32 == 0 else 2
+    return torch.arange(inner).view(-1, 4, octets, 2).transpose(1, 2).flatten()
+
+
 def pack(norm, mixer, shape: Tiles) -> tuple[Tensor, ...]:
     """A layer's weights in the order inwards, select, steps, outwards in bfloat16, small in float32."""
     with torch.no_grad():
         inner, rank = mixer.d_inner, mixer.dt_rank
-        inwards = blocks((mixer.in_proj.weight * norm.weight).to(BF16), shape.columns_in)
+        order = neighbours(inner, shape.columns_in * shape.rows_in // 128).to(mixer.D.device)
+        inwards = (mixer.in_proj.weight * norm.weight).to(BF16).view(2, inner, -1)[:, order].flatten(0, 1)
+        inwards = blocks(inwards, shape.columns_in)
         select = torch.stack([blocks(part, rank + 2 * SIZE)[0]
-                              for part in mixer.x_proj.weight.to(BF16).split(shape.columns_in, 1)])
+                              for part in mixer.x_proj.weight.to(BF16)[:, order].split(shape.columns_in, 1)])
         steps = F.pad(mixer.dt_proj.weight.to(BF16), (0, -rank % 16)).view(inner // 16, 2, 8, -1, 4, 2, 2)
         steps = steps.permute(0, 3, 2, 4, 5, 1, 6)  # of 16 channels, rows g and g + 8 of lane 4 g + t, its terms 4 t on
         outwards = blocks(mixer.out_proj.weight.to(BF16), shape.columns_out)

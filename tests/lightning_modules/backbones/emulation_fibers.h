@@ -106,6 +106,10 @@ static uint4 fixed(const void* from) {
 }
 static uint4 own16(const void* from) { return fixed(from); }
 static uint4 fresh16(const void* from) { return fixed(from); }
+static uint2 fresh8(const void* from) {
+    if ((size_t)from % 8) abort();
+    return *(const uint2*)from;
+}
 static float fresh(const float* from) { return *from; }
 static bf16 fresh(const bf16* from) { return *from; }
 static void add_to(unsigned long long* to, unsigned long long value) { *to += value; }

@@ -97,6 +97,15 @@ template <int N> inline void product(float (&d)[N / 2], const char* a, const cha
         for (int k = 0; k < 16; k++) d[i] += element(a, row, k) * element(b, column, k);
     }
 }
+template <int N> inline void product(float (&d)[N / 2], const unsigned (&a)[4], const char* b) {
+    auto given = exchange({a[0], a[1], a[2], a[3]});
+    int lane = threadIdx.x % 32;
+    for (int i = 0; i < N / 2; i++) {
+        int row = lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        for (int k = 0; k < 16; k++)
+            d[i] += half_of(given[row % 8 * 4 + k % 8 / 2][k / 8 * 2 + row / 8], k % 2) * element(b, column, k);
+    }
+}
 
 #include "mamba_layer.cu"
 
