@@ -245,8 +245,7 @@ constexpr int IN_THREADS = In::CONSUMERS + 32;
 constexpr int PARTIALS = INNER / COLUMNS_IN;
 constexpr int VECTOR = In::EACH % 32 == 0 ? 8 : 4;   // columns that a thread has next to each other, of two rows
 constexpr int ITEMS = In::EACH / (2 * VECTOR);       // such of a thread: of its first row, of its second, of the first...
-constexpr int WINDOW = ITEMS < 6 ? ITEMS : 6;        // items whose recent inputs a thread has at a time,
-constexpr int EARLY = ITEMS > 6 ? 2 : WINDOW;        // and before the product
+constexpr int EARLY = ITEMS < 12 / VECTOR * 2 ? ITEMS : 12 / VECTOR * 2;        // with recent inputs at a time
 constexpr int OCTETS = SELECTED / 8, FIRST_OCTETS = (OCTETS + 1) / 2;           // of the first of two groups of warps
 
 struct EnterShared {
@@ -300,11 +299,11 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         return recent + ((layer * rows + row_of(item)) * 3 + slot) * INNER + column + column_of(item);
     };
     const int oldest = *clock % 3;
-    unsigned before[WINDOW][3][VECTOR / 2];
+    unsigned before[EARLY][3][VECTOR / 2];
     auto ask_for_recent = [&](int item) {
 #pragma unroll
         for (int tap = 0; tap < 3; tap++) {
-            auto& pairs = before[item % WINDOW][tap];
+            auto& pairs = before[item % EARLY][tap];
 #pragma unroll
             for (int i = 0; i < VECTOR / 2; i++) pairs[i] = 0;
             if (row_of(item) < rows) take(pairs, recent_at(item, (oldest + tap) % 3));
@@ -313,7 +312,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     if (x_tile && consumer) {
 #pragma unroll
         for (int i = 0; i < EARLY; i++) ask_for_recent(i);
-        if (WINDOW < ITEMS)
+        if (EARLY < ITEMS)
             for (int line = tid; line < 3 * min(ROWS_IN, rows - first); line += In::CONSUMERS)
                 to_l2(recent + ((layer * rows + first) * 3 + line) * INNER + column, COLUMNS_IN * 2);
     }
@@ -341,55 +340,52 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         sum += __shfl_xor_sync(~0u, sum, 2);
         scale[half] = inverse_root(sum * (1.0f / WIDTH) + EPS);
     }
-    // x, and then u, by eight columns of the product and the two rows: in bfloat16, as x is when it is a recent input.
-    constexpr int PAIRS = VECTOR / 2;
-    unsigned inputs[In::EACH / 8][2];
+    unsigned inputs[In::EACH / 8][2];                // u, by eight columns of the product and the two rows
     {
         float d[In::EACH / 2];
         In::multiply(d, s.ring, s.barriers);
+        if (x_tile) wait(select_here, 0);
 #pragma unroll
-        for (int octet = 0; octet < In::EACH / 8; octet++)
+        for (int item = 0; item < ITEMS; item++) {
+            constexpr int PAIRS = VECTOR / 2;
+            const int octet = item / 2 * PAIRS, half = item % 2, place = column_of(item);
+            const bool inside = row_of(item) < rows;
+            const long long at = (long long)row_of(item) * INNER + column + place;
+            float v[VECTOR];
+            unsigned two[PAIRS];
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float x0 = d[4 * octet + 2 * half] * scale[half], x1 = d[4 * octet + 2 * half + 1] * scale[half];
-                inputs[octet][half] = x_tile ? both(x0, x1) : both(x0 * sigmoid(x0), x1 * sigmoid(x1));
+            for (int i = 0; i < VECTOR; i++) v[i] = d[4 * (octet + i / 2) + 2 * half + i % 2] * scale[half];
+            if (!x_tile) {
+#pragma unroll
+                for (int i = 0; i < PAIRS; i++)
+                    two[i] = both(v[2 * i] * sigmoid(v[2 * i]), v[2 * i + 1] * sigmoid(v[2 * i + 1]));
+                if (inside) give(gate + at, two);
+                continue;
             }
-    }
-    if (x_tile) {
+            float sum[VECTOR], weight[VECTOR];
+            take(sum, s.small + 4 * COLUMNS_IN + place);
+            take(weight, s.small + 3 * COLUMNS_IN + place);
 #pragma unroll
-        for (int item = EARLY; item < WINDOW; item++) ask_for_recent(item);
-        wait(select_here, 0);
-    }
+            for (int i = 0; i < VECTOR; i++) sum[i] += weight[i] * v[i];
 #pragma unroll
-    for (int item = 0; item < ITEMS; item++) {
-        const int octet = item / 2 * PAIRS, half = item % 2, place = column_of(item);
-        const bool inside = row_of(item) < rows;
-        const long long at = (long long)row_of(item) * INNER + column + place;
-        unsigned two[PAIRS];
+            for (int tap = 0; tap < 3; tap++) {
+                take(weight, s.small + tap * COLUMNS_IN + place);
 #pragma unroll
-        for (int i = 0; i < PAIRS; i++) two[i] = inputs[octet + i][half];
-        if (!x_tile) {
-            if (inside) give(gate + at, two);
-            continue;
-        }
-        if (inside) give(recent_at(item, oldest), two);
-        float sum[VECTOR], weight[VECTOR];
-        take(sum, s.small + 4 * COLUMNS_IN + place);
-#pragma unroll
-        for (int tap = 0; tap < 4; tap++) {
-            take(weight, s.small + tap * COLUMNS_IN + place);
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) {
-                unsigned pair = tap < 3 ? before[item % WINDOW][tap % 3][i / 2] : two[i / 2];
-                sum[i] += weight[i] * (i % 2 ? high(pair) : low(pair));
+                for (int i = 0; i < VECTOR; i++) {
+                    unsigned pair = before[item % EARLY][tap][i / 2];
+                    sum[i] += weight[i] * (i % 2 ? high(pair) : low(pair));
+                }
             }
-        }
-        if (item + WINDOW < ITEMS) ask_for_recent(item + WINDOW);
+            if (item + EARLY < ITEMS) ask_for_recent(item + EARLY);
 #pragma unroll
-        for (int i = 0; i < PAIRS; i++)
-            inputs[octet + i][half] = two[i] = both(sum[2 * i] * sigmoid(sum[2 * i]),
-                                                    sum[2 * i + 1] * sigmoid(sum[2 * i + 1]));
-        if (inside) give(u + at, two);
+            for (int i = 0; i < PAIRS; i++) two[i] = both(v[2 * i], v[2 * i + 1]);
+            if (inside) give(recent_at(item, oldest), two);
+#pragma unroll
+            for (int i = 0; i < PAIRS; i++)
+                inputs[octet + i][half] = two[i] = both(sum[2 * i] * sigmoid(sum[2 * i]),
+                                                        sum[2 * i + 1] * sigmoid(sum[2 * i + 1]));
+            if (inside) give(u + at, two);
+        }
     }
     // What these columns of u add to the selection.
     float d[SELECTED / 2];
