@@ -132,6 +132,11 @@ DEVICE int tiled(int row, int column, int blocks) {
            + (column % TERMS / 8 ^ row % 8) * 8 + column % 8;
 }
 
+// Where a matrix of INNER columns has an element that is in blocks of 8 rows and 32 columns: what a warp reads at once.
+DEVICE long long packed(int row, int column) {
+    return ((long long)(row / 8) * (INNER / 32) + column / 32) * 256 + row % 8 * 32 + column % 32;
+}
+
 // A block's product of TILE rows and COLUMNS columns, of BLOCKS blocks of terms, by GROUPS groups of four warps, which
 // have 64 rows each.
 template <int GROUPS, int TILE, int COLUMNS, int STAGES, int BLOCKS> struct Product {
@@ -290,13 +295,14 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         }
     }
     // A thread has columns of a row and of the 8th after it.
+    const long long eights = (rows + 7) / 8 * 8;
     const int lane = tid % 32, g = lane / 4, t = lane % 4, group = tid / 128;
     const int own_row = first + group / In::ACROSS * 64 + tid / 32 % 4 * 16 + g;
     const int own_column = group % In::ACROSS * In::EACH + t * VECTOR, column = tile % PARTIALS * COLUMNS_IN;
     auto row_of = [&](int item) { return own_row + item % 2 * 8; };
     auto column_of = [&](int item) { return own_column + item / 2 * (4 * VECTOR); };
     auto recent_at = [&](int item, int slot) {
-        return recent + ((layer * rows + row_of(item)) * 3 + slot) * INNER + column + column_of(item);
+        return recent + (layer * 3 + slot) * eights * INNER + packed(row_of(item), column + column_of(item));
     };
     const int oldest = *clock % 3;
     unsigned before[EARLY][3][VECTOR / 2];
@@ -312,9 +318,6 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     if (x_tile && consumer) {
 #pragma unroll
         for (int i = 0; i < EARLY; i++) ask_for_recent(i);
-        if (EARLY < ITEMS)
-            for (int line = tid; line < 3 * min(ROWS_IN, rows - first); line += In::CONSUMERS)
-                to_l2(recent + ((layer * rows + first) * 3 + line) * INNER + column, COLUMNS_IN * 2);
     }
     __syncthreads();
     wait_for_kernel_before();
@@ -350,7 +353,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             constexpr int PAIRS = VECTOR / 2;
             const int octet = item / 2 * PAIRS, half = item % 2, place = column_of(item);
             const bool inside = row_of(item) < rows;
-            const long long at = (long long)row_of(item) * INNER + column + place;
+            const long long at = packed(row_of(item), column + place);
             float v[VECTOR];
             unsigned two[PAIRS];
 #pragma unroll
@@ -508,7 +511,7 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
     // Of the warp's channels, 8 of a row.
     const int row_here = lane / 4, eight_here = lane % 4 * 8;
     const bool alive = row_here < here;
-    const long long at = (long long)(first + row_here) * INNER + group + eight_here;
+    const long long at = packed(first + row_here, group + eight_here);
     const uint4 inputs = alive ? fresh16(u + at) : make_uint4(0, 0, 0, 0);
     const uint4 gates = alive ? fresh16(gate + at) : make_uint4(0, 0, 0, 0);
 #pragma unroll
