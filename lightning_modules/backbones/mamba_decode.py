@@ -182,7 +182,8 @@ def can_decode(backbone) -> bool:
 class MambaDecoder(Decoder):
     """Steps of a Mamba with weights and states in types of their own, for a fixed number of rows.
 
-    States: recent inputs [n_layer, B, 3, D] in the weights' type, and h [n_layer, B, D, N] in `states`' type.
+    States: recent inputs [n_layer, B / e, e, 3, D / c, c] in the weights' type, where the kernels have rows and channels
+    in blocks of e and c, and h [n_layer, B, D, N] in `states`' type.
     kernels: "step": the layers are one kernel (mamba_step); "layer": three a layer (mamba_layer); "six"; None: the
              first of these that is for these rows (`fits`)
     """
@@ -199,7 +200,6 @@ class MambaDecoder(Decoder):
         self.embedding = body["embedding"].weight.detach()
         device = self.embedding.device
         self.head = _weight(backbone.lm_head.weight * body["norm_f"].weight, weights)
-        self.recent = torch.zeros(len(layers), rows, TAPS - 1, self.D, dtype=weights, device=device)
         self.state = torch.zeros(len(layers), rows, self.D, self.N, dtype=states, device=device)
         self.clock = torch.zeros(1, dtype=torch.int32, device=device)
 
@@ -216,6 +216,8 @@ class MambaDecoder(Decoder):
             raise ValueError(f"kernels {kernels!r} do not take {rows} rows of {backbone.description}, {weights}, "
                              f"{states}: see {ways[kernels].__name__}.takes")
         self.kernels = kernels
+        self.recent = (mamba_layer.recent_inputs(len(layers), rows, self.D, device) if kernels == "layer" else
+                       torch.zeros(len(layers), rows, 1, TAPS - 1, 1, self.D, dtype=weights, device=device))
         if kernels in ways:
             build = mamba_step.MambaStep if kernels == "step" else mamba_layer.MambaLayers
             self.whole = build(backbone, rows, self.recent, self.state, self.clock)
@@ -248,19 +250,25 @@ class MambaDecoder(Decoder):
         return self.logits
 
     def reset(self, rows: Tensor) -> None:
-        self.recent.index_fill_(1, rows, 0)
+        self.recent[(slice(None), *self._place(rows))] = 0
         self.state.index_fill_(1, rows, 0)
 
     def prefill(self, rows: Tensor, tokens: Tensor) -> None:
         # A ring, whose oldest input the next step takes at its own number modulo the ring's length.
         order = (torch.arange(1, TAPS, device=rows.device) + self.clock) % (TAPS - 1)
-        before = [(recent[rows[:, None], order], state[rows])
+        place = (*(index[:, None] for index in self._place(rows)), order)
+        before = [(recent[place].flatten(2), state[rows])
                   for recent, state in zip(self.recent, self.state, strict=True)]
         with torch.autocast(rows.device.type, self.weights, enabled=self.weights != torch.float32):
             after = self.backbone.prefill(tokens, before)
         for i, (recent, state) in enumerate(after):
-            self.recent[i, rows[:, None], order] = recent.to(self.recent.dtype)
+            self.recent[(i, *place)] = recent.to(self.recent.dtype).unflatten(2, self.recent.shape[4:])
             self.state[i, rows] = state.to(self.state.dtype)
+
+    def _place(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rows in `recent`."""
+        together = self.recent.shape[2]
+        return rows // together, rows % together
 
     def run(self, kernel: str, i: int) -> None:
         """One of the kernels of layer `i`, where the layers are not one kernel."""

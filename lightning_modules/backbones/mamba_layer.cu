@@ -250,7 +250,7 @@ constexpr int IN_THREADS = In::CONSUMERS + 32;
 constexpr int PARTIALS = INNER / COLUMNS_IN;
 constexpr int VECTOR = In::EACH % 32 == 0 ? 8 : 4;   // columns that a thread has next to each other, of two rows
 constexpr int ITEMS = In::EACH / (2 * VECTOR);       // such of a thread: of its first row, of its second, of the first...
-constexpr int EARLY = ITEMS < 12 / VECTOR * 2 ? ITEMS : 12 / VECTOR * 2;        // with recent inputs at a time
+constexpr int EARLY = ITEMS > 6 ? 2 : ITEMS;         // items whose recent inputs a thread has at a time
 constexpr int OCTETS = SELECTED / 8, FIRST_OCTETS = (OCTETS + 1) / 2;           // of the first of two groups of warps
 
 struct EnterShared {
@@ -265,12 +265,12 @@ static_assert(In::ACROSS == 1 || OCTETS * 128 * 16 <= STAGES_IN * In::STAGE, "")
 // Blocks: [2 INNER / COLUMNS_IN, rows / ROWS_IN]; those of x come first. in_weights [layers][those][WIDTH / 64]
 // [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], both with the columns of a tile in the
 // order in which a thread's are neighbours (mamba_layer.py's `neighbours`); stream in blocks; squares
-// [2][padded][PARTS], before the first layer and later; recent [layers][rows][3][INNER]; u, gate [rows][INNER];
-// partials [PARTIALS][rows][SELECTED].
+// [2][padded][PARTS], before the first layer and later; recent [layers][3][rows][INNER], u, gate [rows][INNER], packed;
+// partials [PARTIALS][rows][SELECTED]. Of `all` rows, a launch has some; what is so many rows large begins at its first.
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         const bf16* in_weights, const bf16* select, const float* small, const bf16* stream, const float* squares,
         bf16* recent, const int* clock, bf16* u, bf16* gate, float* partials, long long layer, long long rows_,
-        long long padded) {
+        long long all, long long padded) {
     SHARED_MEMORY(memory);
     EnterShared& s = *(EnterShared*)memory;
     const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * ROWS_IN;
@@ -295,7 +295,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         }
     }
     // A thread has columns of a row and of the 8th after it.
-    const long long eights = (rows + 7) / 8 * 8;
+    const long long eights = (all + 7) / 8 * 8;
     const int lane = tid % 32, g = lane / 4, t = lane % 4, group = tid / 128;
     const int own_row = first + group / In::ACROSS * 64 + tid / 32 % 4 * 16 + g;
     const int own_column = group % In::ACROSS * In::EACH + t * VECTOR, column = tile % PARTIALS * COLUMNS_IN;
@@ -426,7 +426,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
                 }
     }
     if (!x_tile) return;
-    float* to = partials + ((long long)tile * rows + own_row) * SELECTED + 2 * t;
+    float* to = partials + (tile * all + own_row) * SELECTED + 2 * t;
 #pragma unroll
     for (int o = 0; o < OCTETS; o++) {
         if (o < begin || o >= end) continue;
@@ -455,14 +455,14 @@ struct UpdateShared {
 // [INNER][16]; y in blocks.
 extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
         const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate, char* state,
-        bf16* y, long long layer, long long rows_, long long) {
+        bf16* y, long long layer, long long rows_, long long all, long long) {
     SHARED_MEMORY(memory);
     UpdateShared& s = *(UpdateShared*)memory;
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4, rows = (int)rows_;
     const int first = blockIdx.y * ROWS, here = min(ROWS, rows - first);
     const int column = blockIdx.x * CHANNELS, own = column + tid;                // a thread has one channel
     auto states_of = [&](int row) {
-        return state + ((layer * rows + first + row) * INNER + column) * (SIZE * STATE_BYTES);
+        return state + ((layer * all + first + row) * INNER + column) * (SIZE * STATE_BYTES);
     };
     if (tid == 0) {
         for (int row = 0; row < here; row++) barrier_init(s.barriers + row, 1);
@@ -506,7 +506,7 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
         int four = min(tid + i * CHANNELS, here * (SELECTED / 4) - 1);
 #pragma unroll
         for (int part = 0; part < PARTIALS; part++)
-            taken[i][part] = fresh16(partials + (part * rows + first) * SELECTED + four * 4);
+            taken[i][part] = fresh16(partials + (part * all + first) * SELECTED + four * 4);
     }
     // Of the warp's channels, 8 of a row.
     const int row_here = lane / 4, eight_here = lane % 4 * 8;
@@ -640,7 +640,7 @@ static_assert(OWN_ROWS * FOURS % Out::CONSUMERS == 0 && OWN_ROWS % 8 == 0, "");
 // [COLUMNS_OUT][64]; y in blocks; hidden [rows][WIDTH]; the rest as in `enter`.
 extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         const bf16* out_weights, const bf16* y, float* hidden, bf16* stream, float* squares, long long layer,
-        long long rows_, long long padded) {
+        long long rows_, long long, long long padded) {
     SHARED_MEMORY(memory);
     LeaveShared& s = *(LeaveShared*)memory;
     const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * ROWS_OUT;

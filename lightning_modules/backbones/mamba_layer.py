@@ -32,8 +32,11 @@ TERMS = 64
 CAPABILITY = 9, 0
 """Of the GPU: wgmma is of that alone."""
 
-MOST_ROWS = 256
-"""Rows up to which the kernels are faster than six, for 24 x 768: with 512 they save 1%, with 1,024 they lose 3%."""
+FEW_ROWS = 256
+"""Rows up to which small tiles are the faster ones (24 x 768)."""
+
+MOST_SHARED = 227 * 1024
+"""Bytes of shared memory that a block can have."""
 
 MOST_PARTS = 16
 """Blocks that may have parts of the selection: `update` has their numbers in registers."""
@@ -51,16 +54,22 @@ class Tiles:
     stages_out: int
     split: int
     channels: int
+    parts: int
 
 
 def tiles(rows: int, width: int, inner: int) -> Tiles | None:
-    """For a stream and an inside so wide, as measured (24 x 768); None where the kernels are not for these."""
+    """For so many rows, a stream and an inside so wide, as measured (24 x 768); None where the kernels are not for these.
+
+    parts: of the rows, that are under way at once, so that the products of one and the states of the other are
+    """
+    few = rows <= FEW_ROWS
     columns_in, columns_out, channels = (next((n for n in choices if size % n == 0), 0) for size, choices in (
-        (inner, (96, 64)), (width, (96, 64)), (inner, (192, 128, 64))))
+        (inner, (96, 64) if few else (192, 96, 64)), (width, (64,) if few else (96, 64)), (inner, (192, 128, 64))))
     if not (columns_in and columns_out and channels) or width % TERMS or inner % TERMS:
         return None
-    split = max(n for n in (1, 2, 4) if inner // TERMS % n == 0)
-    return Tiles(64, columns_in, 6, 64, columns_out, 4, split, channels)
+    split = max(n for n in ((1, 2, 4) if few else (1, 2)) if inner // TERMS % n == 0)
+    return (Tiles(64, columns_in, 6, 64, columns_out, 6, split, channels, 1) if few
+            else Tiles(64, columns_in, 4, 128, columns_out, 4, split, channels, 2))
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
@@ -69,13 +78,14 @@ def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> boo
     shape = tiles(rows, backbone.lm_head.in_features, mixer.d_inner)
     return (rows > 0 and weights == BF16 and states in (BF16, torch.float32) and mixer.d_state == SIZE
             and mixer.d_conv == TAPS and mixer.dt_rank % 8 == 0 and mixer.dt_rank + 2 * SIZE <= 256
-            and shape is not None and mixer.d_inner // shape.columns_in <= MOST_PARTS)
+            and shape is not None and mixer.d_inner // shape.columns_in <= MOST_PARTS
+            and max(shared_bytes(definitions(backbone, rows, states)).values()) <= MOST_SHARED)
 
 
 def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
-    """Whether the kernels are faster than six for so many rows, and take this Mamba on the GPU that it is on."""
+    """Whether the kernels take this Mamba on the GPU that it is on: they are faster than six."""
     device = backbone.lm_head.weight.device
-    return (takes(backbone, rows, weights, states) and rows <= MOST_ROWS and device.type == "cuda"
+    return (takes(backbone, rows, weights, states) and device.type == "cuda"
             and cuda_kernels.compiler() and _device_runs(device, **definitions(backbone, rows, states)))
 
 
@@ -99,9 +109,9 @@ def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = 
     """What mamba_layer.cu leaves open."""
     mixer, width = backbone.backbone["layers"][0].mixer, backbone.lm_head.in_features
     shape = shape or tiles(rows, width, mixer.d_inner)
+    divided = {name.upper(): value for name, value in asdict(shape).items() if name != "parts"}
     return {"WIDTH": width, "INNER": mixer.d_inner, "RANK": mixer.dt_rank, "STATE_BYTES": states.itemsize,
-            "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f"} | {
-                name.upper(): value for name, value in asdict(shape).items()}
+            "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f"} | divided
 
 
 def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
@@ -156,7 +166,7 @@ def kernels(device: int, **defined: int | str) -> dict:
 class MambaLayers:
     """The layers' weights as the kernels read them, and what the kernels leave for each other.
 
-    recent: [n_layer, rows, 3, D] bfloat16, state: [n_layer, rows, D, N], clock: [1] int32, changed in place
+    recent: bfloat16, of `recent_inputs`, state: [n_layer, rows, D, N], clock: [1] int32, changed in place
     stream: [padded * W] bfloat16, in blocks (`blocks`), hidden: [rows, W] float32, squares: [2, padded, parts] float32:
             before a step the embedding, twice, and the sums of its squares in the first part of squares[0]; after it,
             in `hidden` and squares[1], what the head needs: there the parts are those of a row's sum
@@ -181,20 +191,26 @@ class MambaLayers:
         inwards, select, steps, outwards, small = self.weights
         self.stream, self.hidden = zeros(padded * width, dtype=BF16), zeros(rows, width)
         self.squares = zeros(2, padded, width // shape.columns_out)
-        self.u, self.gate, self.y = (zeros(n, inner, dtype=BF16) for n in (rows, rows, padded))
-        self.partials = zeros(inner // shape.columns_in, rows, mixer.dt_rank + 2 * SIZE)
+        self.u, self.gate, self.y = (zeros(padded, inner, dtype=BF16) for _ in range(3))
+        selected = mixer.dt_rank + 2 * SIZE
+        self.partials = zeros(inner // shape.columns_in, rows, selected)
         self.recent, self.state, self.clock = recent, state, clock
-        # Grid, cluster and tensors of the kernels.
-        self.plan = {
-            "enter": ((2 * inner // shape.columns_in, -(-rows // shape.rows_in), 1), (1, 1, 1),
-                      (inwards, select, small, self.stream, self.squares, recent, clock, self.u, self.gate,
-                       self.partials)),
-            "update": ((inner // shape.channels, -(-rows // UPDATE_ROWS), 1), (1, 1, 1),
-                       (steps, small, self.partials, self.u, self.gate, state, self.y)),
-            "leave": ((width // shape.columns_out, -(-rows // shape.rows_out), shape.split), (1, 1, shape.split),
-                      (outwards, self.y, self.hidden, self.stream, self.squares))}
-        for *_, tensors in self.plan.values():
-            assert all(tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 for tensor in tensors)
+        # Rows, and grid, cluster and addresses for each kernel, of the parts.
+        each = -(-rows // (shape.parts * most)) * most
+        self.plan = [(end - begin, {
+            "enter": ((2 * inner // shape.columns_in, -(-(end - begin) // shape.rows_in), 1), (1, 1, 1), addresses(
+                begin, (inwards, 0), (select, 0), (small, 0), (self.stream, width), (self.squares, self.squares.shape[2]),
+                (recent.permute(0, 3, 1, 4, 2, 5), inner), (clock, 0), (self.u, inner), (self.gate, inner),
+                (self.partials, selected))),
+            "update": ((inner // shape.channels, -(-(end - begin) // UPDATE_ROWS), 1), (1, 1, 1), addresses(
+                begin, (steps, 0), (small, 0), (self.partials, selected), (self.u, inner), (self.gate, inner),
+                (state, inner * SIZE), (self.y, inner))),
+            "leave": ((width // shape.columns_out, -(-(end - begin) // shape.rows_out), shape.split),
+                      (1, 1, shape.split), addresses(
+                begin, (outwards, 0), (self.y, inner), (self.hidden, width), (self.stream, width),
+                (self.squares, self.squares.shape[2])))})
+            for begin in range(0, rows, each) for end in (min(begin + each, rows),)]
+        self.streams = [torch.cuda.Stream(device) for _ in self.plan[1:]] if device.type == "cuda" else None
         self.rows, self.padded, self.count = rows, padded, len(layers)
         if launch is None:
             if device.type != "cuda" or torch.cuda.get_device_capability(device) != CAPABILITY:
@@ -209,10 +225,23 @@ class MambaLayers:
 
     def step(self) -> None:
         """All layers; on the current stream, also while a graph is captured."""
+        if not self.streams:
+            for part in self.plan:
+                self._layers(*part)
+            return
+        here = torch.cuda.current_stream(self.device)
+        for stream in self.streams:
+            stream.wait_stream(here)
+        self._layers(*self.plan[0])
+        for stream, part in zip(self.streams, self.plan[1:], strict=True):
+            with torch.cuda.stream(stream):
+                self._layers(*part)
+            here.wait_stream(stream)
+
+    def _layers(self, rows: int, kernels: dict[str, tuple]) -> None:
         for layer in range(self.count):
-            for name, (grid, cluster, tensors) in self.plan.items():
-                self.launch(name, grid, cluster,
-                            [*(tensor.data_ptr() for tensor in tensors), layer, self.rows, self.padded])
+            for name, (grid, cluster, numbers) in kernels.items():
+                self.launch(name, grid, cluster, [*numbers, layer, rows, self.rows, self.padded])
 
     def _launch(self, name: str, grid: tuple, cluster: tuple, numbers: list[int]) -> None:
         from cuda.core import LaunchConfig, launch
@@ -223,6 +252,21 @@ class MambaLayers:
                               shmem_size=self.shared[name], programmatic_stream_serialization=True)
         with torch.cuda.device(self.device):
             launch(cuda_kernels.CurrentStream(), config, self.kernels[name], *numbers)
+
+
+def addresses(row: int, *tensors: tuple[Tensor, int]) -> list[int]:
+    """Of tensors with so many elements a row, from this row on: those that belong to no rows have 0."""
+    assert all(tensor.is_contiguous() for tensor, _ in tensors)
+    found = [tensor.data_ptr() + row * width * tensor.element_size() for tensor, width in tensors]
+    assert all(address % 16 == 0 for address in found)
+    return found
+
+
+def recent_inputs(layers: int, rows: int, inner: int, device: torch.device) -> Tensor:
+    """Zeros [layers, rows / 8, 8, 3, D / 32, 32], bfloat16; in memory in blocks of 8 rows and 32 channels."""
+    groups = -(-rows // UPDATE_ROWS)
+    return torch.zeros(layers, TAPS - 1, groups, inner // 32, UPDATE_ROWS, 32, dtype=BF16,
+                       device=device).permute(0, 2, 4, 1, 3, 5)
 
 
 def blocks(weight: Tensor, columns: int) -> Tensor:

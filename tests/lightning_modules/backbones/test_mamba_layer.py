@@ -16,8 +16,8 @@ HALF, LAYERS = torch.bfloat16, 2
 MOST_SHARED = 113 * 1024
 """Bytes of shared memory for each of two blocks on a multiprocessor (compute capability 9.0)."""
 
-SMALL = mamba_layer.Tiles(64, 64, 2, 64, 64, 3, 4, 64)
-WIDE = mamba_layer.Tiles(128, 192, 4, 128, 64, 3, 1, 192)
+SMALL = mamba_layer.Tiles(64, 64, 2, 64, 64, 3, 4, 64, 2)
+WIDE = mamba_layer.Tiles(128, 192, 4, 128, 64, 3, 1, 192, 1)
 """Groups of warps with rows of their own, and no terms that blocks share."""
 
 
@@ -49,6 +49,11 @@ def emulations(tmp_path_factory, models):
             for shape, states in ((SMALL, HALF), (WIDE, torch.float32))}
 
 
+def by_row(recent: torch.Tensor) -> torch.Tensor:
+    """[n_layer, rows, 3, D], with the rows that fill the last block."""
+    return recent.flatten(4).flatten(1, 2)
+
+
 class Emulated:
     """Steps with the kernels on the CPU, between the embedding and the head as MambaDecoder has them."""
 
@@ -56,7 +61,7 @@ class Emulated:
                  emulation: Emulation) -> None:
         mixer, layers = model.backbone["layers"][0].mixer, len(model.backbone["layers"])
         self.model, self.rows = model, rows
-        self.recent = torch.zeros(layers, rows, 3, mixer.d_inner, dtype=HALF)
+        self.recent = mamba_layer.recent_inputs(layers, rows, mixer.d_inner, torch.device("cpu"))
         self.state = torch.zeros(layers, rows, mixer.d_inner, 16, dtype=states)
         self.clock = torch.zeros(1, dtype=torch.int32)
         self.layers = mamba_layer.MambaLayers(model, rows, self.recent, self.state, self.clock, emulation, shape)
@@ -88,7 +93,7 @@ def test_a_step_is_the_model(models, emulations, shape, states, rows, steps):
         assert (found - expected).norm() < 1e-2 * expected.norm()
     order = (torch.arange(1, 4) + int(decoder.clock)) % 3
     for i, (recent, h) in enumerate(state):
-        assert (decoder.recent[i][:, order] - recent).norm() < 1e-2 * recent.norm()
+        assert (by_row(decoder.recent)[i, :rows, order] - recent).norm() < 1e-2 * recent.norm()
         assert (decoder.state[i] - h).norm() < 1e-2 * h.norm()
 
 
@@ -110,7 +115,7 @@ def test_what_is_not_a_number_stays_in_its_row(models, emulations):
     decoder.step(tokens[0])
     decoder.state[0, 2, 7, 3] = float("nan")
     assert decoder.step(tokens[1]).isfinite().all(1).tolist() == [True, True, False, True, True]
-    decoder.recent[:, 2], decoder.state[:, 2] = 0, 0  # the row begins again
+    decoder.recent[:, 0, 2], decoder.state[:, 2] = 0, 0  # the row begins again
     assert decoder.step(tokens[0]).isfinite().all()
 
 
@@ -125,7 +130,7 @@ def test_the_kernels_are_not_for_every_model(models):
     for states in (HALF, torch.float32):
         sizes = mamba_layer.shared_bytes(mamba_layer.definitions(large, 256, states))
         assert sizes["update"] <= MOST_SHARED
-        assert sizes["enter"] + sizes["leave"] <= 2 * MOST_SHARED
+        assert max(sizes.values()) <= mamba_layer.MOST_SHARED
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
@@ -145,7 +150,7 @@ def test_a_decoder_with_them_steps_and_resets_as_with_six(models, emulations, mo
         expected, found = (decoder.last[:70].float() * torch.rsqrt(decoder.last_squares.sum(1)[:70, None])
                            for decoder in (six, three))
         assert (found - expected).norm() < 2e-2 * expected.norm()
-    for ours, theirs in ((three.recent, six.recent), (three.state, six.state)):
+    for ours, theirs in ((by_row(three.recent)[:, :70], by_row(six.recent)), (three.state, six.state)):
         assert ours.shape == theirs.shape and (ours.float() - theirs.float()).norm() < 2e-2 * theirs.float().norm()
 
 
