@@ -98,6 +98,7 @@ class Rows:
         self.seeds = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.log = torch.zeros(rows, capacity, dtype=torch.int16, device=self.device)
         self.stream = torch.cuda.Stream() if self.device.type == "cuda" else None
+        self.sent = None  # when the last of the steps sent off is done
         # All rows are idle while the graph is captured.
         self.graph = capture(self._step, self.stream) if self.stream and backbone.capturable else None
 
@@ -172,15 +173,23 @@ class Rows:
                     self.graph.replay()
                 else:
                     self._step()
+            self.sent = self.stream.record_event() if self.stream else None
+
+    def busy(self) -> bool:
+        """Whether a device still has steps to do."""
+        return self.sent is not None and not self.sent.query()
 
     def ended(self, occupied: np.ndarray) -> list[tuple[int, str, np.ndarray]]:
         """Row, reason and tokens of the rows of `occupied`, bool [B], that have ended; waits for the steps so far."""
         with self._on_stream():
             reason = self.reason.cpu().numpy()
-            rows = np.flatnonzero((reason != 0) & occupied).tolist()
-            counts = self.count.cpu().tolist() if rows else []
-            return [(row, REASONS[reason[row]], self.log[row, :count].to("cpu", copy=True).numpy())
-                    for row, count in ((row, counts[row]) for row in rows)]
+            rows = np.flatnonzero((reason != 0) & occupied)
+            if not len(rows):
+                return []
+            counts = self.count.cpu().numpy()[rows]
+            log = self.log[torch.from_numpy(rows).to(self.device), : int(counts.max())].cpu().numpy()
+            return [(int(row), REASONS[reason[row]], ids[:count])
+                    for row, ids, count in zip(rows, log, counts, strict=True)]
 
 
 def gumbel(seeds: Tensor, count: Tensor, size: int) -> Tensor:
@@ -236,14 +245,17 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
 
     refill(range(len(owner)))
     rows.run(window)
+    waiting = deque()  # what has ended, and has not been dealt with
     while (owner >= 0).any():
         finished = rows.ended(owner >= 0)
-        indices = [int(owner[row]) for row, _, _ in finished]
+        waiting.extend((int(owner[row]), reason, ids) for row, reason, ids in finished)
         owner[[row for row, _, _ in finished]] = -1
         refill([row for row, _, _ in finished])
-        if (owner >= 0).any():
-            rows.run(window)  # a device goes on while the host deals with what has ended
-        for index, (_, reason, ids) in zip(indices, finished, strict=True):
+        if going := (owner >= 0).any():
+            rows.run(window)
+        # The host has as long as a device goes on without it; on a CPU, and in the end, it has all the time.
+        while waiting and (not going or rows.stream is None or rows.busy()):
+            index, reason, ids = waiting.popleft()
             yield index, reason, ids, kinds(ids, len(problems[index][0]))
 
 

@@ -184,7 +184,7 @@ def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[
                                                      decoding):
         row = everything[index]
         row.reason, row.kinds = reason, bytearray(kinds.tobytes())
-        row.tokens = vocabulary.decode(ids.tolist())
+        row.tokens = vocabulary.decode(ids)
         if reason == "invalid_command":  # the scalar tool can say why
             again = Rollout(row.problem, row.budget + 1, row.tool)
             for token in row.tokens:

@@ -190,7 +190,7 @@ class CodeFixing(Task):
         if not isinstance(problem.source, CodeBase):
             tokens = self._tokens
             part = slice(*tokens.starts[problem.source : problem.source + 2])
-            return Trajectory(self._vocabulary.decode(tokens.ids[part].tolist()), bytearray(tokens.kinds[part]), [])
+            return Trajectory(self._vocabulary.decode(tokens.ids[part]), bytearray(tokens.kinds[part]), [])
         return self.references([problem])[0]
 
     def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
