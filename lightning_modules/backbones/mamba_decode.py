@@ -11,11 +11,10 @@ of the step size, adds the rows of x_proj together in memory, and asks for its n
 embedding and head stay as they are, and so do the states. At 64 rows a layer takes 15.2 us so, and 22.6 in six kernels
 (H200, bfloat16 states; float32: 16.9 and 23.6), a step 372 and 584.
 
-With more rows a layer can be three kernels that overlap (mamba_layer.cu). They have to be asked for: in their present
-form they have run only emulated, on a CPU. An earlier one took 666 us a step at 256 rows where six kernels take 824,
-566 and 673 at 128, and in the best of other tilings 1,173 and 1,191 at 512, 2,015 and 1,952 at 1,024 (H100, bfloat16
-states, one run each, of e57e2c3, by a script that is not here). Since then it has lost what only those tilings used,
-and it writes to memory later.
+With more rows, and on a GPU of compute capability 9.0, a layer is three kernels that overlap (mamba_layer.cu, where
+`mamba_layer.fits`). On an H100, with bfloat16 states, a step takes so 505 us at 128 rows where six kernels take 672,
+593 and 817 at 256, 879 and 1,192 at 512, 1,525 and 1,950 at 1,024 (benchmarks/decode.py at 0611c77; float32 states: 619
+and 767, 828 and 1,032, 1,286 and 1,594, 2,378 and 2,694; at 64 rows 438, 476 by one kernel and 632 by six).
 
 Tried on an H100 (24 x 768, bf16) and not faster:
 - products in Triton with the norm, the convolution or the residual inside, programmatic dependent launches, and halves
@@ -30,6 +29,10 @@ Tried on an H100 (24 x 768, bf16) and not faster:
   a step with clusters of 2 and 4, where 677 without); parts of the selection added up in memory, in fixed point (677),
   or by clusters of 4 (691) or 2 (676), where 663 when all are left to the recurrence; blocks that wait for signals of
   those of their own rows instead of for the kernel before (699 where 663);
+- in the three kernels, at 1,024 rows: products of 128 rows and 192 columns (in one part 20 us a layer where those of
+  64 rows take 22, but in two parts 1,619 us a step and 1,530); four parts; a priority for the products (2,287 where
+  2,014); fewer blocks of the recurrence on a multiprocessor, or more; a recurrence whose blocks take rows in turn, with
+  the next states under way; x rounded before the convolution, so that more recent inputs are under way;
 - the recurrence with all N of a column in one thread (states [N, D]), or with several rows a program, the next row's
   states under way: as it is, its 44 us a layer (1024 rows, bf16 states; 74 in float32) are 2.3 TB/s (2.7), where a
   plain copy has 3.0.
@@ -49,6 +52,9 @@ from lightning_modules.backbones.decoder import Decoder
 
 TAPS = 4
 """Width of the convolution that the kernels are written for."""
+
+MOST_ROWS_IN_FLOAT32 = 40
+"""Rows up to which one kernel is faster than three a layer with states in float32 (24 x 768, H100)."""
 
 
 @triton.jit
@@ -182,10 +188,10 @@ def can_decode(backbone) -> bool:
 class MambaDecoder(Decoder):
     """Steps of a Mamba with weights and states in types of their own, for a fixed number of rows.
 
-    States: recent inputs [n_layer, B / e, e, 3, D / c, c] in the weights' type, where the kernels have rows and channels
-    in blocks of e and c, and h [n_layer, B, D, N] in `states`' type.
+    States: recent inputs [n_layer, B / e, e, 3, D / c, c] in the weights' type, where the kernels have e rows and c
+    channels in a block, and h [n_layer, B, D, N] in `states`' type.
     kernels: "step": the layers are one kernel (mamba_step); "layer": three a layer (mamba_layer); "six"; None: the
-             first of these that is for these rows (`fits`)
+             fastest that is for these rows (`fits`)
     """
 
     def __init__(self, backbone, rows: int, weights: torch.dtype, states: torch.dtype,
@@ -208,6 +214,8 @@ class MambaDecoder(Decoder):
 
         self.whole, self.logits = None, new(self.V, torch.float32)
         ways = {"step": mamba_step, "layer": mamba_layer}
+        if states == torch.float32 and rows > MOST_ROWS_IN_FLOAT32:
+            ways = dict(reversed(ways.items()))
         if kernels is None:
             kernels = next((way for way in ways if ways[way].fits(backbone, rows, weights, states)), "six")
         elif kernels not in (*ways, "six"):

@@ -9,18 +9,19 @@
 // launch), so that of two that overlap all before them have ended. Until the one before has ended it may read only what
 // that one does not write: it asks for its weights, recent inputs and states, and waits.
 //
-// Products are wgmma's, of 64 rows and all or half of the columns a group of four warps. Both sides come to shared memory by
-// bulk copies, through a ring of STAGES blocks of 64 terms, which one thread of a further warp fills. What is copied
-// lies in memory as it has to in shared memory: in blocks of 64 terms, of whose rows of 128 bytes the 16 bytes c are at
-// c ^ (row % 8).
+// Products are wgmma's, of 64 rows and all or half of the columns a group of four warps. Both sides come to shared
+// memory by bulk copies, through a ring of STAGES blocks of 64 terms, which one thread of a further warp fills. What is
+// copied lies in memory as it has to in shared memory: in blocks of 64 terms, of whose rows of 128 bytes the 16 bytes c
+// are at c ^ (row % 8).
 //
 // Two runs give the same bits: what several blocks have parts of is added up in one order. Of the selection every block
 // of `enter` leaves its part, and every block of `update` adds up those of its rows.
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
-// STATE_BYTES (2: bfloat16, 4: float); ROWS (64 or 128), COLUMNS and STAGES of the two products, with _IN or _OUT; SPLIT
-// (blocks, a cluster, that share the terms of the second); CHANNELS (of a block of `update`). Needs compute capability
-// 9.0, and `product` for COLUMNS_IN (with 64 rows half of them) and COLUMNS_OUT, and for SELECTED from registers.
+// STATE_BYTES (2: bfloat16, 4: float); ROWS (64 or 128), COLUMNS and STAGES of the two products, with _IN or _OUT;
+// SPLIT (blocks, a cluster, that share the terms of the second); CHANNELS (of a block of `update`). Needs compute
+// capability 9.0, and `product` for COLUMNS_IN (with 64 rows half of them) and COLUMNS_OUT, and for SELECTED from
+// registers.
 
 #ifndef EMULATED
 #define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
@@ -168,8 +169,8 @@ template <int GROUPS, int TILE, int COLUMNS, int STAGES, int BLOCKS> struct Prod
         if (first && AHEAD < BLOCKS) to_l2(weights + AHEAD * (RIGHT / 2), (BLOCKS - AHEAD) * RIGHT);
     }
 
-    // One thread: all of the left side, and the rest of the right. left: BLOCKS of the `terms` blocks of 64 rows, and of
-    // the 64 after them
+    // One thread: all of the left side, and the rest of the right. left: BLOCKS of the `terms` blocks of 64 rows, and
+    // of the 64 after them
     DEVICE static void fill(char* memory, unsigned long long* barriers, const bf16* weights, const bf16* left,
                             int terms) {
 #pragma unroll 1
@@ -249,7 +250,7 @@ constexpr int U_BLOCKS = (COLUMNS_IN + TERMS - 1) / TERMS, SELECT_BYTES = U_BLOC
 constexpr int IN_THREADS = In::CONSUMERS + 32;
 constexpr int PARTIALS = INNER / COLUMNS_IN;
 constexpr int VECTOR = In::EACH % 32 == 0 ? 8 : 4;   // columns that a thread has next to each other, of two rows
-constexpr int ITEMS = In::EACH / (2 * VECTOR);       // such of a thread: of its first row, of its second, of the first...
+constexpr int ITEMS = In::EACH / (2 * VECTOR);       // such of a thread, by turns of its first row and its second
 constexpr int EARLY = ITEMS > 6 ? 2 : ITEMS;         // items whose recent inputs a thread has at a time
 constexpr int OCTETS = SELECTED / 8, FIRST_OCTETS = (OCTETS + 1) / 2;           // of the first of two groups of warps
 
@@ -264,9 +265,9 @@ static_assert(In::ACROSS == 1 || OCTETS * 128 * 16 <= STAGES_IN * In::STAGE, "")
 
 // Blocks: [2 INNER / COLUMNS_IN, rows / ROWS_IN]; those of x come first. in_weights [layers][those][WIDTH / 64]
 // [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], both with the columns of a tile in the
-// order in which a thread's are neighbours (mamba_layer.py's `neighbours`); stream in blocks; squares
-// [2][padded][PARTS], before the first layer and later; recent [layers][3][rows][INNER], u, gate [rows][INNER], packed;
-// partials [PARTIALS][rows][SELECTED]. Of `all` rows, a launch has some; what is so many rows large begins at its first.
+// order in which a thread's are neighbours (mamba_layer.py's `neighbours`); stream in blocks; squares [2][padded][PARTS],
+// before the first layer and later; recent [layers][3][rows][INNER], u, gate [rows][INNER], packed; partials [PARTIALS]
+// [rows][SELECTED]. A launch has some of `all` rows: what is so many rows large begins, for it, at its first.
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         const bf16* in_weights, const bf16* select, const float* small, const bf16* stream, const float* squares,
         bf16* recent, const int* clock, bf16* u, bf16* gate, float* partials, long long layer, long long rows_,
@@ -451,8 +452,8 @@ struct UpdateShared {
     unsigned long long barriers[ROWS];
 };
 
-// Blocks: [INNER / CHANNELS, rows / ROWS]. steps [layers][INNER / 16][RANKS][32], 8 weights a lane; state [layers][rows]
-// [INNER][16]; y in blocks.
+// Blocks: [INNER / CHANNELS, rows / ROWS]. steps [layers][INNER / 16][RANKS][32], 8 weights a lane; state [layers]
+// [rows][INNER][16]; y in blocks.
 extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
         const uint4* steps, const float* small, const float* partials, const bf16* u, const bf16* gate, char* state,
         bf16* y, long long layer, long long rows_, long long all, long long) {
