@@ -178,8 +178,8 @@ def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[
                decoding: Decoding) -> None:
     # What is drawn depends on the seed and the problem alone, not on the place in the batch or the rank.
     problems = [(vocabulary.encode(row.problem.prompt), row.budget,
-                 random.Random(f"{decoding.seed}/{row.problem.variant}/{row.problem.prompt}").getrandbits(32))
-                for row in everything]
+                 random.Random(f"{decoding.seed}/{row.problem.variant}/{row.problem.prompt}").getrandbits(32)
+                 if decoding.temperature else 0) for row in everything]
     for index, reason, ids, kinds in batched_rollout(backbone, vocabulary, everything[0].tool, problems, batch_size,
                                                      decoding):
         row = everything[index]

@@ -30,11 +30,11 @@ def kernels(device: int, file: str, names: tuple[str, ...], capability: str, /, 
     return {name: program.get_kernel(name) for name in names}
 
 
-class CurrentStream:
+def current_stream():
     """PyTorch's, as cuda.core asks for one."""
+    from cuda.core import Stream
 
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, torch.cuda.current_stream().cuda_stream
+    return Stream.from_handle(torch.cuda.current_stream().cuda_stream)
 
 
 def allow_shared_memory(kernel, size: int, device: int) -> None:

@@ -265,9 +265,9 @@ static_assert(In::ACROSS == 1 || OCTETS * 128 * 16 <= STAGES_IN * In::STAGE, "")
 
 // Blocks: [2 INNER / COLUMNS_IN, rows / ROWS_IN]; those of x come first. in_weights [layers][those][WIDTH / 64]
 // [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], both with the columns of a tile in the
-// order in which a thread's are neighbours (mamba_layer.py's `neighbours`); stream in blocks; squares [2][padded][PARTS],
-// before the first layer and later; recent [layers][3][rows][INNER], u, gate [rows][INNER], packed; partials [PARTIALS]
-// [rows][SELECTED]. A launch has some of `all` rows: what is so many rows large begins, for it, at its first.
+// order in which a thread's are neighbours (mamba_layer.py's `neighbours`); stream in blocks; squares [2][padded]
+// [PARTS], before the first layer and later; recent [layers][3][rows][INNER], u, gate [rows][INNER], packed; partials
+// [PARTIALS][rows][SELECTED]. A launch has some of `all` rows: what is so many rows large begins, for it, at its first.
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         const bf16* in_weights, const bf16* select, const float* small, const bf16* stream, const float* squares,
         bf16* recent, const int* clock, bf16* u, bf16* gate, float* partials, long long layer, long long rows_,

@@ -265,7 +265,7 @@ class MambaLayers:
                               cluster=cluster if max(cluster) > 1 else None, block=self.threads[name],
                               shmem_size=self.shared[name], programmatic_stream_serialization=True)
         with torch.cuda.device(self.device):
-            launch(cuda_kernels.CurrentStream(), config, self.kernels[name], *numbers)
+            launch(cuda_kernels.current_stream(), config, self.kernels[name], *numbers)
 
 
 def addresses(row: int, *tensors: tuple[Tensor, int]) -> list[int]:

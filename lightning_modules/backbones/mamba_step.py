@@ -144,7 +144,7 @@ class MambaStep:
         from cuda.core import LaunchConfig, launch
 
         with torch.cuda.device(self.device):
-            launch(cuda_kernels.CurrentStream(), LaunchConfig(grid=blocks, block=32 * WARPS, is_cooperative=True),
+            launch(cuda_kernels.current_stream(), LaunchConfig(grid=blocks, block=32 * WARPS, is_cooperative=True),
                    self.kernel, *numbers)
 
 

@@ -96,7 +96,7 @@ def _launch(name: str, x: Tensor, *parts) -> None:
     batch, _, width = x.shape
     with torch.cuda.device(x.device):
         kernel = kernels(x.device.index, width)[name]
-        launch(cuda_kernels.CurrentStream(), LaunchConfig(grid=(width // WIDTH, batch), block=32), kernel,
+        launch(cuda_kernels.current_stream(), LaunchConfig(grid=(width // WIDTH, batch), block=32), kernel,
                *arguments(x, *parts))
 
 
