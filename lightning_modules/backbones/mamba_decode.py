@@ -32,8 +32,8 @@ Tried on an H100 (24 x 768, bf16) and not faster:
 - in the three kernels, at 1,024 rows: products of 128 rows and 192 columns (in one part 20 us a layer where those of
   64 rows take 22, but in two parts 1,619 us a step and 1,530); three or four parts (1,512 and 1,520, where 1,514),
   parts of other sizes (1,535 and more), one that begins later (1,539 and more); a priority for the products (2,287
-  where 2,014); fewer blocks of the recurrence on a multiprocessor, or more; a recurrence whose blocks take rows in turn, with
-  the next states under way; x rounded before the convolution, so that more recent inputs are under way;
+  where 2,014); fewer blocks of the recurrence on a multiprocessor, or more; a recurrence whose blocks take rows in
+  turn, with the next states under way; x rounded before the convolution, so that more recent inputs are under way;
 - the recurrence with all N of a column in one thread (states [N, D]), or with several rows a program, the next row's
   states under way: as it is, its 44 us a layer (1024 rows, bf16 states; 74 in float32) are 2.3 TB/s (2.7), where a
   plain copy has 3.0.
