@@ -19,12 +19,14 @@ MOST_SHARED = 113 * 1024
 SMALL = mamba_layer.Tiles(64, 64, 2, 64, 64, 3, 4, 64, 2)
 WIDE = mamba_layer.Tiles(128, 192, 4, 128, 64, 3, 1, 192, 1)
 """Groups of warps with rows of their own, and no terms that blocks share."""
+NARROW = mamba_layer.Tiles(64, 96, 4, 64, 64, 3, 1, 96, 1)
+"""Columns of a group of warps that are no multiple of 32."""
 
 
 @pytest.fixture(scope="module")
 def models() -> dict:
-    return {SMALL: backbone(n_layer=LAYERS, d_model=256, d_inner=256, dt_rank=40),
-            WIDE: backbone(n_layer=LAYERS, d_model=64, d_inner=192, dt_rank=16)}
+    thin = backbone(n_layer=LAYERS, d_model=64, d_inner=192, dt_rank=16)
+    return {SMALL: backbone(n_layer=LAYERS, d_model=256, d_inner=256, dt_rank=40), WIDE: thin, NARROW: thin}
 
 
 class Emulation:
@@ -46,7 +48,7 @@ class Emulation:
 def emulations(tmp_path_factory, models):
     folder = tmp_path_factory.mktemp("emulation")
     return {(shape, states): Emulation(folder, models[shape], states, shape)
-            for shape, states in ((SMALL, HALF), (WIDE, torch.float32))}
+            for shape, states in ((SMALL, HALF), (WIDE, torch.float32), (NARROW, HALF))}
 
 
 def by_row(recent: torch.Tensor) -> torch.Tensor:
@@ -81,7 +83,8 @@ class Emulated:
 
 
 @pytest.mark.parametrize(("shape", "states", "rows", "steps"), [
-    (SMALL, HALF, 70, 2), (SMALL, HALF, 9, 5), (WIDE, torch.float32, 70, 2), (WIDE, torch.float32, 5, 5)])
+    (SMALL, HALF, 70, 2), (SMALL, HALF, 9, 5), (WIDE, torch.float32, 70, 2), (WIDE, torch.float32, 5, 5),
+    (NARROW, HALF, 70, 2)])
 @torch.no_grad()
 def test_a_step_is_the_model(models, emulations, shape, states, rows, steps):
     model, tokens = models[shape], torch.randint(0, 19, (steps, rows), generator=torch.Generator().manual_seed(1))
@@ -150,6 +153,8 @@ def test_a_decoder_with_them_steps_and_resets_as_with_six(models, emulations, mo
         expected, found = (decoder.last[:70].float() * torch.rsqrt(decoder.last_squares.sum(1)[:70, None])
                            for decoder in (six, three))
         assert (found - expected).norm() < 2e-2 * expected.norm()
+    for decoder in (six, three):
+        decoder.prefill(torch.tensor([1, 65]), torch.tensor([[2, 3, 4, 5, 6], [6, 5, 4, 3, 2]]))
     for ours, theirs in ((by_row(three.recent)[:, :70], by_row(six.recent)), (three.state, six.state)):
         assert ours.shape == theirs.shape and (ours.float() - theirs.float()).norm() < 2e-2 * theirs.float().norm()
 
