@@ -52,7 +52,10 @@ MOST_PARTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """How the kernels divide their work; mamba_layer.cu says what each number is."""
+    """How the kernels divide their work; mamba_layer.cu says what each number is.
+
+    parts: of the rows, that are under way at once, so that the products of one and the states of the other are
+    """
 
     rows_in: int
     columns_in: int
@@ -66,10 +69,7 @@ class Tiles:
 
 
 def tiles(rows: int, width: int, inner: int) -> Tiles | None:
-    """For so many rows, a stream and an inside so wide, as measured (24 x 768); None where the kernels are not for it.
-
-    parts: of the rows, that are under way at once, so that the products of one and the states of the other are
-    """
+    """For so many rows, a stream and an inside so wide, as measured (24 x 768); None where there are none."""
     few = rows <= FEW_ROWS
     columns_in, columns_out, channels = (next((n for n in choices if size % n == 0), 0) for size, choices in (
         (inner, (96, 64) if few else (192, 96, 64)), (width, (64,) if few else (96, 64)), (inner, (192, 128, 64))))
