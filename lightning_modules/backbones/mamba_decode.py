@@ -12,9 +12,10 @@ embedding and head stay as they are, and so do the states. At 64 rows a layer ta
 (H200, bfloat16 states; float32: 16.9 and 23.6), a step 372 and 584.
 
 With more rows, or more than 40 and float32 states, and on a GPU of compute capability 9.0, a layer is three kernels
-that overlap (mamba_layer.cu, where `mamba_layer.fits`). On an H100, with bfloat16 states, a step takes so 505 us at 128 rows where six kernels take 672,
-593 and 817 at 256, 879 and 1,192 at 512, 1,525 and 1,950 at 1,024 (benchmarks/decode.py at 0611c77; float32 states: 619
-and 767, 828 and 1,032, 1,286 and 1,594, 2,378 and 2,694; at 64 rows 438, 476 by one kernel and 632 by six).
+that overlap (mamba_layer.cu, where `mamba_layer.fits`). On an H100, with bfloat16 states, a step takes so 505 us at 128
+rows where six kernels take 672, 593 and 817 at 256, 879 and 1,192 at 512, 1,525 and 1,950 at 1,024
+(benchmarks/decode.py at 0611c77; float32 states: 619 and 767, 828 and 1,032, 1,286 and 1,594, 2,378 and 2,694; at 64
+rows 438, 476 by one kernel and 632 by six).
 
 Tried on an H100 (24 x 768, bf16) and not faster:
 - products in Triton with the norm, the convolution or the residual inside, programmatic dependent launches, and halves
