@@ -95,21 +95,19 @@ DEVICE void let_next_kernel_begin() { asm volatile("griddepcontrol.launch_depend
 
 DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-// From the shared memory of another block of the cluster.
-DEVICE float4 others(const float* mine, int block) {
-    unsigned from;
-    float4 v;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(from) : "r"(place(mine)), "r"(block));
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from) : "memory");
-    return v;
+// To the shared memory of another block of the cluster, at the same place.
+DEVICE void put_in(float4* mine, int block, const float4& v) {
+    asm volatile("{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; st.shared::cluster.v4.f32 [there], "
+                 "{%2, %3, %4, %5};}"
+                 :: "r"(place(mine)), "r"(block), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 #endif
 
 constexpr int SIZE = 16;                             // states of a channel
 constexpr int SELECTED = RANK + 2 * SIZE;            // width of the selection
 constexpr int TERMS = 64, LINE = 128;                // of a block of a product, and bytes of its rows
-constexpr int PARTS = WIDTH / COLUMNS_OUT;           // of a row's sum of squares
+constexpr int OWN = COLUMNS_OUT / SPLIT;             // columns that a block of `leave` completes
+constexpr int PARTS = WIDTH / OWN;                   // of a row's sum of squares
 constexpr int RANKS = (RANK + 15) / 16;
 constexpr int ROWS = 8;                              // rows of a block of `update`
 
@@ -117,11 +115,6 @@ static_assert(WIDTH % TERMS == 0 && INNER % (TERMS * SPLIT) == 0 && INNER % COLU
 static_assert(COLUMNS_IN % 16 == 0 && WIDTH % COLUMNS_OUT == 0 && INNER % CHANNELS == 0 && CHANNELS % 32 == 0, "");
 static_assert(RANK % 8 == 0, "");
 static_assert(STATE_BYTES == 2 || STATE_BYTES == 4, "");
-
-DEVICE void cluster_meet() {
-    cluster_arrive();
-    cluster_wait();
-}
 
 DEVICE void wait(unsigned long long* barrier, unsigned parity) {
     while (!over(barrier, parity)) {}
@@ -144,7 +137,6 @@ template <int GROUPS, int TILE, int COLUMNS, int STAGES, int BLOCKS> struct Prod
     static constexpr int LEFT = TILE * LINE, RIGHT = COLUMNS * LINE, STAGE = LEFT + RIGHT;
     static constexpr int AHEAD = STAGES < BLOCKS ? STAGES : BLOCKS, CONSUMERS = 128 * GROUPS;
     static constexpr int ACROSS = GROUPS * 64 / TILE, EACH = COLUMNS / ACROSS;   // groups with the same rows; columns
-    static constexpr int WIDE = COLUMNS + 8;         // of a row of the result, so that rows begin in other banks
 
     static_assert(TILE % 64 == 0 && ACROSS * TILE == GROUPS * 64 && EACH * ACROSS == COLUMNS && EACH % 8 == 0, "");
 
@@ -207,19 +199,6 @@ template <int GROUPS, int TILE, int COLUMNS, int STAGES, int BLOCKS> struct Prod
             }
         }
         products_left<0>();
-    }
-
-    // The result in float32, [TILE][WIDE], where the ring was; all threads of the block have met.
-    DEVICE static void put(const float (&d)[EACH / 2], float* result) {
-        static_assert(TILE * WIDE * 4 <= STAGES * STAGE, "");
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
-        float* own = result + (group / ACROSS * 64 + warp * 16 + lane / 4) * WIDE + group % ACROSS * EACH;
-#pragma unroll
-        for (int i = 0; i < EACH / 8; i++) {
-            float* to = own + 8 * i + lane % 4 * 2;
-            *(float2*)to = make_float2(d[4 * i], d[4 * i + 1]);
-            *(float2*)(to + 8 * WIDE) = make_float2(d[4 * i + 2], d[4 * i + 3]);
-        }
     }
 };
 
@@ -338,8 +317,15 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     for (int half = 0; half < 2; half++) {
         const float* from = squares + ((layer > 0) * padded + own_row + 8 * half) * PARTS;
         float sum = 0.0f;
+        if (PARTS % 4 == 0)
 #pragma unroll
-        for (int i = 0; i < PARTS; i += 4) sum += i + t < PARTS ? fresh(from + i + t) : 0.0f;
+            for (int i = 4 * t; i < PARTS; i += 16) {
+                uint4 v = fresh16(from + i);
+                sum += (__uint_as_float(v.x) + __uint_as_float(v.y)) + (__uint_as_float(v.z) + __uint_as_float(v.w));
+            }
+        else
+#pragma unroll
+            for (int i = t; i < PARTS; i += 4) sum += fresh(from + i);
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
         scale[half] = inverse_root(sum * (1.0f / WIDTH) + EPS);
@@ -627,18 +613,21 @@ extern "C" __global__ __launch_bounds__(CHANNELS, 2) void update(
 }
 
 typedef Product<ROWS_OUT / 64, ROWS_OUT, COLUMNS_OUT, STAGES_OUT, INNER / TERMS / SPLIT> Out;
-constexpr int OWN_ROWS = ROWS_OUT / SPLIT, OUT_THREADS = Out::CONSUMERS + 32;
-constexpr int FOURS = COLUMNS_OUT / 4, OUT_EACH = OWN_ROWS * FOURS / Out::CONSUMERS;
+constexpr int OUT_THREADS = Out::CONSUMERS + 32;
+constexpr int OUT_VECTOR = OWN % 32 == 0 ? 8 : 4, OUT_ITEMS = OWN / (2 * OUT_VECTOR);         // as in `enter`
+constexpr int INBOX = (SPLIT - 1) * (OWN / 8) * Out::CONSUMERS;
 
 struct LeaveShared {
-    char ring[STAGES_OUT * Out::STAGE];              // then the result
-    float squares[OWN_ROWS][FOURS + 1];
+    char ring[STAGES_OUT * Out::STAGE];
+    float4 inbox[INBOX > 0 ? INBOX : 1];             // what other blocks of the cluster have for a thread
     unsigned long long barriers[2 * STAGES_OUT];
 };
-static_assert(OWN_ROWS * FOURS % Out::CONSUMERS == 0 && OWN_ROWS % 8 == 0, "");
+static_assert(OWN % (4 * OUT_VECTOR) == 0 && OWN * SPLIT == COLUMNS_OUT, "");
 
 // Blocks: [WIDTH / COLUMNS_OUT, rows / ROWS_OUT, SPLIT]. out_weights [layers][WIDTH / COLUMNS_OUT][INNER / 64]
-// [COLUMNS_OUT][64]; y in blocks; hidden [rows][WIDTH]; the rest as in `enter`.
+// [COLUMNS_OUT][64], with each OWN columns in the order in which a thread's are neighbours; y in blocks; hidden [rows]
+// [WIDTH]; the rest as in `enter`. A block completes OWN of its columns, and gives the others of a cluster its part of
+// theirs.
 extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         const bf16* out_weights, const bf16* y, float* hidden, bf16* stream, float* squares, long long layer,
         long long rows_, long long, long long padded) {
@@ -647,76 +636,102 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
     const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * ROWS_OUT;
     const int part = SPLIT > 1 ? blockIdx.z : 0;
     const bool consumer = tid < Out::CONSUMERS;
-    const bf16* weights = out_weights + ((layer * PARTS + tile) * INNER + part * (INNER / SPLIT)) * COLUMNS_OUT;
+    const bf16* weights = out_weights + ((layer * (WIDTH / COLUMNS_OUT) + tile) * INNER + part * (INNER / SPLIT)) * COLUMNS_OUT;
     if (tid == Out::CONSUMERS) {
         Out::init(s.barriers);
         barriers_ready();
         Out::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
     }
-    auto row_of = [&](int item) { return part * OWN_ROWS + item / FOURS; };
-    auto column_of = [&](int item) { return tile * COLUMNS_OUT + item % FOURS * 4; };
-    float4 residual[OUT_EACH];
+    if (SPLIT > 1) {
+        __syncwarp();
+        cluster_arrive();                            // under way, so that others can reach this block
+    }
+    const int lane = tid % 32, own_row = first + tid / 32 * 16 + lane / 4;
+    const int column = tile * COLUMNS_OUT + part * OWN + lane % 4 * OUT_VECTOR;
+    auto row_of = [&](int item) { return own_row + item % 2 * 8; };
+    auto column_of = [&](int item) { return column + item / 2 * (4 * OUT_VECTOR); };
+    float residual[OUT_ITEMS][OUT_VECTOR];
     if (consumer)
 #pragma unroll
-        for (int i = 0; i < OUT_EACH; i++) {
-            int item = tid + i * Out::CONSUMERS, row = first + row_of(item);
-            uint4 v = row < rows ? fresh16(hidden + (long long)row * WIDTH + column_of(item)) : make_uint4(0, 0, 0, 0);
-            residual[i] = make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z),
-                                      __uint_as_float(v.w));
-        }
+        for (int item = 0; item < OUT_ITEMS; item++)
+#pragma unroll
+            for (int i = 0; i < OUT_VECTOR; i += 4) {
+                uint4 v = row_of(item) < rows ? fresh16(hidden + (long long)row_of(item) * WIDTH + column_of(item) + i)
+                                              : make_uint4(0, 0, 0, 0);
+                residual[item][i] = __uint_as_float(v.x), residual[item][i + 1] = __uint_as_float(v.y);
+                residual[item][i + 2] = __uint_as_float(v.z), residual[item][i + 3] = __uint_as_float(v.w);
+            }
     __syncthreads();
     wait_for_kernel_before();
     let_next_kernel_begin();
 
-    float* result = (float*)s.ring;
+    float sum[OWN / 2];
     if (consumer) {
         float d[COLUMNS_OUT / 2];
         Out::multiply(d, s.ring, s.barriers);
-        __syncthreads();
-        Out::put(d, result);
+        if (SPLIT > 1) cluster_wait();
+#pragma unroll
+        for (int block = 0; block < SPLIT; block++)
+#pragma unroll
+            for (int i = 0; i < OWN / 8; i++) {
+                const float* v = d + block * (OWN / 2) + 4 * i;
+                if (block != part)
+                    put_in(s.inbox + ((part - (part > block)) * (OWN / 8) + i) * Out::CONSUMERS + tid, block,
+                           make_float4(v[0], v[1], v[2], v[3]));
+                else
+                    sum[4 * i] = v[0], sum[4 * i + 1] = v[1], sum[4 * i + 2] = v[2], sum[4 * i + 3] = v[3];
+            }
     } else {
         if (tid == Out::CONSUMERS)
             Out::fill(s.ring, s.barriers, weights, y + (long long)first * INNER + part * (INNER / SPLIT) * 64,
                       INNER / TERMS);
-        __syncthreads();
+        if (SPLIT > 1) {
+            __syncwarp();
+            cluster_wait();
+        }
     }
-    if (SPLIT > 1)
-        cluster_meet();
-    else
-        __syncthreads();
-    if (consumer) {
+    if (SPLIT > 1) {
+        cluster_arrive();
+        cluster_wait();
+    }
+    if (!consumer) return;
+    // In the order of the terms.
+#pragma unroll
+    for (int i = 0; i < OWN / 8 && SPLIT > 1; i++) {
+        float4 own = make_float4(sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]);
+        float4 all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
         for (int block = 0; block < SPLIT; block++) {
-            float4 some[OUT_EACH];
-#pragma unroll
-            for (int i = 0; i < OUT_EACH; i++) {
-                int item = tid + i * Out::CONSUMERS;
-                const float* from = result + row_of(item) * Out::WIDE + item % FOURS * 4;
-                some[i] = SPLIT > 1 ? others(from, block) : *(const float4*)from;
-            }
-#pragma unroll
-            for (int i = 0; i < OUT_EACH; i++)
-                residual[i].x += some[i].x, residual[i].y += some[i].y, residual[i].z += some[i].z,
-                    residual[i].w += some[i].w;
+            const float4& other = s.inbox[(max(block - (block > part), 0) % max(SPLIT - 1, 1) * (OWN / 8) + i) * Out::CONSUMERS + tid];
+            float4 v = block == part ? own : other;
+            all.x += v.x, all.y += v.y, all.z += v.z, all.w += v.w;
         }
+        sum[4 * i] = all.x, sum[4 * i + 1] = all.y, sum[4 * i + 2] = all.z, sum[4 * i + 3] = all.w;
+    }
+    float square[2] = {};
 #pragma unroll
-        for (int i = 0; i < OUT_EACH; i++) {
-            int item = tid + i * Out::CONSUMERS, row = row_of(item);
-            const float4& v = residual[i];
-            s.squares[item / FOURS][item % FOURS] = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
-            if (first + row >= rows) continue;
-            *(float4*)(hidden + (long long)(first + row) * WIDTH + column_of(item)) = v;
-            *(uint2*)(stream + tiled(first + row, column_of(item), WIDTH / TERMS)) =
-                make_uint2(both(v.x, v.y), both(v.z, v.w));
+    for (int item = 0; item < OUT_ITEMS; item++) {
+        const int half = item % 2, row = row_of(item);
+        float v[OUT_VECTOR];
+#pragma unroll
+        for (int i = 0; i < OUT_VECTOR; i++) {
+            v[i] = residual[item][i] + sum[4 * (item / 2 * (OUT_VECTOR / 2) + i / 2) + 2 * half + i % 2];
+            square[half] += v[i] * v[i];
         }
-    }
-    if (SPLIT > 1) cluster_arrive();  // this block reads no other any more
-    __syncthreads();
-    if (tid < OWN_ROWS && first + part * OWN_ROWS + tid < rows) {
-        float sum = 0.0f;
+        if (row >= rows) continue;
+        float* to = hidden + (long long)row * WIDTH + column_of(item);
+        unsigned two[OUT_VECTOR / 2];
 #pragma unroll
-        for (int i = 0; i < FOURS; i++) sum += s.squares[tid][i];
-        squares[(padded + first + part * OWN_ROWS + tid) * PARTS + tile] = sum;
+        for (int i = 0; i < OUT_VECTOR; i += 4) *(float4*)(to + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+#pragma unroll
+        for (int i = 0; i < OUT_VECTOR / 2; i++) two[i] = both(v[2 * i], v[2 * i + 1]);
+        give(stream + tiled(row, column_of(item), WIDTH / TERMS), two);
     }
-    if (SPLIT > 1) cluster_wait();  // others may still read
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        square[half] += __shfl_xor_sync(~0u, square[half], 1);
+        square[half] += __shfl_xor_sync(~0u, square[half], 2);
+        if (lane % 4 == 0 && row_of(half) < rows)
+            squares[(padded + row_of(half)) * PARTS + tile * SPLIT + part] = square[half];
+    }
 }

@@ -131,8 +131,9 @@ def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     update = UPDATE_ROWS * (channels * SIZE * defined["STATE_BYTES"] + 8
                             + 4 * ((-(-defined["RANK"] // 16) + 2) // 4 * 64 + 16) + 8 * SIZE + 4 * (channels + 4)
                             + 4 * channels)
-    leave = (2 * TERMS * defined["STAGES_OUT"] * (rows_out + defined["COLUMNS_OUT"])
-             + 4 * rows_out // defined["SPLIT"] * (defined["COLUMNS_OUT"] // 4 + 1) + 16 * defined["STAGES_OUT"])
+    given = (defined["SPLIT"] - 1) * defined["COLUMNS_OUT"] // defined["SPLIT"] * rows_out * 4
+    leave = (2 * TERMS * defined["STAGES_OUT"] * (rows_out + defined["COLUMNS_OUT"]) + max(given, 16)
+             + 16 * defined["STAGES_OUT"])
     return {"enter": enter, "update": -(-update // 16) * 16, "leave": leave}
 
 
@@ -198,7 +199,7 @@ class MambaLayers:
                         for parts in zip(*(pack(layer.norm, layer.mixer, shape) for layer in layers), strict=True)]
         inwards, select, steps, outwards, small = self.weights
         self.stream, self.hidden = zeros(padded * width, dtype=BF16), zeros(rows, width)
-        self.squares = zeros(2, padded, width // shape.columns_out)
+        self.squares = zeros(2, padded, width // shape.columns_out * shape.split)
         self.u, self.gate, self.y = (zeros(padded, inner, dtype=BF16) for _ in range(3))
         selected = mixer.dt_rank + 2 * SIZE
         self.partials = zeros(inner // shape.columns_in, rows, selected)
@@ -304,7 +305,7 @@ def neighbours(inner: int, each: int) -> Tensor:
 def pack(norm, mixer, shape: Tiles) -> tuple[Tensor, ...]:
     """A layer's weights in the order inwards, select, steps, outwards in bfloat16, small in float32."""
     with torch.no_grad():
-        inner, rank = mixer.d_inner, mixer.dt_rank
+        inner, width, rank = mixer.d_inner, mixer.out_proj.out_features, mixer.dt_rank
         order = neighbours(inner, shape.columns_in * shape.rows_in // 128).to(mixer.D.device)
         inwards = (mixer.in_proj.weight * norm.weight).to(BF16).view(2, inner, -1)[:, order].flatten(0, 1)
         inwards = blocks(inwards, shape.columns_in)
@@ -312,7 +313,8 @@ def pack(norm, mixer, shape: Tiles) -> tuple[Tensor, ...]:
                               for part in mixer.x_proj.weight.to(BF16)[:, order].split(shape.columns_in, 1)])
         steps = F.pad(mixer.dt_proj.weight.to(BF16), (0, -rank % 16)).view(inner // 16, 2, 8, -1, 4, 2, 2)
         steps = steps.permute(0, 3, 2, 4, 5, 1, 6)  # of 16 channels, rows g and g + 8 of lane 4 g + t, its terms 4 t on
-        outwards = blocks(mixer.out_proj.weight.to(BF16), shape.columns_out)
+        order = neighbours(width, shape.columns_out // shape.split).to(mixer.D.device)
+        outwards = blocks(mixer.out_proj.weight.to(BF16)[order], shape.columns_out)
         rates = -torch.exp(mixer.A_log.double()) / 0.6931471805599453
         small = torch.cat([part.float().flatten() for part in (
             mixer.conv1d.weight[:, 0].t(), mixer.conv1d.bias, mixer.dt_proj.bias, mixer.D, rates)])

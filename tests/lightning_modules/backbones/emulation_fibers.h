@@ -83,6 +83,7 @@ static unsigned (*exchange(std::initializer_list<unsigned> values))[6] {
     return given;
 }
 
+using std::max;
 using std::min;
 static uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 static uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }

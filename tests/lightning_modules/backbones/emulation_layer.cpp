@@ -79,8 +79,8 @@ static void cluster_arrive() {
 static void cluster_wait() {
     while (now->turn_of_cluster == now->block->cluster->turn) yield_();
 }
-static float4 others(const float* mine, int block) {
-    return *(const float4*)((const char*)mine - now->block->shared + now->block->cluster_blocks[block].shared);
+static void put_in(float4* mine, int block, const float4& value) {
+    *(float4*)((char*)mine - now->block->shared + now->block->cluster_blocks[block].shared) = value;
 }
 
 // An element of a matrix in shared memory whose rows have 128 bytes; `matrix` points to 16 terms of its first row.
