@@ -18,10 +18,10 @@
 // of `enter` leaves its part, and every block of `update` adds up those of its rows.
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
-// STATE_BYTES (2: bfloat16, 4: float); ROWS (64 or 128), COLUMNS and STAGES of the two products, with _IN or _OUT;
-// SPLIT (blocks, a cluster, that share the terms of the second); CHANNELS (of a block of `update`). Needs compute
-// capability 9.0, and `product` for COLUMNS_IN (with 64 rows half of them) and COLUMNS_OUT, and for SELECTED from
-// registers.
+// STATE_BYTES (2: bfloat16, 4: float); ROWS_X, ROWS_Z, ROWS_OUT (64 or 128: of a block of the products that give x, z
+// and the stream), COLUMNS_IN, COLUMNS_OUT, STAGES_IN, STAGES_OUT; SPLIT (blocks, a cluster, that share the terms of the
+// last); CHANNELS (of a block of `update`). Needs compute capability 9.0, and `product` for COLUMNS_IN (with 64 rows
+// half of them) and COLUMNS_OUT, and for SELECTED from registers.
 
 #ifndef EMULATED
 #define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
@@ -224,67 +224,76 @@ template <int N> DEVICE void take(float (&v)[N], const float* from) {
     }
 }
 
-typedef Product<2, ROWS_IN, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> In;
+typedef Product<2, ROWS_X, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> InX;
+typedef Product<2, ROWS_Z, COLUMNS_IN, STAGES_IN, WIDTH / TERMS> InZ;
 constexpr int U_BLOCKS = (COLUMNS_IN + TERMS - 1) / TERMS, SELECT_BYTES = U_BLOCKS * SELECTED * LINE;
-constexpr int IN_THREADS = In::CONSUMERS + 32;
+constexpr int IN_THREADS = InX::CONSUMERS + 32;
 constexpr int PARTIALS = INNER / COLUMNS_IN;
-constexpr int VECTOR = In::EACH % 32 == 0 ? 8 : 4;   // columns that a thread has next to each other, of two rows
-constexpr int ITEMS = In::EACH / (2 * VECTOR);       // such of a thread, by turns of its first row and its second
-constexpr int EARLY = ITEMS > 6 ? 2 : ITEMS;         // items whose recent inputs a thread has at a time
 constexpr int OCTETS = SELECTED / 8, FIRST_OCTETS = (OCTETS + 1) / 2;           // of the first of two groups of warps
 
 struct EnterShared {
-    char ring[STAGES_IN * In::STAGE];                // then what a group of warps has for the other
-    char select[SELECT_BYTES];
-    float small[5 * COLUMNS_IN];
+    union {
+        struct {
+            char x_ring[STAGES_IN * InX::STAGE];     // then what a group of warps has for the other
+            char select[SELECT_BYTES];
+            float small[5 * COLUMNS_IN];
+        };
+        char ring[STAGES_IN * InZ::STAGE];
+    };
     unsigned long long barriers[2 * STAGES_IN + 1];
 };
-static_assert(In::EACH % (4 * VECTOR) == 0 && COLUMNS_IN % 16 == 0 && STAGES_IN * In::STAGE % 1024 == 0, "");
-static_assert(In::ACROSS == 1 || OCTETS * 128 * 16 <= STAGES_IN * In::STAGE, "");
+static_assert(COLUMNS_IN % 16 == 0 && InX::STAGE % 1024 == 0 && InZ::STAGE % 1024 == 0, "");
+static_assert(InX::ACROSS == 1 || OCTETS * 128 * 16 <= STAGES_IN * InX::STAGE, "");
 
-// Blocks: [2 INNER / COLUMNS_IN, rows / ROWS_IN]; those of x come first. in_weights [layers][those][WIDTH / 64]
-// [COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], both with the columns of a tile in the
-// order in which a thread's are neighbours (mamba_layer.py's `neighbours`); stream in blocks; squares [2][padded]
-// [PARTS], before the first layer and later; recent [layers][3][rows][INNER], u, gate [rows][INNER], packed; partials
-// [PARTIALS][rows][SELECTED]. A launch has some of `all` rows: what is so many rows large begins, for it, at its first.
-extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
-        const bf16* in_weights, const bf16* select, const float* small, const bf16* stream, const float* squares,
-        bf16* recent, const int* clock, bf16* u, bf16* gate, float* partials, long long layer, long long rows_,
-        long long all, long long padded) {
-    SHARED_MEMORY(memory);
-    EnterShared& s = *(EnterShared*)memory;
-    const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * ROWS_IN;
-    const bool x_tile = tile < PARTIALS, consumer = tid < In::CONSUMERS;
+// What `enter` is given, of a layer and of a launch's rows.
+struct Entering {
+    const bf16 *weights, *select;
+    const float* small;
+    const bf16* stream;
+    const float* squares;
+    bf16* recent;                                    // [3], so far from each other:
+    long long slot;
+    const int* clock;
+    bf16 *u, *gate;
+    float* partials;                                 // [PARTIALS], so many rows from each other:
+    long long all;
+    int rows;
+};
+
+// A block of x's columns or of z's.
+template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Entering& e, int tile, int row_tile) {
+    constexpr int VECTOR = In::EACH % 32 == 0 ? 8 : 4;                           // columns that a thread has next to
+                                                                                 // each other, of two rows
+    constexpr int ITEMS = In::EACH / (2 * VECTOR);   // such of a thread, by turns of its first row and its second
+    constexpr int EARLY = ITEMS > 6 ? 2 : ITEMS * VECTOR > 40 ? 5 : ITEMS;       // items whose recent inputs it has at a
+                                                                                 // time, as registers allow
+    static_assert(In::EACH % (4 * VECTOR) == 0, "");
+    const int tid = threadIdx.x, rows = e.rows, first = row_tile * (In::LEFT / LINE), column = tile * COLUMNS_IN;
+    const bool consumer = tid < In::CONSUMERS;
     unsigned long long* select_here = s.barriers + 2 * STAGES_IN;
-    const bf16* weights = in_weights + (layer * (2 * PARTIALS) + tile) * (WIDTH * COLUMNS_IN);
-
-    // Layer 0 comes after the embedding, which counts the clock.
-    if (layer == 0) wait_for_kernel_before();
+    const bf16* weights = e.weights + (tile + (X ? 0 : PARTIALS)) * (WIDTH * COLUMNS_IN);
     if (tid == In::CONSUMERS) {
         In::init(s.barriers);
         barrier_init(select_here, 1);
         barriers_ready();
-        In::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
-        if (x_tile) {
+        In::ask(s.ring, s.barriers, weights, row_tile == 0);
+        if (X) {
             arrive_and_expect(select_here, SELECT_BYTES + sizeof(s.small));
-            copy_in(s.select, select + (layer * PARTIALS + tile) * (SELECT_BYTES / 2), SELECT_BYTES,
-                    select_here);
+            copy_in(s.select, e.select + tile * (SELECT_BYTES / 2), SELECT_BYTES, select_here);
             for (int i = 0; i < 5; i++)
-                copy_in(s.small + i * COLUMNS_IN, small + layer * SMALL + i * INNER + tile * COLUMNS_IN,
-                        COLUMNS_IN * 4, select_here);
+                copy_in(s.small + i * COLUMNS_IN, e.small + i * INNER + column, COLUMNS_IN * 4, select_here);
         }
     }
     // A thread has columns of a row and of the 8th after it.
-    const long long eights = (all + 7) / 8 * 8;
     const int lane = tid % 32, g = lane / 4, t = lane % 4, group = tid / 128;
     const int own_row = first + group / In::ACROSS * 64 + tid / 32 % 4 * 16 + g;
-    const int own_column = group % In::ACROSS * In::EACH + t * VECTOR, column = tile % PARTIALS * COLUMNS_IN;
+    const int own_column = group % In::ACROSS * In::EACH + t * VECTOR;
     auto row_of = [&](int item) { return own_row + item % 2 * 8; };
     auto column_of = [&](int item) { return own_column + item / 2 * (4 * VECTOR); };
     auto recent_at = [&](int item, int slot) {
-        return recent + (layer * 3 + slot) * eights * INNER + packed(row_of(item), column + column_of(item));
+        return e.recent + slot * e.slot + packed(row_of(item), column + column_of(item));
     };
-    const int oldest = *clock % 3;
+    const int oldest = *e.clock % 3;
     unsigned before[EARLY][3][VECTOR / 2];
     auto ask_for_recent = [&](int item) {
 #pragma unroll
@@ -295,7 +304,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             if (row_of(item) < rows) take(pairs, recent_at(item, (oldest + tap) % 3));
         }
     };
-    if (x_tile && consumer) {
+    if (X && consumer) {
 #pragma unroll
         for (int i = 0; i < EARLY; i++) ask_for_recent(i);
     }
@@ -305,8 +314,8 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
 
     if (!consumer) {
         if (tid == In::CONSUMERS)
-            In::fill(s.ring, s.barriers, weights, stream + (long long)first * WIDTH, WIDTH / TERMS);
-        if (In::ACROSS > 1) {
+            In::fill(s.ring, s.barriers, weights, e.stream + (long long)first * WIDTH, WIDTH / TERMS);
+        if (X && In::ACROSS > 1) {
             __syncthreads();
             __syncthreads();
         }
@@ -315,7 +324,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     float scale[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const float* from = squares + ((layer > 0) * padded + own_row + 8 * half) * PARTS;
+        const float* from = e.squares + (own_row + 8 * half) * PARTS;
         float sum = 0.0f;
         if (PARTS % 4 == 0)
 #pragma unroll
@@ -334,7 +343,7 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
     {
         float d[In::EACH / 2];
         In::multiply(d, s.ring, s.barriers);
-        if (x_tile) wait(select_here, 0);
+        if (X) wait(select_here, 0);
 #pragma unroll
         for (int item = 0; item < ITEMS; item++) {
             constexpr int PAIRS = VECTOR / 2;
@@ -345,11 +354,11 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             unsigned two[PAIRS];
 #pragma unroll
             for (int i = 0; i < VECTOR; i++) v[i] = d[4 * (octet + i / 2) + 2 * half + i % 2] * scale[half];
-            if (!x_tile) {
+            if (!X) {
 #pragma unroll
                 for (int i = 0; i < PAIRS; i++)
                     two[i] = both(v[2 * i] * sigmoid(v[2 * i]), v[2 * i + 1] * sigmoid(v[2 * i + 1]));
-                if (inside) give(gate + at, two);
+                if (inside) give(e.gate + at, two);
                 continue;
             }
             float sum[VECTOR], weight[VECTOR];
@@ -374,52 +383,73 @@ extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
             for (int i = 0; i < PAIRS; i++)
                 inputs[octet + i][half] = two[i] = both(sum[2 * i] * sigmoid(sum[2 * i]),
                                                         sum[2 * i + 1] * sigmoid(sum[2 * i + 1]));
-            if (inside) give(u + at, two);
+            if (inside) give(e.u + at, two);
         }
     }
+    if (!X) return;
     // What these columns of u add to the selection.
     float d[SELECTED / 2];
-    if (x_tile) {
 #pragma unroll
-        for (int i = 0; i < SELECTED / 2; i++) d[i] = 0.0f;
-        product_begin();
+    for (int i = 0; i < SELECTED / 2; i++) d[i] = 0.0f;
+    product_begin();
 #pragma unroll
-        for (int j = 0; j < In::EACH / 16; j++) {
-            unsigned left[4] = {inputs[2 * j][0], inputs[2 * j][1], inputs[2 * j + 1][0], inputs[2 * j + 1][1]};
-            int term = group % In::ACROSS * In::EACH + 16 * j;
-            product<SELECTED>(d, left, s.select + term / TERMS * (SELECTED * LINE) + term % TERMS * 2);
-        }
-        product_end();
-        products_left<0>();
+    for (int j = 0; j < In::EACH / 16; j++) {
+        unsigned left[4] = {inputs[2 * j][0], inputs[2 * j][1], inputs[2 * j + 1][0], inputs[2 * j + 1][1]};
+        int term = group % In::ACROSS * In::EACH + 16 * j;
+        product<SELECTED>(d, left, s.select + term / TERMS * (SELECTED * LINE) + term % TERMS * 2);
     }
+    product_end();
+    products_left<0>();
     // Of two groups of warps with the same rows each adds up half of the octets of columns.
     const int begin = In::ACROSS > 1 && group % 2 ? FIRST_OCTETS : 0;
     const int end = In::ACROSS > 1 && group % 2 == 0 ? FIRST_OCTETS : OCTETS;
     if (In::ACROSS > 1) {
         float4* others = (float4*)s.ring + tid % 128;
         __syncthreads();                             // nobody needs the ring any more
-        if (x_tile)
 #pragma unroll
-            for (int o = 0; o < OCTETS; o++)
-                if (o < begin || o >= end)
-                    others[128 * o] = make_float4(d[4 * o], d[4 * o + 1], d[4 * o + 2], d[4 * o + 3]);
+        for (int o = 0; o < OCTETS; o++)
+            if (o < begin || o >= end)
+                others[128 * o] = make_float4(d[4 * o], d[4 * o + 1], d[4 * o + 2], d[4 * o + 3]);
         __syncthreads();
-        if (x_tile)
 #pragma unroll
-            for (int o = 0; o < OCTETS; o++)
-                if (o >= begin && o < end) {
-                    float4 more = others[128 * o];
-                    d[4 * o] += more.x, d[4 * o + 1] += more.y, d[4 * o + 2] += more.z, d[4 * o + 3] += more.w;
-                }
+        for (int o = 0; o < OCTETS; o++)
+            if (o >= begin && o < end) {
+                float4 more = others[128 * o];
+                d[4 * o] += more.x, d[4 * o + 1] += more.y, d[4 * o + 2] += more.z, d[4 * o + 3] += more.w;
+            }
     }
-    if (!x_tile) return;
-    float* to = partials + (tile * all + own_row) * SELECTED + 2 * t;
+    float* to = e.partials + (tile * e.all + own_row) * SELECTED + 2 * t;
 #pragma unroll
     for (int o = 0; o < OCTETS; o++) {
         if (o < begin || o >= end) continue;
         if (own_row < rows) *(float2*)(to + 8 * o) = make_float2(d[4 * o], d[4 * o + 1]);
         if (own_row + 8 < rows) *(float2*)(to + 8 * o + 8 * SELECTED) = make_float2(d[4 * o + 2], d[4 * o + 3]);
     }
+}
+
+// Blocks: [INNER / COLUMNS_IN (rows / ROWS_X + rows / ROWS_Z)]; those of x come first. in_weights [layers]
+// [2 INNER / COLUMNS_IN][WIDTH / 64][COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], both
+// with the columns of a group of warps in the order in which a thread's are neighbours (mamba_layer.py's `neighbours`);
+// stream in blocks; squares [2][padded][PARTS], before the first layer and later; recent [layers][3][rows][INNER], u,
+// gate [rows][INNER], packed; partials [PARTIALS][rows][SELECTED]. A launch has some of `all` rows: what is so many rows
+// large begins, for it, at its first.
+extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
+        const bf16* in_weights, const bf16* select, const float* small, const bf16* stream, const float* squares,
+        bf16* recent, const int* clock, bf16* u, bf16* gate, float* partials, long long layer, long long rows_,
+        long long all, long long padded) {
+    SHARED_MEMORY(memory);
+    EnterShared& s = *(EnterShared*)memory;
+    const long long slot = (all + 7) / 8 * 8 * INNER;
+    const Entering given = {in_weights + layer * (2 * INNER * WIDTH), select + layer * PARTIALS * (SELECT_BYTES / 2),
+                            small + layer * SMALL, stream, squares + (layer > 0) * padded * PARTS,
+                            recent + layer * 3 * slot, slot, clock, u, gate, partials, all, (int)rows_};
+    const int x_blocks = (given.rows + ROWS_X - 1) / ROWS_X * PARTIALS, block = blockIdx.x;
+    // Layer 0 comes after the embedding, which counts the clock.
+    if (layer == 0) wait_for_kernel_before();
+    if (block < x_blocks)
+        enter_block<InX, true>(s, given, block % PARTIALS, block / PARTIALS);
+    else
+        enter_block<InZ, false>(s, given, (block - x_blocks) % PARTIALS, (block - x_blocks) / PARTIALS);
 }
 
 constexpr int UPDATE_WARPS = CHANNELS / 32;

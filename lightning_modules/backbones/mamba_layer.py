@@ -57,7 +57,8 @@ class Tiles:
     parts: of the rows, that are under way at once, so that the products of one and the states of the other are
     """
 
-    rows_in: int
+    rows_x: int
+    rows_z: int
     columns_in: int
     stages_in: int
     rows_out: int
@@ -76,8 +77,8 @@ def tiles(rows: int, width: int, inner: int) -> Tiles | None:
     if not (columns_in and columns_out and channels) or width % TERMS or inner % TERMS:
         return None
     split = max(n for n in ((1, 2, 4) if few else (1, 2)) if inner // TERMS % n == 0)
-    return (Tiles(64, columns_in, 6, 64, columns_out, 6, split, channels, 1) if few
-            else Tiles(64, columns_in, 4, 128, columns_out, 4, split, channels, 2))
+    return (Tiles(64, 64, columns_in, 6, 64, columns_out, 6, split, channels, 1) if few
+            else Tiles(64, 128, columns_in, 4, 128, columns_out, 4, split, channels, 2))
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
@@ -125,9 +126,10 @@ def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = 
 def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     """Shared memory of the kernels, as mamba_layer.cu's structs have it."""
     columns, selected, channels = defined["COLUMNS_IN"], defined["RANK"] + 2 * SIZE, defined["CHANNELS"]
-    rows_in, rows_out = defined["ROWS_IN"], defined["ROWS_OUT"]
-    enter = (2 * TERMS * defined["STAGES_IN"] * (rows_in + columns) + 2 * TERMS * selected * -(-columns // TERMS)
-             + 4 * 5 * columns + 8 * (2 * defined["STAGES_IN"] + 1))
+    rows_out = defined["ROWS_OUT"]
+    of_x, of_z = (2 * TERMS * defined["STAGES_IN"] * (defined[rows] + columns) for rows in ("ROWS_X", "ROWS_Z"))
+    of_x += 2 * TERMS * selected * -(-columns // TERMS) + 4 * 5 * columns
+    enter = max(of_x, of_z) + 8 * (2 * defined["STAGES_IN"] + 1)
     update = UPDATE_ROWS * (channels * SIZE * defined["STATE_BYTES"] + 8
                             + 4 * ((-(-defined["RANK"] // 16) + 2) // 4 * 64 + 16) + 8 * SIZE + 4 * (channels + 4)
                             + 4 * channels)
@@ -159,7 +161,8 @@ def products(columns: set[int], selected: int) -> str:
 
 def used(defined: dict[str, int | str]) -> tuple[set[int], int]:
     """Columns of the products that mamba_layer.cu has, and of the selection."""
-    return {defined["COLUMNS_IN"] * defined["ROWS_IN"] // 128, defined["COLUMNS_OUT"]}, defined["RANK"] + 2 * SIZE
+    inwards = {defined["COLUMNS_IN"] * rows // 128 for rows in (defined["ROWS_X"], defined["ROWS_Z"])}
+    return inwards | {defined["COLUMNS_OUT"]}, defined["RANK"] + 2 * SIZE
 
 
 def kernels(device: int, **defined: int | str) -> dict:
@@ -189,7 +192,7 @@ class MambaLayers:
         mixer, width, device = layers[0].mixer, backbone.lm_head.in_features, state.device
         inner, self.device = mixer.d_inner, device
         shape = shape or tiles(rows, width, inner)
-        most = max(shape.rows_in, shape.rows_out)
+        most = max(shape.rows_x, shape.rows_z, shape.rows_out)
         padded = -(-rows // most) * most
 
         def zeros(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -217,7 +220,8 @@ class MambaLayers:
                            (state, inner * SIZE), (self.y, inner)),
                 "leave": ((outwards, 0), (self.y, inner), (self.hidden, width), (self.stream, width),
                           (self.squares, sums))}
-            grids = {"enter": (2 * inner // shape.columns_in, -(-count // shape.rows_in), 1),
+            down = sum(-(-count // n) for n in (shape.rows_x, shape.rows_z))
+            grids = {"enter": (inner // shape.columns_in * down, 1, 1),
                      "update": (inner // shape.channels, -(-count // UPDATE_ROWS), 1),
                      "leave": (width // shape.columns_out, -(-count // shape.rows_out), shape.split)}
             return count, {name: (grid, (1, 1, shape.split if name == "leave" else 1), addresses(begin, *given[name]))
@@ -306,11 +310,12 @@ def pack(norm, mixer, shape: Tiles) -> tuple[Tensor, ...]:
     """A layer's weights in the order inwards, select, steps, outwards in bfloat16, small in float32."""
     with torch.no_grad():
         inner, width, rank = mixer.d_inner, mixer.out_proj.out_features, mixer.dt_rank
-        order = neighbours(inner, shape.columns_in * shape.rows_in // 128).to(mixer.D.device)
-        inwards = (mixer.in_proj.weight * norm.weight).to(BF16).view(2, inner, -1)[:, order].flatten(0, 1)
+        x, z = (neighbours(inner, shape.columns_in * rows // 128).to(mixer.D.device)
+                for rows in (shape.rows_x, shape.rows_z))
+        inwards = (mixer.in_proj.weight * norm.weight).to(BF16)[torch.cat([x, inner + z])]
         inwards = blocks(inwards, shape.columns_in)
         select = torch.stack([blocks(part, rank + 2 * SIZE)[0]
-                              for part in mixer.x_proj.weight.to(BF16)[:, order].split(shape.columns_in, 1)])
+                              for part in mixer.x_proj.weight.to(BF16)[:, x].split(shape.columns_in, 1)])
         steps = F.pad(mixer.dt_proj.weight.to(BF16), (0, -rank % 16)).view(inner // 16, 2, 8, -1, 4, 2, 2)
         steps = steps.permute(0, 3, 2, 4, 5, 1, 6)  # of 16 channels, rows g and g + 8 of lane 4 g + t, its terms 4 t on
         order = neighbours(width, shape.columns_out // shape.split).to(mixer.D.device)

@@ -16,10 +16,10 @@ HALF, LAYERS = torch.bfloat16, 2
 MOST_SHARED = 113 * 1024
 """Bytes of shared memory for each of two blocks on a multiprocessor (compute capability 9.0)."""
 
-SMALL = mamba_layer.Tiles(64, 64, 2, 64, 64, 3, 4, 64, 2)
-WIDE = mamba_layer.Tiles(128, 192, 4, 128, 64, 3, 1, 192, 1)
+SMALL = mamba_layer.Tiles(64, 128, 64, 2, 64, 64, 3, 4, 64, 2)
+WIDE = mamba_layer.Tiles(128, 128, 192, 4, 128, 64, 3, 1, 192, 1)
 """Groups of warps with rows of their own, and no terms that blocks share."""
-NARROW = mamba_layer.Tiles(64, 96, 4, 64, 64, 3, 1, 96, 1)
+NARROW = mamba_layer.Tiles(64, 64, 96, 4, 64, 64, 3, 1, 96, 1)
 """Columns of a group of warps that are no multiple of 32."""
 
 
