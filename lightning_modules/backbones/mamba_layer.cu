@@ -214,6 +214,12 @@ DEVICE void take(unsigned (&two)[2], const bf16* from) {
     uint2 v = fresh8(from);
     two[0] = v.x, two[1] = v.y;
 }
+DEVICE void take_fresh(float (&v)[4], const float* from) {
+    uint4 four = fresh16(from);
+    v[0] = __uint_as_float(four.x), v[1] = __uint_as_float(four.y);
+    v[2] = __uint_as_float(four.z), v[3] = __uint_as_float(four.w);
+}
+DEVICE void take_fresh(float (&v)[1], const float* from) { v[0] = fresh(from); }
 DEVICE void give(bf16* to, const unsigned (&two)[4]) { *(uint4*)to = make_uint4(two[0], two[1], two[2], two[3]); }
 DEVICE void give(bf16* to, const unsigned (&two)[2]) { *(uint2*)to = make_uint2(two[0], two[1]); }
 template <int N> DEVICE void take(float (&v)[N], const float* from) {
@@ -276,6 +282,9 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
         In::init(s.barriers);
         barrier_init(select_here, 1);
         barriers_ready();
+    }
+    __syncthreads();                                 // here, so that who fills the ring waits for no loads of others
+    if (tid == In::CONSUMERS) {
         In::ask(s.ring, s.barriers, weights, row_tile == 0);
         if (X) {
             arrive_and_expect(select_here, SELECT_BYTES + sizeof(s.small));
@@ -308,7 +317,6 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
 #pragma unroll
         for (int i = 0; i < EARLY; i++) ask_for_recent(i);
     }
-    __syncthreads();
     wait_for_kernel_before();
     let_next_kernel_begin();
 
@@ -321,28 +329,34 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
         }
         return;
     }
-    float scale[2];
+    // Parts of the sums of squares, asked for now and added up after the product.
+    constexpr int TOGETHER = PARTS % 4 == 0 ? 4 : 1, LOADS = (PARTS / TOGETHER + 3) / 4;
+    float parts[2][LOADS][TOGETHER];
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const float* from = e.squares + (own_row + 8 * half) * PARTS;
-        float sum = 0.0f;
-        if (PARTS % 4 == 0)
+    for (int half = 0; half < 2; half++)
 #pragma unroll
-            for (int i = 4 * t; i < PARTS; i += 16) {
-                uint4 v = fresh16(from + i);
-                sum += (__uint_as_float(v.x) + __uint_as_float(v.y)) + (__uint_as_float(v.z) + __uint_as_float(v.w));
-            }
-        else
+        for (int i = 0; i < LOADS; i++) {
+            int at = (4 * i + t) * TOGETHER;
+            const float* from = e.squares + (own_row + 8 * half) * PARTS + at;
 #pragma unroll
-            for (int i = t; i < PARTS; i += 4) sum += fresh(from + i);
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
-        scale[half] = inverse_root(sum * (1.0f / WIDTH) + EPS);
-    }
+            for (int k = 0; k < TOGETHER; k++) parts[half][i][k] = 0.0f;
+            if (at < PARTS) take_fresh(parts[half][i], from);
+        }
+    float scale[2] = {};
     unsigned inputs[In::EACH / 8][2];                // u, by eight columns of the product and the two rows
     {
         float d[In::EACH / 2];
         In::multiply(d, s.ring, s.barriers);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+#pragma unroll
+            for (int i = 0; i < LOADS; i++)
+#pragma unroll
+                for (int k = 0; k < TOGETHER; k++) scale[half] += parts[half][i][k];
+            scale[half] += __shfl_xor_sync(~0u, scale[half], 1);
+            scale[half] += __shfl_xor_sync(~0u, scale[half], 2);
+            scale[half] = inverse_root(scale[half] * (1.0f / WIDTH) + EPS);
+        }
         if (X) wait(select_here, 0);
 #pragma unroll
         for (int item = 0; item < ITEMS; item++) {
@@ -670,12 +684,10 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
     if (tid == Out::CONSUMERS) {
         Out::init(s.barriers);
         barriers_ready();
-        Out::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
     }
-    if (SPLIT > 1) {
-        __syncwarp();
-        cluster_arrive();                            // under way, so that others can reach this block
-    }
+    __syncthreads();
+    if (SPLIT > 1) cluster_arrive();                 // under way, so that others can reach this block
+    if (tid == Out::CONSUMERS) Out::ask(s.ring, s.barriers, weights, blockIdx.y == 0);
     const int lane = tid % 32, own_row = first + tid / 32 * 16 + lane / 4;
     const int column = tile * COLUMNS_OUT + part * OWN + lane % 4 * OUT_VECTOR;
     auto row_of = [&](int item) { return own_row + item % 2 * 8; };
@@ -691,7 +703,6 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
                 residual[item][i] = __uint_as_float(v.x), residual[item][i + 1] = __uint_as_float(v.y);
                 residual[item][i + 2] = __uint_as_float(v.z), residual[item][i + 3] = __uint_as_float(v.w);
             }
-    __syncthreads();
     wait_for_kernel_before();
     let_next_kernel_begin();
 
