@@ -199,6 +199,13 @@ template <int GROUPS, int TILE, int COLUMNS, int STAGES, int BLOCKS> struct Prod
             }
         }
         products_left<0>();
+        if (threadIdx.x % 32 == 0) arrive(barriers + STAGES + (BLOCKS - 1) % STAGES);
+    }
+
+    // One thread: nobody reads these first bytes of the ring any more.
+    DEVICE static void emptied(unsigned long long* barriers, int bytes) {
+        for (int s = 0; s < STAGES && s < BLOCKS && s * STAGE < bytes; s++)
+            wait(barriers + STAGES + s, (BLOCKS - 1 - s) / STAGES & 1);
     }
 };
 
@@ -212,6 +219,14 @@ DEVICE void take(unsigned (&two)[4], const bf16* from) {
 }
 DEVICE void take(unsigned (&two)[2], const bf16* from) {
     uint2 v = fresh8(from);
+    two[0] = v.x, two[1] = v.y;
+}
+DEVICE void take_here(unsigned (&two)[4], const bf16* shared) {
+    uint4 v = *(const uint4*)shared;
+    two[0] = v.x, two[1] = v.y, two[2] = v.z, two[3] = v.w;
+}
+DEVICE void take_here(unsigned (&two)[2], const bf16* shared) {
+    uint2 v = *(const uint2*)shared;
     two[0] = v.x, two[1] = v.y;
 }
 DEVICE void take_fresh(float (&v)[4], const float* from) {
@@ -237,17 +252,22 @@ constexpr int IN_THREADS = InX::CONSUMERS + 32;
 constexpr int PARTIALS = INNER / COLUMNS_IN;
 constexpr int OCTETS = SELECTED / 8, FIRST_OCTETS = (OCTETS + 1) / 2;           // of the first of two groups of warps
 
+// x's blocks of 128 rows have their recent inputs where the ring was, 32 channels after the others.
+constexpr bool IN_RING = ROWS_X == 128;
+constexpr int GROUPS_OF_32 = COLUMNS_IN / 32, SLOT_BYTES = ROWS_X * 64, GROUP_BYTES = 3 * SLOT_BYTES;
+
 struct EnterShared {
     union {
         struct {
-            char x_ring[STAGES_IN * InX::STAGE];     // then what a group of warps has for the other
+            char x_ring[STAGES_IN * InX::STAGE];     // then what a group of warps has for the other, or recent inputs
             char select[SELECT_BYTES];
             float small[5 * COLUMNS_IN];
         };
         char ring[STAGES_IN * InZ::STAGE];
     };
-    unsigned long long barriers[2 * STAGES_IN + 1];
+    unsigned long long barriers[2 * STAGES_IN + 1 + GROUPS_OF_32];
 };
+static_assert(!IN_RING || (GROUPS_OF_32 * GROUP_BYTES <= STAGES_IN * InX::STAGE && InX::EACH % 32 == 0), "");
 static_assert(COLUMNS_IN % 16 == 0 && InX::STAGE % 1024 == 0 && InZ::STAGE % 1024 == 0, "");
 static_assert(InX::ACROSS == 1 || OCTETS * 128 * 16 <= STAGES_IN * InX::STAGE, "");
 
@@ -271,16 +291,17 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
     constexpr int VECTOR = In::EACH % 32 == 0 ? 8 : 4;                           // columns that a thread has next to
                                                                                  // each other, of two rows
     constexpr int ITEMS = In::EACH / (2 * VECTOR);   // such of a thread, by turns of its first row and its second
-    constexpr int EARLY = ITEMS > 6 ? 2 : ITEMS * VECTOR > 40 ? 5 : ITEMS;       // items whose recent inputs it has at a
-                                                                                 // time, as registers allow
+    constexpr bool LATE = X && IN_RING;
+    constexpr int EARLY = LATE ? 1 : ITEMS * VECTOR > 40 ? 5 : ITEMS;            // items whose recent inputs a thread has
+                                                                                 // at a time, as registers allow
     static_assert(In::EACH % (4 * VECTOR) == 0, "");
     const int tid = threadIdx.x, rows = e.rows, first = row_tile * (In::LEFT / LINE), column = tile * COLUMNS_IN;
     const bool consumer = tid < In::CONSUMERS;
-    unsigned long long* select_here = s.barriers + 2 * STAGES_IN;
+    unsigned long long *select_here = s.barriers + 2 * STAGES_IN, *recent_here = select_here + 1;
     const bf16* weights = e.weights + (tile + (X ? 0 : PARTIALS)) * (WIDTH * COLUMNS_IN);
     if (tid == In::CONSUMERS) {
         In::init(s.barriers);
-        barrier_init(select_here, 1);
+        for (int i = 0; i < 1 + GROUPS_OF_32; i++) barrier_init(select_here + i, 1);
         barriers_ready();
     }
     __syncthreads();                                 // here, so that who fills the ring waits for no loads of others
@@ -299,8 +320,10 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
     const int own_column = group % In::ACROSS * In::EACH + t * VECTOR;
     auto row_of = [&](int item) { return own_row + item % 2 * 8; };
     auto column_of = [&](int item) { return own_column + item / 2 * (4 * VECTOR); };
+    auto recent_of = [&](int group, int slot) { return e.recent + slot * e.slot + group * (e.slot / (INNER / 32)); };
     auto recent_at = [&](int item, int slot) {
-        return e.recent + slot * e.slot + packed(row_of(item), column + column_of(item));
+        const int channel = column + column_of(item);
+        return recent_of(channel / 32, slot) + row_of(item) * 32 + channel % 32;
     };
     const int oldest = *e.clock % 3;
     unsigned before[EARLY][3][VECTOR / 2];
@@ -313,9 +336,14 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
             if (row_of(item) < rows) take(pairs, recent_at(item, (oldest + tap) % 3));
         }
     };
+    const int here = (min(In::LEFT / LINE, rows - first) + 7) / 8 * 8;           // rows that there are, by eights
+    auto recent_of_tile = [&](int i) {               // of a group and a slot
+        return recent_of(column / 32 + i / 3, (oldest + i % 3) % 3) + first * 32;
+    };
     if (X && consumer) {
+        if (LATE && tid < 3 * GROUPS_OF_32) to_l2(recent_of_tile(tid), here * 64);
 #pragma unroll
-        for (int i = 0; i < EARLY; i++) ask_for_recent(i);
+        for (int i = 0; i < EARLY && !LATE; i++) ask_for_recent(i);
     }
     wait_for_kernel_before();
     let_next_kernel_begin();
@@ -323,6 +351,13 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
     if (!consumer) {
         if (tid == In::CONSUMERS)
             In::fill(s.ring, s.barriers, weights, e.stream + (long long)first * WIDTH, WIDTH / TERMS);
+        for (int i = 0; i < GROUPS_OF_32 && LATE && tid == In::CONSUMERS; i++) {
+            In::emptied(s.barriers, (i + 1) * GROUP_BYTES);
+            arrive_and_expect(recent_here + i, 3 * here * 64);
+            for (int tap = 0; tap < 3; tap++)
+                copy_in(s.ring + i * GROUP_BYTES + tap * SLOT_BYTES, recent_of_tile(3 * i + tap), here * 64,
+                        recent_here + i);
+        }
         if (X && In::ACROSS > 1) {
             __syncthreads();
             __syncthreads();
@@ -380,16 +415,20 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
             take(weight, s.small + 3 * COLUMNS_IN + place);
 #pragma unroll
             for (int i = 0; i < VECTOR; i++) sum[i] += weight[i] * v[i];
+            if (LATE && item % 2 == 0) wait(recent_here + place / 32, 0);
 #pragma unroll
             for (int tap = 0; tap < 3; tap++) {
                 take(weight, s.small + tap * COLUMNS_IN + place);
+                if (LATE)
+                    take_here(before[0][tap], (const bf16*)(s.ring + place / 32 * GROUP_BYTES + tap * SLOT_BYTES)
+                                              + (row_of(item) - first) * 32 + place % 32);
 #pragma unroll
                 for (int i = 0; i < VECTOR; i++) {
                     unsigned pair = before[item % EARLY][tap][i / 2];
                     sum[i] += weight[i] * (i % 2 ? high(pair) : low(pair));
                 }
             }
-            if (item + EARLY < ITEMS) ask_for_recent(item + EARLY);
+            if (!LATE && item + EARLY < ITEMS) ask_for_recent(item + EARLY);
 #pragma unroll
             for (int i = 0; i < PAIRS; i++) two[i] = both(v[2 * i], v[2 * i + 1]);
             if (inside) give(recent_at(item, oldest), two);
@@ -444,8 +483,8 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
 // Blocks: [INNER / COLUMNS_IN (rows / ROWS_X + rows / ROWS_Z)]; those of x come first. in_weights [layers]
 // [2 INNER / COLUMNS_IN][WIDTH / 64][COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], both
 // with the columns of a group of warps in the order in which a thread's are neighbours (mamba_layer.py's `neighbours`);
-// stream in blocks; squares [2][padded][PARTS], before the first layer and later; recent [layers][3][rows][INNER], u,
-// gate [rows][INNER], packed; partials [PARTIALS][rows][SELECTED]. A launch has some of `all` rows: what is so many rows
+// stream in blocks; squares [2][padded][PARTS], before the first layer and later; recent [layers][3][INNER / 32]
+// [rows][32]; u, gate [rows][INNER], packed; partials [PARTIALS][rows][SELECTED]. A launch has some of `all` rows: what is so many rows
 // large begins, for it, at its first.
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         const bf16* in_weights, const bf16* select, const float* small, const bf16* stream, const float* squares,

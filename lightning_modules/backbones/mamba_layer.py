@@ -43,6 +43,9 @@ CAPABILITY = 9, 0
 FEW_ROWS = 256
 """Rows up to which small tiles are the faster ones (24 x 768)."""
 
+MANY_ROWS = 768
+"""Rows from which on x's tiles are as large as z's."""
+
 MOST_SHARED = 227 * 1024
 """Bytes of shared memory that a block can have."""
 
@@ -77,8 +80,9 @@ def tiles(rows: int, width: int, inner: int) -> Tiles | None:
     if not (columns_in and columns_out and channels) or width % TERMS or inner % TERMS:
         return None
     split = max(n for n in ((1, 2, 4) if few else (1, 2)) if inner // TERMS % n == 0)
-    return (Tiles(64, 64, columns_in, 6, 64, columns_out, 6, split, channels, 1) if few
-            else Tiles(64, 128, columns_in, 4, 128, columns_out, 4, split, channels, 2))
+    if few:
+        return Tiles(64, 64, columns_in, 6, 64, columns_out, 6, split, channels, 1)
+    return Tiles(128 if rows > MANY_ROWS else 64, 128, columns_in, 4, 128, columns_out, 4, split, channels, 2)
 
 
 def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
@@ -129,7 +133,7 @@ def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
     rows_out = defined["ROWS_OUT"]
     of_x, of_z = (2 * TERMS * defined["STAGES_IN"] * (defined[rows] + columns) for rows in ("ROWS_X", "ROWS_Z"))
     of_x += 2 * TERMS * selected * -(-columns // TERMS) + 4 * 5 * columns
-    enter = max(of_x, of_z) + 8 * (2 * defined["STAGES_IN"] + 1)
+    enter = max(of_x, of_z) + 8 * (2 * defined["STAGES_IN"] + 1 + columns // 32)
     update = UPDATE_ROWS * (channels * SIZE * defined["STATE_BYTES"] + 8
                             + 4 * ((-(-defined["RANK"] // 16) + 2) // 4 * 64 + 16) + 8 * SIZE + 4 * (channels + 4)
                             + 4 * channels)
@@ -214,7 +218,7 @@ class MambaLayers:
             count = end - begin
             given = {
                 "enter": ((inwards, 0), (select, 0), (small, 0), (self.stream, width), (self.squares, sums),
-                          (recent.permute(0, 3, 1, 4, 2, 5), inner), (clock, 0), (self.u, inner), (self.gate, inner),
+                          (recent.permute(0, 3, 4, 1, 2, 5), 32), (clock, 0), (self.u, inner), (self.gate, inner),
                           (self.partials, selected)),
                 "update": ((steps, 0), (small, 0), (self.partials, selected), (self.u, inner), (self.gate, inner),
                            (state, inner * SIZE), (self.y, inner)),
@@ -282,10 +286,10 @@ def addresses(row: int, *tensors: tuple[Tensor, int]) -> list[int]:
 
 
 def recent_inputs(layers: int, rows: int, inner: int, device: torch.device) -> Tensor:
-    """Zeros [layers, rows / 8, 8, 3, D / 32, 32], bfloat16; in memory in blocks of 8 rows and 32 channels."""
+    """Zeros [layers, rows / 8, 8, 3, D / 32, 32], bfloat16; in memory 32 channels of all rows after the others."""
     groups = -(-rows // UPDATE_ROWS)
-    return torch.zeros(layers, TAPS - 1, groups, inner // 32, UPDATE_ROWS, 32, dtype=BF16,
-                       device=device).permute(0, 2, 4, 1, 3, 5)
+    return torch.zeros(layers, TAPS - 1, inner // 32, groups, UPDATE_ROWS, 32, dtype=BF16,
+                       device=device).permute(0, 3, 4, 1, 2, 5)
 
 
 def blocks(weight: Tensor, columns: int) -> Tensor:
