@@ -90,6 +90,14 @@ template <int N> DEVICE void product(float (&d)[N / 2], const unsigned (&a)[4], 
     product<N>(d, a[0], a[1], a[2], a[3], matrix(b));
 }
 
+// At once: ptxas makes four stores of a uint4 whose registers are far from each other. What nobody here reads again.
+DEVICE void give16(void* to, const uint4& v) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" :: "l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w));
+}
+DEVICE void give8(void* to, const uint2& v) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" :: "l"(to), "r"(v.x), "r"(v.y));
+}
+
 DEVICE void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 DEVICE void let_next_kernel_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
@@ -235,8 +243,8 @@ DEVICE void take_fresh(float (&v)[4], const float* from) {
     v[2] = __uint_as_float(four.z), v[3] = __uint_as_float(four.w);
 }
 DEVICE void take_fresh(float (&v)[1], const float* from) { v[0] = fresh(from); }
-DEVICE void give(bf16* to, const unsigned (&two)[4]) { *(uint4*)to = make_uint4(two[0], two[1], two[2], two[3]); }
-DEVICE void give(bf16* to, const unsigned (&two)[2]) { *(uint2*)to = make_uint2(two[0], two[1]); }
+DEVICE void give(bf16* to, const unsigned (&two)[4]) { give16(to, make_uint4(two[0], two[1], two[2], two[3])); }
+DEVICE void give(bf16* to, const unsigned (&two)[2]) { give8(to, make_uint2(two[0], two[1])); }
 template <int N> DEVICE void take(float (&v)[N], const float* from) {
 #pragma unroll
     for (int i = 0; i < N; i += 4) {
@@ -341,7 +349,6 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
         return recent_of(column / 32 + i / 3, (oldest + i % 3) % 3) + first * 32;
     };
     if (X && consumer) {
-        if (LATE && tid < 3 * GROUPS_OF_32) to_l2(recent_of_tile(tid), here * 64);
 #pragma unroll
         for (int i = 0; i < EARLY && !LATE; i++) ask_for_recent(i);
     }

@@ -62,6 +62,14 @@ static void copy_out_once(void* global, const void* shared, unsigned bytes) {
     memcpy(global, shared, bytes);
 }
 static void finish_copies_out() {}
+static void give16(void* to, const uint4& value) {
+    if ((size_t)to % 16) abort();
+    *(uint4*)to = value;
+}
+static void give8(void* to, const uint2& value) {
+    if ((size_t)to % 8) abort();
+    *(uint2*)to = value;
+}
 static void written() {}
 static void product_begin() {}
 static void product_end() {}
