@@ -98,7 +98,10 @@ class Rows:
         self.seeds = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.log = torch.zeros(rows, capacity, dtype=torch.int16, device=self.device)
         self.stream = torch.cuda.Stream() if self.device.type == "cuda" else None
-        self.sent = None  # when the last of the steps sent off is done
+        self.side = torch.cuda.Stream() if self.stream else None  # what is read there waits for no steps sent off since
+        # After every run: its number, the reasons as they then are, and when these are here.
+        self.looks: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+        self.runs, self.begun = 0, np.zeros(rows, dtype=np.int64)  # the first run that a row's problem is in
         # All rows are idle while the graph is captured.
         self.graph = capture(self._step, self.stream) if self.stream and backbone.capturable else None
 
@@ -164,6 +167,7 @@ class Rows:
             self.budget[where], self.prompt[where] = limits, lengths.to(torch.int32)
             self.reason[where] = torch.where(limits <= 1, BUDGET, 0).to(torch.int32)
             self.seeds[where] = torch.tensor(seeds, dtype=torch.long).to(self.device)
+        self.begun[list(rows)] = self.runs
 
     def run(self, steps: int) -> None:
         """That many steps; on CUDA they are only sent off."""
@@ -173,23 +177,32 @@ class Rows:
                     self.graph.replay()
                 else:
                     self._step()
-            self.sent = self.stream.record_event() if self.stream else None
+            reason = torch.empty_like(self.reason, device="cpu", pin_memory=self.stream is not None)
+            reason.copy_(self.reason, non_blocking=True)
+            self.looks.append((self.runs, reason, self.stream.record_event() if self.stream else None))
+        self.runs += 1
 
     def busy(self) -> bool:
-        """Whether a device still has steps to do."""
-        return self.sent is not None and not self.sent.query()
+        """Whether the first run that nobody has looked at is still under way."""
+        return bool(self.looks) and self.looks[0][2] is not None and not self.looks[0][2].query()
 
     def ended(self, occupied: np.ndarray) -> list[tuple[int, str, np.ndarray]]:
-        """Row, reason and tokens of the rows of `occupied`, bool [B], that have ended; waits for the steps so far."""
-        with self._on_stream():
-            reason = self.reason.cpu().numpy()
-            rows = np.flatnonzero((reason != 0) & occupied)
-            if not len(rows):
-                return []
-            counts = self.count.cpu().numpy()[rows]
-            log = self.log[torch.from_numpy(rows).to(self.device), : int(counts.max())].cpu().numpy()
-            return [(int(row), REASONS[reason[row]], ids[:count])
-                    for row, ids, count in zip(rows, log, counts, strict=True)]
+        """Row, reason and tokens of the rows of `occupied`, bool [B], that have ended by the end of the first run that
+        nobody has looked at; waits for that alone."""
+        run, reason, there = self.looks.popleft()
+        if there:
+            there.synchronize()
+        reason = reason.numpy()
+        rows = np.flatnonzero((reason != 0) & occupied & (self.begun <= run))
+        if not len(rows):
+            return []
+        # No step changes what belongs to a row that has ended.
+        with torch.cuda.stream(self.side) if self.side else nullcontext():
+            where = torch.from_numpy(rows).to(self.device)
+            counts = self.count[where].cpu().numpy()
+            log = self.log[where, : int(counts.max())].cpu().numpy()
+        return [(int(row), REASONS[reason[row]], ids[:count])
+                for row, ids, count in zip(rows, log, counts, strict=True)]
 
 
 def gumbel(seeds: Tensor, count: Tensor, size: int) -> Tensor:
@@ -214,15 +227,16 @@ class Kinds:
         self._reads, self._answer = operation == Operation.READ, vocabulary.id(ANSWER)
 
     def __call__(self, ids: np.ndarray, prompt: int) -> np.ndarray:
-        kinds = self._kind[ids]
+        places = ids.astype(np.intp)
+        kinds = self._kind.take(places)
         kinds[:prompt] = Kind.PROMPT
         # What is observed is never a command, so that no observation is taken for a read.
-        observed = np.zeros(len(ids), dtype=bool)
-        observed[prompt + 1 :] = self._reads[ids[prompt:-1]]
-        kinds[observed] = Kind.OBSERVATION
-        turned = (ids == self._answer) & (kinds == Kind.THOUGHT)
-        answering = (np.cumsum(turned) % 2 == 1) & (kinds == Kind.THOUGHT) & ~turned
-        kinds[answering] = Kind.OUTPUT
+        np.copyto(kinds[prompt + 1 :], np.uint8(Kind.OBSERVATION), where=self._reads.take(places[prompt:-1]))
+        turns = np.flatnonzero(ids == self._answer)
+        turns = turns[kinds[turns] == Kind.THOUGHT].tolist()
+        for begin, end in zip(turns[::2], [*turns[1::2], len(ids)], strict=False):
+            said = kinds[begin + 1 : end]
+            np.copyto(said, np.uint8(Kind.OUTPUT), where=said == Kind.THOUGHT)
         return kinds
 
 
@@ -230,7 +244,9 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
                     problems: Sequence[tuple[np.ndarray, int, int]], batch_size: int,
                     decoding: Decoding) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
     """Solve problems (prompt ids, budget, seed); yields (index, reason, ids int16 [n], kinds uint8 [n]) as they end."""
-    window = 64 if next(backbone.parameters()).is_cuda else 8  # steps between two looks at which rows have ended
+    cuda = next(backbone.parameters()).is_cuda
+    window = 16 if cuda else 8  # steps of a run
+    ahead = 2 if cuda else 1    # runs that are sent off before it is known who has ended in the first of them
     capacity = max(budget for _, budget, _ in problems)
     rows = _build(backbone, vocabulary, tool, min(batch_size, len(problems)), capacity, decoding)
     kinds, queue = Kinds(rows.memory, vocabulary), deque(range(len(problems)))
@@ -244,19 +260,24 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
             rows.start(free, *zip(*(problems[owner[row]] for row in free), strict=True))
 
     refill(range(len(owner)))
-    rows.run(window)
     waiting = deque()  # what has ended, and has not been dealt with
+
+    def deal() -> tuple[int, str, np.ndarray, np.ndarray]:
+        index, reason, ids = waiting.popleft()
+        return index, reason, ids, kinds(ids, len(problems[index][0]))
+
     while (owner >= 0).any():
+        while len(rows.looks) < ahead:
+            rows.run(window)
+        # The host has as long as a device goes on without it; on a CPU it has all the time.
+        while waiting and (not cuda or rows.busy()):
+            yield deal()
         finished = rows.ended(owner >= 0)
         waiting.extend((int(owner[row]), reason, ids) for row, reason, ids in finished)
         owner[[row for row, _, _ in finished]] = -1
         refill([row for row, _, _ in finished])
-        if going := (owner >= 0).any():
-            rows.run(window)
-        # The host has as long as a device goes on without it; on a CPU, and in the end, it has all the time.
-        while waiting and (not going or rows.stream is None or rows.busy()):
-            index, reason, ids = waiting.popleft()
-            yield index, reason, ids, kinds(ids, len(problems[index][0]))
+    while waiting:
+        yield deal()
 
 
 def _build(backbone: Backbone, vocabulary: Vocabulary, tool: Tool, count: int, capacity: int,
