@@ -99,9 +99,10 @@ class Rows:
         self.log = torch.zeros(rows, capacity, dtype=torch.int16, device=self.device)
         self.stream = torch.cuda.Stream() if self.device.type == "cuda" else None
         self.side = torch.cuda.Stream() if self.stream else None  # what is read there waits for no steps sent off since
-        # After every run: its number, the reasons as they then are, and when these are here.
-        self.looks: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+        # After every run: its number, reasons and counts as they then are, and when these are here.
+        self.looks: deque[tuple[int, Tensor, Tensor, torch.cuda.Event | None]] = deque()
         self.runs, self.begun = 0, np.zeros(rows, dtype=np.int64)  # the first run that a row's problem is in
+        self.written = np.zeros(rows, dtype=np.int64)  # tokens that are in the log for certain
         # All rows are idle while the graph is captured.
         self.graph = capture(self._step, self.stream) if self.stream and backbone.capturable else None
 
@@ -167,7 +168,7 @@ class Rows:
             self.budget[where], self.prompt[where] = limits, lengths.to(torch.int32)
             self.reason[where] = torch.where(limits <= 1, BUDGET, 0).to(torch.int32)
             self.seeds[where] = torch.tensor(seeds, dtype=torch.long).to(self.device)
-        self.begun[list(rows)] = self.runs
+        self.begun[list(rows)], self.written[list(rows)] = self.runs, 0
 
     def run(self, steps: int) -> None:
         """That many steps; on CUDA they are only sent off."""
@@ -177,32 +178,32 @@ class Rows:
                     self.graph.replay()
                 else:
                     self._step()
-            reason = torch.empty_like(self.reason, device="cpu", pin_memory=self.stream is not None)
-            reason.copy_(self.reason, non_blocking=True)
-            self.looks.append((self.runs, reason, self.stream.record_event() if self.stream else None))
+            reason, count = (torch.empty_like(what, device="cpu", pin_memory=self.stream is not None)
+                             .copy_(what, non_blocking=True) for what in (self.reason, self.count))
+            self.looks.append((self.runs, reason, count, self.stream.record_event() if self.stream else None))
         self.runs += 1
 
     def busy(self) -> bool:
         """Whether the first run that nobody has looked at is still under way."""
-        return bool(self.looks) and self.looks[0][2] is not None and not self.looks[0][2].query()
+        return bool(self.looks) and self.looks[0][-1] is not None and not self.looks[0][-1].query()
 
-    def ended(self, occupied: np.ndarray) -> list[tuple[int, str, np.ndarray]]:
-        """Row, reason and tokens of the rows of `occupied`, bool [B], that have ended by the end of the first run that
-        nobody has looked at; waits for that alone."""
-        run, reason, there = self.looks.popleft()
+    def ended(self, occupied: np.ndarray) -> dict[int, str]:
+        """Rows of `occupied`, bool [B], that have ended by the end of the first run that nobody has looked at, and why;
+        waits for that run."""
+        run, reason, count, there = self.looks.popleft()
         if there:
             there.synchronize()
-        reason = reason.numpy()
-        rows = np.flatnonzero((reason != 0) & occupied & (self.begun <= run))
-        if not len(rows):
-            return []
-        # No step changes what belongs to a row that has ended.
+        known, reason = self.begun <= run, reason.numpy()
+        self.written[known] = count.numpy()[known]
+        return {row: REASONS[reason[row]] for row in np.flatnonzero((reason != 0) & occupied & known).tolist()}
+
+    def read(self, rows: Sequence[int], begin: np.ndarray) -> list[np.ndarray]:
+        """The tokens of `rows`, int16, from a place of each on, as far as they are known to be written."""
+        end = self.written[rows]
+        low = int(begin.min())
         with torch.cuda.stream(self.side) if self.side else nullcontext():
-            where = torch.from_numpy(rows).to(self.device)
-            counts = self.count[where].cpu().numpy()
-            log = self.log[where, : int(counts.max())].cpu().numpy()
-        return [(int(row), REASONS[reason[row]], ids[:count])
-                for row, ids, count in zip(rows, log, counts, strict=True)]
+            log = self.log[torch.tensor(rows).to(self.device), low : int(end.max())].cpu().numpy()
+        return [ids[a - low : b - low] for ids, a, b in zip(log, begin, end, strict=True)]
 
 
 def gumbel(seeds: Tensor, count: Tensor, size: int) -> Tensor:
@@ -218,7 +219,7 @@ def gumbel(seeds: Tensor, count: Tensor, size: int) -> Tensor:
 
 
 class Kinds:
-    """Who wrote each token of a row, found from the tokens alone: `kinds(ids, prompt)` gives uint8 [n]."""
+    """Who wrote each token of a row, found from the tokens alone."""
 
     def __init__(self, memory: BatchedMemory, vocabulary: Vocabulary) -> None:
         operation = memory.operation.cpu().numpy()
@@ -226,56 +227,119 @@ class Kinds:
         self._kind[vocabulary.id(END)] = Kind.END
         self._reads, self._answer = operation == Operation.READ, vocabulary.id(ANSWER)
 
-    def __call__(self, ids: np.ndarray, prompt: int) -> np.ndarray:
-        places = ids.astype(np.intp)
-        kinds = self._kind.take(places)
-        kinds[:prompt] = Kind.PROMPT
+    def __call__(self, ids: np.ndarray, prompt: int, begin: int = 0, before: int = 0,
+                 answering: bool = False) -> tuple[np.ndarray, bool]:
+        """Kinds, uint8 [n], of the tokens from `begin` on, and whether the row is answering after them.
+
+        prompt: tokens that the prompt has; before: the token before these; answering: whether the row was, then
+        """
+        places = np.empty(len(ids) + 1, dtype=np.intp)
+        places[0], places[1:] = before, ids
+        kinds = self._kind.take(places[1:])
+        kinds[: max(0, prompt - begin)] = Kind.PROMPT
         # What is observed is never a command, so that no observation is taken for a read.
-        np.copyto(kinds[prompt + 1 :], np.uint8(Kind.OBSERVATION), where=self._reads.take(places[prompt:-1]))
-        turns = np.flatnonzero(ids == self._answer)
+        first = max(0, prompt + 1 - begin)
+        np.copyto(kinds[first:], np.uint8(Kind.OBSERVATION), where=self._reads.take(places[first:-1]))
+        turns = np.flatnonzero(places[1:] == self._answer)
         turns = turns[kinds[turns] == Kind.THOUGHT].tolist()
-        for begin, end in zip(turns[::2], [*turns[1::2], len(ids)], strict=False):
-            said = kinds[begin + 1 : end]
+        edges = [-1, *turns] if answering else turns
+        for start, stop in zip(edges[::2], [*edges[1::2], len(ids)], strict=False):
+            said = kinds[start + 1 : stop]
             np.copyto(said, np.uint8(Kind.OUTPUT), where=said == Kind.THOUGHT)
-        return kinds
+        return kinds, len(edges) % 2 == 1
+
+
+class Said:
+    """What a row has said, by name, and who wrote each token of it; it grows piece by piece."""
+
+    def __init__(self, kinds: Kinds, vocabulary: Vocabulary, prompt: int) -> None:
+        self.tokens: list[str] = []
+        self.kinds = bytearray()
+        self._find, self._decode, self._prompt, self._answering, self._last = kinds, vocabulary.decode, prompt, False, 0
+
+    def extend(self, ids: np.ndarray) -> None:
+        if not len(ids):
+            return
+        kinds, self._answering = self._find(ids, self._prompt, len(self.tokens), self._last, self._answering)
+        self._last = int(ids[-1])
+        self.tokens += self._decode(ids)
+        self.kinds += kinds.tobytes()
+
+
+RUN = {"cuda": 16, "cpu": 8}
+"""Steps between two looks at which rows have ended."""
+
+PIECE, PIECES = 512, 64
+"""Tokens of a row, and rows, that are taken from the log at once while they go on."""
 
 
 def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
-                    problems: Sequence[tuple[np.ndarray, int, int]], batch_size: int,
-                    decoding: Decoding) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
-    """Solve problems (prompt ids, budget, seed); yields (index, reason, ids int16 [n], kinds uint8 [n]) as they end."""
+                    problems: Sequence[tuple[Sequence[str], int, int]], batch_size: int,
+                    decoding: Decoding) -> Iterator[tuple[int, str, list[str], bytearray]]:
+    """Solve problems (prompt, budget, seed); yields (index, reason, tokens, kinds) as they end.
+
+    On CUDA the device always has steps to do: the next are sent off before it is known who has ended in those before,
+    and while it does them the host prepares prompts and takes in what was said.
+    """
     cuda = next(backbone.parameters()).is_cuda
-    window = 16 if cuda else 8  # steps of a run
-    ahead = 2 if cuda else 1    # runs that are sent off before it is known who has ended in the first of them
+    ahead, steps = (2, RUN["cuda"]) if cuda else (1, RUN["cpu"])
     capacity = max(budget for _, budget, _ in problems)
     rows = _build(backbone, vocabulary, tool, min(batch_size, len(problems)), capacity, decoding)
-    kinds, queue = Kinds(rows.memory, vocabulary), deque(range(len(problems)))
-    owner = np.full(len(rows.tokens), -1)
+    kinds, size = Kinds(rows.memory, vocabulary), len(rows.tokens)
+    owner, said = np.full(size, -1), [Said(kinds, vocabulary, 0)] * size
+    prompts: list[np.ndarray] = []
+    given = 0  # problems that rows have, or had
+    waiting: deque[tuple[int, str, Said, np.ndarray]] = deque()  # what has ended, and has not been dealt with
 
     def refill(free: Sequence[int]) -> None:
-        free = list(free)[: len(queue)]
-        if free:
-            for row in free:
-                owner[row] = queue.popleft()
-            rows.start(free, *zip(*(problems[owner[row]] for row in free), strict=True))
+        nonlocal given
+        free = list(free)[: len(problems) - given]
+        if not free:
+            return
+        chosen = range(given, given + len(free))
+        while len(prompts) < chosen.stop:
+            prompts.append(vocabulary.encode(problems[len(prompts)][0]))
+        for row, index in zip(free, chosen, strict=True):
+            owner[row], said[row] = index, Said(kinds, vocabulary, len(prompts[index]))
+        rows.start(free, [prompts[index] for index in chosen], *zip(*(problems[i][1:] for i in chosen), strict=True))
+        given = chosen.stop
 
-    refill(range(len(owner)))
-    waiting = deque()  # what has ended, and has not been dealt with
+    def new(of: Sequence[int]) -> list[np.ndarray]:
+        return rows.read(of, np.array([len(said[row].tokens) for row in of]))
 
-    def deal() -> tuple[int, str, np.ndarray, np.ndarray]:
-        index, reason, ids = waiting.popleft()
-        return index, reason, ids, kinds(ids, len(problems[index][0]))
+    def deal() -> tuple[int, str, list[str], bytearray]:
+        index, reason, row, ids = waiting.popleft()
+        row.extend(ids)
+        return index, reason, row.tokens, row.kinds
 
+    def prepare() -> bool:
+        """Something that would otherwise have to be done later; tells whether there was any."""
+        if len(prompts) < min(len(problems), given + size):
+            prompts.append(vocabulary.encode(problems[len(prompts)][0]))
+            return True
+        behind = np.flatnonzero((owner >= 0) & (rows.written - taken >= PIECE))[:PIECES]
+        for row, ids in zip(behind, new(behind) if len(behind) else (), strict=True):
+            said[row].extend(ids)
+            taken[row] += len(ids)
+        return len(behind) > 0
+
+    taken = np.zeros(size, dtype=np.int64)  # tokens of `said`
+    refill(range(size))
     while (owner >= 0).any():
         while len(rows.looks) < ahead:
-            rows.run(window)
+            rows.run(steps)
         # The host has as long as a device goes on without it; on a CPU it has all the time.
-        while waiting and (not cuda or rows.busy()):
-            yield deal()
-        finished = rows.ended(owner >= 0)
-        waiting.extend((int(owner[row]), reason, ids) for row, reason, ids in finished)
-        owner[[row for row, _, _ in finished]] = -1
-        refill([row for row, _, _ in finished])
+        while not cuda or rows.busy():
+            if waiting:
+                yield deal()
+            elif not prepare():
+                break
+        if finished := rows.ended(owner >= 0):
+            rest = new(list(finished))
+            waiting.extend((int(owner[row]), reason, said[row], ids)
+                           for (row, reason), ids in zip(finished.items(), rest, strict=True))
+            owner[list(finished)], taken[list(finished)] = -1, 0
+            refill(list(finished))
     while waiting:
         yield deal()
 

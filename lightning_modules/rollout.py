@@ -177,14 +177,13 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
 def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int,
                decoding: Decoding) -> None:
     # What is drawn depends on the seed and the problem alone, not on the place in the batch or the rank.
-    problems = [(vocabulary.encode(row.problem.prompt), row.budget,
+    problems = [(row.problem.prompt, row.budget,
                  random.Random(f"{decoding.seed}/{row.problem.variant}/{row.problem.prompt}").getrandbits(32)
                  if decoding.temperature else 0) for row in everything]
-    for index, reason, ids, kinds in batched_rollout(backbone, vocabulary, everything[0].tool, problems, batch_size,
-                                                     decoding):
+    for index, reason, tokens, kinds in batched_rollout(backbone, vocabulary, everything[0].tool, problems, batch_size,
+                                                        decoding):
         row = everything[index]
-        row.reason, row.kinds = reason, bytearray(kinds.tobytes())
-        row.tokens = vocabulary.decode(ids)
+        row.reason, row.tokens, row.kinds = reason, tokens, kinds
         if reason == "invalid_command":  # the scalar tool can say why
             again = Rollout(row.problem, row.budget + 1, row.tool)
             for token in row.tokens:

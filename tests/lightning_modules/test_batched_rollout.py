@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
+from lightning_modules import batched_rollout
 from lightning_modules.backbones import LSTM, Mamba, Pythia
 from lightning_modules.batched_rollout import Decoding
 from lightning_modules.rollout import budget, rollout
@@ -15,6 +16,13 @@ def _setting(task, backbone=Mamba, problems=9, **shape):
     backbone = backbone(len(task.vocabulary()), n_layer=1, d_model=32, **shape).eval()
     chosen = [task.problem("test", 0, 2 + i % 3, i, task.variants[-1]) for i in range(problems)]
     return backbone, [(problem, budget(task.record(problem))) for problem in chosen]
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch):
+    """Rows are read from the log while they go on, also where they are short."""
+    monkeypatch.setattr(batched_rollout, "PIECE", 3)
+    monkeypatch.setattr(batched_rollout, "PIECES", 2)
 
 
 def _train(backbone, task, problems, steps=40):
