@@ -55,8 +55,8 @@ from lightning_modules.backbones.decoder import Decoder
 TAPS = 4
 """Width of the convolution that the kernels are written for."""
 
-MOST_ROWS_IN_FLOAT32 = 40
-"""Rows up to which one kernel is faster than three a layer with states in float32 (24 x 768, H100)."""
+MOST_ROWS_OF_ONE = 24
+"""Rows up to which one kernel is not slower than three a layer (24 x 768, H100)."""
 
 
 @triton.jit
@@ -216,7 +216,7 @@ class MambaDecoder(Decoder):
 
         self.whole, self.logits = None, new(self.V, torch.float32)
         ways = {"step": mamba_step, "layer": mamba_layer}
-        if states == torch.float32 and rows > MOST_ROWS_IN_FLOAT32:
+        if rows > MOST_ROWS_OF_ONE:
             ways = dict(reversed(ways.items()))
         if kernels is None:
             kernels = next((way for way in ways if ways[way].fits(backbone, rows, weights, states)), "six")
