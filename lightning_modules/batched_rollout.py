@@ -187,6 +187,11 @@ class Rows:
         """Whether the first run that nobody has looked at is still under way."""
         return bool(self.looks) and self.looks[0][-1] is not None and not self.looks[0][-1].query()
 
+    def finish(self) -> None:
+        """Wait for all that was sent off: what it writes to must not go before."""
+        if self.stream:
+            self.stream.synchronize()
+
     def ended(self, occupied: np.ndarray) -> dict[int, str]:
         """Rows of `occupied`, bool [B], that have ended by the end of the first run that nobody has looked at, and why;
         waits for that run."""
@@ -325,23 +330,26 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
 
     taken = np.zeros(size, dtype=np.int64)  # tokens of `said`
     refill(range(size))
-    while (owner >= 0).any():
-        while len(rows.looks) < ahead:
-            rows.run(steps)
-        # The host has as long as a device goes on without it; on a CPU it has all the time.
-        while not cuda or rows.busy():
-            if waiting:
-                yield deal()
-            elif not prepare():
-                break
-        if finished := rows.ended(owner >= 0):
-            rest = new(list(finished))
-            waiting.extend((int(owner[row]), reason, said[row], ids)
-                           for (row, reason), ids in zip(finished.items(), rest, strict=True))
-            owner[list(finished)], taken[list(finished)] = -1, 0
-            refill(list(finished))
-    while waiting:
-        yield deal()
+    try:
+        while (owner >= 0).any():
+            while len(rows.looks) < ahead:
+                rows.run(steps)
+            # The host has as long as a device goes on without it; on a CPU it has all the time.
+            while not cuda or rows.busy():
+                if waiting:
+                    yield deal()
+                elif not prepare():
+                    break
+            if finished := rows.ended(owner >= 0):
+                rest = new(list(finished))
+                waiting.extend((int(owner[row]), reason, said[row], ids)
+                               for (row, reason), ids in zip(finished.items(), rest, strict=True))
+                owner[list(finished)], taken[list(finished)] = -1, 0
+                refill(list(finished))
+        while waiting:
+            yield deal()
+    finally:
+        rows.finish()
 
 
 def _build(backbone: Backbone, vocabulary: Vocabulary, tool: Tool, count: int, capacity: int,
