@@ -274,7 +274,7 @@ class Said:
 RUN = {"cuda": 16, "cpu": 8}
 """Steps between two looks at which rows have ended."""
 
-PIECE, PIECES = 512, 64
+PIECE, PIECES = 256, 32
 """Tokens of a row, and rows, that are taken from the log at once while they go on."""
 
 

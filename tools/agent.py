@@ -208,7 +208,6 @@ class AgentTool(Tool):
 
     def __init__(self, codec: Codec, task: str, templates: Templates, limits: Limits, unsandboxed: bool,
                  files: Mapping[str, bytes]) -> None:
-        super().__init__()
         self.codec, self.task, self.templates = codec, task, templates
         self.limits, self.unsandboxed, self._first_files = limits, unsandboxed, files
         self.files: dict[str, bytes] = dict(files)

@@ -3,6 +3,7 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 PHASE_MARK = "@"
 """Separates a command from the phase that it may carry: `p1.read@find_plus` does what `p1.read` does."""
@@ -22,11 +23,12 @@ class Tool(ABC):
     One object serves one problem at a time. The same object answers the algorithm that writes a training trajectory
     and the model in a rollout, so that the two cannot disagree.
 
-    A subclass fills `commands`: command token -> function that carries it out and returns the observation tokens.
     """
 
-    def __init__(self) -> None:
-        self.commands: dict[str, Callable[[], tuple[str, ...]]] = {}
+    @cached_property
+    def commands(self) -> dict[str, Callable[[], tuple[str, ...]]]:
+        """Command token -> function that carries it out and returns the observation tokens; made when first used."""
+        return {}
 
     @abstractmethod
     def reset(self, prompt: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from tools.base import InvalidCommand, Slip, Tool
 from tools.errors import UserError
@@ -32,15 +33,16 @@ class PointerMemory(Tool):
     """
 
     def __init__(self, pointers: int = 2) -> None:
-        super().__init__()
         if pointers < 1:
             raise UserError(f"{pointers} pointers are not possible: the pointer memory needs at least 1")
         self.pointers = pointers
         # Cell 0 is the left edge, so that clamping and reading need no case of their own there.
         self._cells: list[str] = [EDGE]
         self._positions: list[int] = [-1] * pointers
-        for index in range(pointers):
-            self._add_commands(index)
+
+    @cached_property
+    def commands(self) -> dict[str, Callable[[], tuple[str, ...]]]:
+        return {token: run for index in range(self.pointers) for token, run in self._commands_of(index).items()}
 
     @staticmethod
     def command_tokens(pointers: int) -> list[str]:
@@ -97,7 +99,7 @@ class PointerMemory(Tool):
                 slips.append((right, left))
         return slips
 
-    def _add_commands(self, index: int) -> None:
+    def _commands_of(self, index: int) -> dict[str, Callable[[], tuple[str, ...]]]:
         # Closures over the two lists, not methods: recording spends most of its time in these lines.
         cells, positions, name = self._cells, self._positions, f"p{index + 1}"
 
@@ -131,4 +133,4 @@ class PointerMemory(Tool):
             return (cells[position] if position < len(cells) else EDGE,)
 
         operations: tuple[Callable[[], tuple[str, ...]], ...] = (init, left, right, read)
-        self.commands |= {f"{name}.{o}": f for o, f in zip(OPERATIONS, operations, strict=True)}
+        return {f"{name}.{o}": f for o, f in zip(OPERATIONS, operations, strict=True)}

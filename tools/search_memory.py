@@ -30,7 +30,6 @@ class SearchMemory(Tool):
     """
 
     def __init__(self, max_lines: int = 100) -> None:
-        super().__init__()
         if max_lines < 1:
             raise UserError(f"max_lines {max_lines} is not allowed: an observation needs at least 1 line")
         self.max_lines = max_lines

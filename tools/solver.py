@@ -17,7 +17,6 @@ class Solver(Tool):
     """
 
     def __init__(self, solve: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
-        super().__init__()
         self._solve = solve
         self._arguments: list[str] | None = None
         self.commands = {CALL: self._start, RETURN: self._answer}

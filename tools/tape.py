@@ -1,7 +1,8 @@
 """Tape: the memory of a Turing machine, read and written one cell at a time (paper, appendix B, Theorem 2.2)."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from tools.base import Slip, Tool
 
@@ -22,10 +23,13 @@ class Tape(Tool):
     """
 
     def __init__(self, symbols: Sequence[str]) -> None:
-        super().__init__()
+        self._symbols = symbols
         # The cells right of the head, the nearest last, and left of it; the head's own is the last of `right`.
         self._left: list[str] = []
         self._right: list[str] = [BLANK]
+
+    @cached_property
+    def commands(self) -> dict[str, Callable[[], tuple[str, ...]]]:
         left, right = self._left, self._right
 
         def move_right() -> tuple[str, ...]:
@@ -45,8 +49,8 @@ class Tape(Tool):
 
             return write
 
-        self.commands = {"read": lambda: (right[-1],), "left": move_left, "right": move_right}
-        self.commands |= {f"write.{symbol}": writer(symbol) for symbol in symbols}
+        return {"read": lambda: (right[-1],), "left": move_left, "right": move_right,
+                **{f"write.{symbol}": writer(symbol) for symbol in self._symbols}}
 
     @staticmethod
     def command_tokens(symbols: Sequence[str]) -> list[str]:

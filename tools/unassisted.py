@@ -13,7 +13,6 @@ class Unassisted(Tool):
     """
 
     def __init__(self, tool: Tool) -> None:
-        super().__init__()
         self._tool, self._expected = tool, 0
 
     def reset(self, prompt: Sequence[str]) -> None:

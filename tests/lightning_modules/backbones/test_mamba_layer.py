@@ -161,7 +161,8 @@ def test_a_decoder_with_them_steps_and_resets_as_with_six(models, emulations, mo
 
 @CUDA
 @pytest.mark.parametrize("states", [torch.float32, HALF])
-@pytest.mark.parametrize(("width", "rows"), [(768, 5), (768, 65), (768, 256), (768, 300), (768, 900), (128, 70), (384, 70)])
+@pytest.mark.parametrize(("width", "rows"), [(768, 5), (768, 65), (768, 256), (768, 300), (768, 900), (128, 70),
+                                             (384, 70)])
 def test_fifty_steps_in_a_graph_are_those_of_the_six_kernels(width, rows, states):
     if torch.cuda.get_device_capability() != mamba_layer.CAPABILITY:
         pytest.skip("needs compute capability 9.0")
