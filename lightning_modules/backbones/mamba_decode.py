@@ -6,16 +6,16 @@ them the convolution (norm included), the recurrence (step size and gate include
 to the step size are one matrix, as nothing stands between them.
 
 With at most 64 rows, weights in bfloat16 and a GPU and a shape for which it is written (`mamba_step.fits`), the layers
-are one kernel in CUDA C++ (mamba_step.cu), whose blocks wait for each other three times a layer. It keeps the low rank
-of the step size, adds the rows of x_proj together in memory, and asks for its next weights and states before it waits;
-embedding and head stay as they are, and so do the states. At 64 rows a layer takes 15.2 us so, and 22.6 in six kernels
-(H200, bfloat16 states; float32: 16.9 and 23.6), a step 372 and 584.
+can be one kernel in CUDA C++ (mamba_step.cu), whose blocks wait for each other three times a layer. It keeps the low
+rank of the step size, adds the rows of x_proj together in memory, and asks for its next weights and states before it
+waits; embedding and head stay as they are, and so do the states. At 64 rows a layer takes 15.2 us so, and 22.6 in six
+kernels (H200, bfloat16 states; float32: 16.9 and 23.6), a step 372 and 584.
 
-With more rows, or more than 40 and float32 states, and on a GPU of compute capability 9.0, a layer is three kernels
-that overlap (mamba_layer.cu, where `mamba_layer.fits`). On an H100, with bfloat16 states, a step takes so 505 us at 128
-rows where six kernels take 672, 593 and 817 at 256, 879 and 1,192 at 512, 1,525 and 1,950 at 1,024
-(benchmarks/decode.py at 0611c77; float32 states: 619 and 767, 828 and 1,032, 1,286 and 1,594, 2,378 and 2,694; at 64
-rows 438, 476 by one kernel and 632 by six).
+On a GPU of compute capability 9.0 a layer can be three kernels that overlap (mamba_layer.cu, where
+`mamba_layer.fits`), for any number of rows: with more than MOST_ROWS_OF_ONE they are faster than one. On an H100, with
+bfloat16 states, a step takes so 395 us at 64 rows, where one kernel takes 403 and six take 590; 457 at 128 where six
+take 669; 594 and 816 at 256, 834 and 1,189 at 512, 1,438 and 1,949 at 1,024 (benchmarks/decode.py at f6a9a9d; float32
+states: 396, 481 and 633; 547 and 766; 792 and 1,032; 1,252 and 1,589; 2,268 and 2,696).
 
 Tried on an H100 (24 x 768, bf16) and not faster:
 - products in Triton with the norm, the convolution or the residual inside, programmatic dependent launches, and halves
@@ -30,11 +30,16 @@ Tried on an H100 (24 x 768, bf16) and not faster:
   a step with clusters of 2 and 4, where 677 without); parts of the selection added up in memory, in fixed point (677),
   or by clusters of 4 (691) or 2 (676), where 663 when all are left to the recurrence; blocks that wait for signals of
   those of their own rows instead of for the kernel before (699 where 663);
-- in the three kernels, at 1,024 rows: products of 128 rows and 192 columns (in one part 20 us a layer where those of
-  64 rows take 22, but in two parts 1,619 us a step and 1,530); three or four parts (1,512 and 1,520, where 1,514),
-  parts of other sizes (1,535 and more), one that begins later (1,539 and more); a priority for the products (2,287
-  where 2,014); fewer blocks of the recurrence on a multiprocessor, or more; a recurrence whose blocks take rows in
-  turn, with the next states under way; x rounded before the convolution, so that more recent inputs are under way;
+- in the three kernels, at 1,024 rows: three or four parts (1,450 and 1,463 us a step where 1,447), parts of other
+  sizes, one that begins later; a priority for products, also with room for a product and a recurrence on one
+  multiprocessor (128 registers) and with later starts of the next kernel (1,526 or more where 1,512: what runs side by
+  side is slower in the same measure); states brought to the L2 cache while the products run (1,520 to 1,816 by how
+  many, in bulk or by threads); weights sent to two or four blocks at once (tensor maps with multicast, or bulk copies:
+  1,524 to 1,563; 512 rows in one part 968 to 931); blocks with half of x's columns and half of z's (1,564, with 16
+  parts of the selection); several steps in one graph, of parts that do not wait for each other; `leave` by 192 columns
+  and clusters of 3 or 4 (1,538 and more), by 128 (1,482 where 1,445); a recurrence of 96 or 128 channels a block
+  (1,487 and 1,471), of fewer blocks a multiprocessor, or more; one whose blocks take rows in turn, with the next
+  states under way; x rounded before the convolution;
 - the recurrence with all N of a column in one thread (states [N, D]), or with several rows a program, the next row's
   states under way: as it is, its 44 us a layer (1024 rows, bf16 states; 74 in float32) are 2.3 TB/s (2.7), where a
   plain copy has 3.0.
