@@ -19,9 +19,9 @@
 //
 // Who compiles this defines WIDTH (of the stream), INNER (channels), RANK (of the step size), EPS (of the norm),
 // STATE_BYTES (2: bfloat16, 4: float); ROWS_X, ROWS_Z, ROWS_OUT (64 or 128: of a block of the products that give x, z
-// and the stream), COLUMNS_IN, COLUMNS_OUT, STAGES_IN, STAGES_OUT; SPLIT (blocks, a cluster, that share the terms of the
-// last); CHANNELS (of a block of `update`). Needs compute capability 9.0, and `product` for COLUMNS_IN (with 64 rows
-// half of them) and COLUMNS_OUT, and for SELECTED from registers.
+// and the stream), COLUMNS_IN, COLUMNS_OUT, STAGES_IN, STAGES_OUT; SPLIT (blocks, a cluster, that share the terms of
+// the last); CHANNELS (of a block of `update`). Needs compute capability 9.0, and `product` for COLUMNS_IN (with 64
+// rows half of them) and COLUMNS_OUT, and for SELECTED from registers.
 
 #ifndef EMULATED
 #define SHARED_MEMORY(name) extern __shared__ __align__(1024) char name[]
@@ -296,12 +296,11 @@ struct Entering {
 
 // A block of x's columns or of z's.
 template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Entering& e, int tile, int row_tile) {
-    constexpr int VECTOR = In::EACH % 32 == 0 ? 8 : 4;                           // columns that a thread has next to
-                                                                                 // each other, of two rows
-    constexpr int ITEMS = In::EACH / (2 * VECTOR);   // such of a thread, by turns of its first row and its second
+    // A thread has so many columns next to each other, of two rows by turns: items. Of so many it has the recent inputs
+    // at a time, as registers allow, or it has them from where the ring was.
+    constexpr int VECTOR = In::EACH % 32 == 0 ? 8 : 4, ITEMS = In::EACH / (2 * VECTOR);
     constexpr bool LATE = X && IN_RING;
-    constexpr int EARLY = LATE ? 1 : ITEMS * VECTOR > 40 ? 5 : ITEMS;            // items whose recent inputs a thread has
-                                                                                 // at a time, as registers allow
+    constexpr int EARLY = LATE ? 1 : ITEMS * VECTOR > 40 ? 5 : ITEMS;
     static_assert(In::EACH % (4 * VECTOR) == 0, "");
     const int tid = threadIdx.x, rows = e.rows, first = row_tile * (In::LEFT / LINE), column = tile * COLUMNS_IN;
     const bool consumer = tid < In::CONSUMERS;
@@ -487,12 +486,12 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
     }
 }
 
-// Blocks: [INNER / COLUMNS_IN (rows / ROWS_X + rows / ROWS_Z)]; those of x come first. in_weights [layers]
-// [2 INNER / COLUMNS_IN][WIDTH / 64][COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], both
-// with the columns of a group of warps in the order in which a thread's are neighbours (mamba_layer.py's `neighbours`);
-// stream in blocks; squares [2][padded][PARTS], before the first layer and later; recent [layers][3][INNER / 32]
-// [rows][32]; u, gate [rows][INNER], packed; partials [PARTIALS][rows][SELECTED]. A launch has some of `all` rows: what is so many rows
-// large begins, for it, at its first.
+// Blocks: [INNER / COLUMNS_IN (rows / ROWS_X + rows / ROWS_Z)]; those of x come first. in_weights [layers] [2 INNER /
+// COLUMNS_IN][WIDTH / 64][COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], both with the
+// columns of a group of warps in the order in which a thread's are neighbours (mamba_layer.py's `neighbours`); stream
+// in blocks; squares [2][padded][PARTS], before the first layer and later; recent [layers][3][INNER / 32] [rows][32];
+// u, gate [rows][INNER], packed; partials [PARTIALS][rows][SELECTED]. A launch has some of `all` rows: what is so many
+// rows large begins, for it, at its first.
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(
         const bf16* in_weights, const bf16* select, const float* small, const bf16* stream, const float* squares,
         bf16* recent, const int* clock, bf16* u, bf16* gate, float* partials, long long layer, long long rows_,
@@ -726,7 +725,8 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
     const int tid = threadIdx.x, rows = (int)rows_, tile = blockIdx.x, first = blockIdx.y * ROWS_OUT;
     const int part = SPLIT > 1 ? blockIdx.z : 0;
     const bool consumer = tid < Out::CONSUMERS;
-    const bf16* weights = out_weights + ((layer * (WIDTH / COLUMNS_OUT) + tile) * INNER + part * (INNER / SPLIT)) * COLUMNS_OUT;
+    const bf16* weights = out_weights + (layer * (WIDTH / COLUMNS_OUT) + tile) * (INNER * COLUMNS_OUT)
+                          + part * (INNER / SPLIT * COLUMNS_OUT);
     if (tid == Out::CONSUMERS) {
         Out::init(s.barriers);
         barriers_ready();
@@ -789,7 +789,8 @@ extern "C" __global__ __launch_bounds__(OUT_THREADS, 1) void leave(
         float4 all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
         for (int block = 0; block < SPLIT; block++) {
-            const float4& other = s.inbox[(max(block - (block > part), 0) % max(SPLIT - 1, 1) * (OWN / 8) + i) * Out::CONSUMERS + tid];
+            const int from = (block - (block > part)) % max(SPLIT - 1, 1);       // of its own: any
+            const float4& other = s.inbox[(from * (OWN / 8) + i) * Out::CONSUMERS + tid];
             float4 v = block == part ? own : other;
             all.x += v.x, all.y += v.y, all.z += v.z, all.w += v.w;
         }
