@@ -272,6 +272,19 @@ def _check_yaml(path: str) -> None:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
+def _not_text(arguments: list[str]) -> str:
+    """What is wrong with an option that was given a file that is no text; the parser names neither."""
+    pairs = [*itertools.pairwise(arguments), *(argument.split("=", 1) for argument in arguments if "=" in argument)]
+    for option, path in pairs:
+        if option.startswith("--") and os.path.isfile(path):
+            try:
+                with open(path, encoding="utf-8") as file:
+                    file.read(2**20)
+            except UnicodeDecodeError:
+                return f"{option} {path} is no text, and a YAML file is expected there (--ckpt_path takes checkpoints)"
+    return ""
+
+
 def _trained(checkpoint: str | None = None) -> list[str]:
     """Arguments that name the configuration and the checkpoint of a run: the newest, or that of `checkpoint`."""
     if checkpoint:
@@ -311,6 +324,10 @@ def main(arguments: list[str]) -> None:
             raise SystemExit(REQUEUE)
     except UserError as error:
         message = str(error)
+    except UnicodeDecodeError:
+        message = _not_text(arguments)
+        if not message:
+            raise
     except MisconfigurationException as error:
         message = " ".join(str(error).split())
     except torch.distributed.DistBackendError as error:

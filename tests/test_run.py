@@ -235,6 +235,7 @@ def test_a_mistake_gets_one_line(case, tmp_path):
 
 
 MIXTURE = ["fit", "--config", str(ROOT / "configs/mixture.yaml")]
+PICTURE = next((ROOT / "docs").rglob("*.png"))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -242,6 +243,7 @@ MIXTURE = ["fit", "--config", str(ROOT / "configs/mixture.yaml")]
     (["test", "--config", str(ROOT / "configs/add.yaml")], "test needs a trained model: give --ckpt_path"),
     (["fit", "--config", "none.yaml"], "there is no configuration file none.yaml"),
     (["fit", *TINY, "--config", str(ROOT / "README.md")], "README.md is not YAML"),
+    (["fit", *TINY, "--checkpoint", str(PICTURE)], "is no text, and a YAML file is expected there"),
     (["fit", *TINY, "--data.task", "Sums"], "data.task: there is no class Sums; expected"),
     (["fit", *TINY, "--model.backbone", "Mambo"], "model.backbone: there is no class Mambo; expected"),
     ([*MIXTURE, "--data.task.tasks", "[{class_path: Sums}]"], "there is no class Sums; expected"),
