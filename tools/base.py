@@ -23,6 +23,7 @@ class Tool(ABC):
     One object serves one problem at a time. The same object answers the algorithm that writes a training trajectory
     and the model in a rollout, so that the two cannot disagree.
 
+    A subclass sets `commands`, or makes them in a property of that name.
     """
 
     @cached_property

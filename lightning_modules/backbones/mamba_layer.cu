@@ -489,7 +489,7 @@ template <class In, bool X> DEVICE void enter_block(EnterShared& s, const Enteri
 // Blocks: [INNER / COLUMNS_IN (rows / ROWS_X + rows / ROWS_Z)]; those of x come first. in_weights [layers] [2 INNER /
 // COLUMNS_IN][WIDTH / 64][COLUMNS_IN][64], select [layers][INNER / COLUMNS_IN][U_BLOCKS][SELECTED][64], both with the
 // columns of a group of warps in the order in which a thread's are neighbours (mamba_layer.py's `neighbours`); stream
-// in blocks; squares [2][padded][PARTS], before the first layer and later; recent [layers][3][INNER / 32] [rows][32];
+// in blocks; squares [2][padded][PARTS], before the first layer and later; recent [layers][3][INNER / 32][rows][32];
 // u, gate [rows][INNER], packed; partials [PARTIALS][rows][SELECTED]. A launch has some of `all` rows: what is so many
 // rows large begins, for it, at its first.
 extern "C" __global__ __launch_bounds__(IN_THREADS, 1) void enter(

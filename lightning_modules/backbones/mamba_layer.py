@@ -52,7 +52,7 @@ FEW_ROWS = 256
 """Rows up to which small tiles are the faster ones (24 x 768)."""
 
 MANY_ROWS = 768
-"""Rows from which on x's tiles are as large as z's."""
+"""With more rows x's tiles are as large as z's: its parts then fill a GPU so (24 x 768)."""
 
 MOST_SHARED = 227 * 1024
 """Bytes of shared memory that a block can have."""
@@ -65,7 +65,7 @@ MOST_PARTS = 16
 class Tiles:
     """How the kernels divide their work; mamba_layer.cu says what each number is.
 
-    parts: of the rows, that are under way at once, so that the products of one and the states of the other are
+    parts: of the rows, that are under way at once, each with kernels of its own
     """
 
     rows_x: int
