@@ -85,6 +85,7 @@ def main() -> None:
                     continue
                 decoding = Decoding("device", weights, states)
                 measure(model, task, batch, batch, 2, decoding)  # compiles
+                measure(model, task, batch, batch, digits, decoding, said=16)  # passes over prompts too
                 start = start_up(model, task, batch, digits, decoding)
                 ours, exact, seconds = measure(model, task, 2 * batch, batch, digits, decoding)
                 row = add(f"batch {batch}, weights {weights}, states {states}", ours,
@@ -107,15 +108,18 @@ def kept(out: Path) -> list[dict]:
 
 
 def measure(model: TrajectoryModel, task: Addition, problems: int, batch: int, digits: int,
-            decoding: Decoding) -> tuple[float, float, float]:
-    """Tokens/s of whole rollouts, the share that is exact, and the seconds that they took."""
+            decoding: Decoding, said: int | None = None) -> tuple[float, float, float]:
+    """Tokens/s of whole rollouts, the share that is exact, and the seconds that they took.
+
+    said: tokens after the prompt at most; None: as many as are allowed
+    """
     chosen = [task.problem("test", 0, digits, index) for index in range(problems)]
     references = [task.record(problem) for problem in chosen]
+    limits = [budget(reference) if said is None else len(problem.prompt) + said
+              for problem, reference in zip(chosen, references, strict=True)]
     gc.collect()  # of what the references left, whose many tokens no collection should go through meanwhile
     begun = time.perf_counter()
-    rows = rollout(model.backbone, model.vocabulary, task,
-                   [(problem, budget(reference)) for problem, reference in zip(chosen, references, strict=True)], batch,
-                   decoding)
+    rows = rollout(model.backbone, model.vocabulary, task, list(zip(chosen, limits, strict=True)), batch, decoding)
     seconds = time.perf_counter() - begun
     exact = sum(row.tokens == reference.tokens for row, reference in zip(rows, references, strict=True))
     return sum(len(row.tokens) for row in rows) / seconds, exact / problems, seconds

@@ -17,6 +17,7 @@ from datamodules.tokens import ANSWER, END, Kind
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.decoder import capture
+from lightning_modules.prefill import Passes
 from tools import Tool, UserError
 from tools.batched import NO_TOKEN, BatchedMemory, Operation, can_batch
 
@@ -105,6 +106,7 @@ class Rows:
         self.written = np.zeros(rows, dtype=np.int64)  # tokens that are in the log for certain
         # All rows are idle while the graph is captured.
         self.graph = capture(self._step, self.stream) if self.stream and backbone.capturable else None
+        self.passes = Passes(backbone, capacity, 32 if self.graph else 2)
 
     def _on_stream(self):
         return torch.cuda.stream(self.stream) if self.stream else nullcontext()
@@ -157,18 +159,37 @@ class Rows:
         padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
         for i, prompt in enumerate(prompts):
             padded[i, : len(prompt)] = torch.from_numpy(prompt)
+        # At least the last token of a prompt, or of a budget, is taken in a step, which says what comes then.
+        known = [max(0, min(len(prompt), budget - 1) - 1) for prompt, budget in zip(prompts, budgets, strict=True)]
         with self._on_stream():
-            where, padded, lengths = (x.to(self.device) for x in (torch.tensor(rows), padded, lengths))
-            limits = torch.tensor(budgets, dtype=torch.int32).to(self.device)
+            where, padded, lengths = map(self._send, (torch.tensor(rows), padded, lengths))
+            limits = self._send(torch.tensor(budgets))
             self.decoder.reset(where)
             self.memory.reset(where, padded, lengths)
-            self.tokens[where] = padded[:, 0]
-            self.log[where, 0] = padded[:, 0].to(torch.int16)
-            self.count[where], self.pending[where] = 1, NO_TOKEN
-            self.budget[where], self.prompt[where] = limits, lengths.to(torch.int32)
+            taken = self._send(self._prefill(where, padded, known))
+            self.tokens[where] = padded.gather(1, taken[:, None])[:, 0]
+            self.log[where, : padded.shape[1]] = padded[:, : self.log.shape[1]].to(torch.int16)
+            self.count[where], self.budget[where], self.prompt[where] = (
+                numbers.to(torch.int32) for numbers in (1 + taken, limits, lengths))
+            self.pending.index_fill_(0, where, NO_TOKEN)
             self.reason[where] = torch.where(limits <= 1, BUDGET, 0).to(torch.int32)
-            self.seeds[where] = torch.tensor(seeds, dtype=torch.long).to(self.device)
+            self.seeds[where] = self._send(torch.tensor(seeds, dtype=torch.long))
         self.begun[list(rows)], self.written[list(rows)] = self.runs, 0
+
+    def _prefill(self, where: Tensor, prompts: Tensor, known: Sequence[int]) -> Tensor:
+        """Let rows `where`, int64 [k], take up to `known` tokens of `prompts`, [k, P], where passes are faster than
+        steps; how many they took, int64 [k] on the host."""
+        taken = torch.zeros(len(known), dtype=torch.long)
+        for chosen, length in self.passes.plan(known, len(self.tokens)) if self.decoder.prefills else ():
+            places = self._send(torch.tensor(chosen))
+            columns = self._send(taken[chosen, None] + torch.arange(length))
+            self.decoder.prefill(where[places], prompts[places[:, None], columns])
+            taken[chosen] += length
+        return taken
+
+    def _send(self, numbers: Tensor) -> Tensor:
+        """To the device, without waiting for what it does."""
+        return numbers.pin_memory().to(self.device, non_blocking=True) if self.stream else numbers
 
     def run(self, steps: int) -> None:
         """That many steps; on CUDA they are only sent off."""

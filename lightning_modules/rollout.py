@@ -15,6 +15,7 @@ from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.decoder import StepDecoder, capture
 from lightning_modules.batched_rollout import TYPES, Decoding, batched_rollout
 from lightning_modules.metrics import Outcome
+from lightning_modules.prefill import Passes
 from tools import InvalidCommand, Tool, UserError
 
 
@@ -100,30 +101,15 @@ class Rollout:
         return tuple(t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT)
 
 
-PREFILL_TOKENS = 16_384
-"""Tokens, of all rows together, that are taken in one pass, so that its memory stays small."""
-PREFILL_LOGITS = 2**26
-"""The same for their logits, which some backbones make."""
-PREFILL_BYTES = 2**30
-"""Of the states of the rows of one pass, of which there are copies while it runs."""
-
-
 class _Stepper:
-    """Greedy steps of a batch of rows on the host's command; on CUDA replayed from a graph.
-
-    price: steps of all rows in the time that a pass over a few tokens takes
-    most:  tokens, of all rows together, that are taken in one pass
-    rows:  most rows of a pass
-    """
+    """Greedy steps of a batch of rows on the host's command; on CUDA replayed from a graph."""
 
     def __init__(self, backbone: Backbone, rows: int, length: int, decoding: Decoding) -> None:
         self.device = next(backbone.parameters()).device
         self.decoder = backbone.decoder(rows, length, TYPES[decoding.weights], TYPES[decoding.states])
         self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.graph = capture(self._step) if self.device.type == "cuda" and backbone.capturable else None
-        self.price = 16 if self.graph else 2
-        self.most = max(1, min(PREFILL_TOKENS, PREFILL_LOGITS // backbone.vocab_size))
-        self.rows = max(1, PREFILL_BYTES // max(1, backbone.state_size(length)))
+        self.passes = Passes(backbone, length, 16 if self.graph else 2)
 
     def _step(self) -> None:
         self.predicted = self.decoder.step(self.tokens).argmax(-1)
@@ -204,7 +190,8 @@ def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Ro
         forced = [row.forced if row else 0 for row in rows]
         if any(forced) and stepper.decoder.prefills:
             waited += sum(map(bool, forced))
-            if waited >= stepper.price * len(rows) or all(n or not row for n, row in zip(forced, rows, strict=True)):
+            enough = stepper.passes.price * len(rows)
+            if waited >= enough or all(n or not row for n, row in zip(forced, rows, strict=True)):
                 waited = 0
                 _prefill(stepper, ids, rows, inputs, forced)
         predicted = stepper(inputs)
@@ -235,22 +222,11 @@ def _prefill(stepper: _Stepper, ids: Callable[[str], int], rows: Sequence[Rollou
     until the rows that could have saved steps have lost as many as a pass costs, or all of them could: so the passes
     are shared by more rows the more often there are observations.
     """
-    left = list(forced)
-    while True:
-        order = sorted(range(len(rows)), key=left.__getitem__, reverse=True)
-        count = max(range(1, min(len(rows), stepper.rows) + 1), key=lambda n: n * left[order[n - 1]])
-        chosen, length = order[:count], left[order[count - 1]]
-        if count * length < stepper.price * len(rows):
-            return
-        size = max(1, stepper.most // count)
-        for start in range(0, length, size):
-            tokens = [[inputs[i], *(ids(rows[i].advance("")) for _ in range(min(size, length - start)))]
-                      for i in chosen]
-            stepper.prefill(chosen, [row[:-1] for row in tokens])
-            for i, row in zip(chosen, tokens, strict=True):
-                inputs[i] = row[-1]
-        for i in chosen:
-            left[i] -= length
+    for chosen, length in stepper.passes.plan(forced, len(rows)):
+        tokens = [[inputs[i], *(ids(rows[i].advance("")) for _ in range(length))] for i in chosen]
+        stepper.prefill(chosen, [row[:-1] for row in tokens])
+        for i, row in zip(chosen, tokens, strict=True):
+            inputs[i] = row[-1]
 
 
 def budget(reference: Trajectory) -> int:

@@ -72,11 +72,11 @@ class BatchedMemory:
     def reset(self, rows: Tensor, prompts: Tensor, lengths: Tensor) -> None:
         """Start new problems in `rows`, int64 [k]: prompts [k, P], padded, of `lengths` [k]."""
         width = prompts.shape[1]
-        self.cells[rows] = self.blank
+        self.cells.index_fill_(0, rows, self.blank)  # numbers, assigned, would make the host wait for the device
         inside = torch.arange(width, device=prompts.device) < lengths[:, None]
         self.cells[rows, self.origin : self.origin + width] = torch.where(inside, prompts, self.blank).to(torch.int16)
         self.ends[rows] = self.cells.shape[1] if self.is_tape else (lengths + 1).to(torch.int32)
-        self.heads[rows] = self.origin if self.is_tape else NO_TOKEN
+        self.heads.index_fill_(0, rows, self.origin if self.is_tape else NO_TOKEN)
 
     def feed(self, tokens: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """Take one token a row, int64 [B], where `active`, bool [B]; as `Tool.feed` of each row does.

@@ -43,8 +43,17 @@ def computed_in(hidden: Tensor) -> torch.dtype:
 
 def scan_kernel(hidden: Tensor, width: int, size: int) -> Callable | None:
     """`scan_cuda.token_scan`, or None where it is not for these rows and sizes, or cannot be compiled."""
+    return scan_cuda.token_scan if _can_scan(hidden, width, size) else None
+
+
+def carried_scan_kernel(hidden: Tensor, width: int, size: int) -> Callable | None:
+    """`scan_cuda.carried_scan`, or None, likewise, and where gradients are asked for."""
+    return scan_cuda.carried_scan if not torch.is_grad_enabled() and _can_scan(hidden, width, size) else None
+
+
+def _can_scan(hidden: Tensor, width: int, size: int) -> bool:
     fits = computed_in(hidden) == torch.bfloat16 and scan_cuda.fits(len(hidden), width, size)
-    return scan_cuda.token_scan if fits and _compiles(hidden.device.index, width) else None
+    return fits and _compiles(hidden.device.index, width)
 
 
 @functools.cache

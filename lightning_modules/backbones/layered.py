@@ -74,8 +74,8 @@ class LayeredBackbone(Backbone):
             self.check_state(state, len(tokens))
         elif return_state:
             state = self.initial_state(len(tokens))
-        elif tokens.is_cuda and isinstance(layers[0], Block) and self.fast.norm and (add_norm := norm_kernel()):
-            return add_blocks(embedding(tokens), layers, norm, add_norm), None
+        if tokens.is_cuda and isinstance(layers[0], Block) and self.fast.norm and (add_norm := norm_kernel()):
+            return add_blocks(embedding(tokens), layers, norm, add_norm, state)
         hidden, new = embedding(tokens), []
         for i, layer in enumerate(layers):
             hidden, layer_state = layer(hidden, state and state[i])
@@ -92,16 +92,19 @@ class LayeredBackbone(Backbone):
         return head(norm(hidden)), new
 
 
-def add_blocks(hidden: Tensor, blocks: Iterable["Block"], last: nn.RMSNorm, add_norm: Callable) -> Tensor:
-    """Blocks from their first token, and the norm after the last: [B, T, d_model].
+def add_blocks(hidden: Tensor, blocks: Iterable["Block"], last: nn.RMSNorm, add_norm: Callable,
+               state: State | None = None) -> tuple[Tensor, State | None]:
+    """Blocks, and the norm after the last: [B, T, d_model], and the new state; None: from their first token, likewise.
 
     add_norm: mamba-ssm's `layer_norm_fn`, residual addition and norm in one, with the residual stream in float32
     """
-    residual = None
-    for block in blocks:
-        hidden, residual = block.add(hidden, residual, add_norm)
-    return add_norm(hidden, last.weight, None, residual=residual, eps=last.eps, residual_in_fp32=True,
-                    is_rms_norm=True)
+    residual, new = None, []
+    for i, block in enumerate(blocks):
+        hidden, residual, block_state = block.add(hidden, residual, add_norm, state and state[i])
+        new.append(block_state)
+    hidden = add_norm(hidden, last.weight, None, residual=residual, eps=last.eps, residual_in_fp32=True,
+                      is_rms_norm=True)
+    return hidden, None if state is None else new
 
 
 class Block(Layer):
@@ -124,11 +127,14 @@ class Block(Layer):
         update, state = self.mixer(self.norm(hidden), state)
         return hidden + update, state
 
-    def add(self, hidden: Tensor, residual: Tensor | None, add_norm: Callable) -> tuple[Tensor, Tensor]:
-        """What the mixer makes of the stream to which `hidden` is added first, and that stream; see `add_blocks`."""
+    def add(self, hidden: Tensor, residual: Tensor | None, add_norm: Callable,
+            state=None) -> tuple[Tensor, Tensor, State | None]:
+        """What the mixer makes of the stream to which `hidden` is added first, that stream, and the mixer's new state;
+        see `add_blocks`."""
         normed, residual = add_norm(hidden, self.norm.weight, None, residual=residual, eps=self.norm.eps, prenorm=True,
                                     residual_in_fp32=True, is_rms_norm=True)
-        return self.mixer(normed)[0], residual
+        update, state = self.mixer(normed, state)
+        return update, residual, state
 
     def step(self, hidden: Tensor, state):
         update, state = self.mixer.step(self.norm(hidden), state)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones.base import State, check_sizes, check_step_sizes
 from lightning_modules.backbones.decoder import Decoder, StepDecoder
-from lightning_modules.backbones.fast import Fast, convolution_kernel, scan_kernel
+from lightning_modules.backbones.fast import Fast, carried_scan_kernel, convolution_kernel, scan_kernel
 from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from lightning_modules.backbones.selective_scan import (
     convolution_step,
@@ -116,6 +116,8 @@ class Mixer(Layer):
         if state is None and kernels:
             return self.fused(hidden), None
         state = self.initial_state(len(hidden)) if state is None else state
+        if kernels and self.fast.scan and (scan := carried_scan_kernel(hidden, self.d_inner, self.d_state)):
+            return self._carried_scan(scan, hidden, state)
         if kernels:
             return self._carried(kernels, hidden, state)
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
@@ -182,12 +184,33 @@ class Mixer(Layer):
 
     def _token_scan(self, scan: Callable, hidden: Tensor) -> Tensor:
         """By the suite's scan, with the channels last all the way; for lengths that are multiples of 16."""
-        inwards, gates = self.in_proj.weight.chunk(2)  # two products, whose gradients need not be put side by side
-        x, z = F.linear(hidden, inwards), F.linear(hidden, gates)
-        x = convolution_kernel()(x.mT, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu").mT
+        x, z = self._inwards(hidden)
+        return self.out_proj(scan(*self._scanned(x, z)))
+
+    def _carried_scan(self, scan: Callable, hidden: Tensor,
+                      state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The same from `state`, for any length: no time passes in the tokens that fill the last 16 up."""
+        length, taps = hidden.shape[1], self.d_conv - 1
+        inputs, z = self._inwards(F.pad(hidden, (0, 0, 0, -length % 16)))
+        recent = state[0].to(inputs.dtype)
+        x, dt, *others = self._scanned(inputs, z, recent.mT)
+        dt[:, length:] = -torch.inf
+        y, h = scan(x, dt, *others, state[1])
+        recent = torch.cat([recent, inputs[:, max(0, length - taps) : length]], 1)[:, -taps:]
+        return self.out_proj(y[:, :length]), (recent.to(state[0].dtype).contiguous(), h.to(state[1].dtype))
+
+    def _inwards(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """x and z by two products, whose gradients need not be put side by side."""
+        inwards, gates = self.in_proj.weight.chunk(2)
+        return F.linear(hidden, inwards), F.linear(hidden, gates)
+
+    def _scanned(self, x: Tensor, z: Tensor, recent: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What `token_scan` takes. recent: inputs of the convolution before x, [B, D, d_conv - 1]"""
+        x = convolution_kernel()(x.mT, self.conv1d.weight[:, 0], self.conv1d.bias, initial_states=recent,
+                                 activation="silu").mT
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = F.linear(dt, self.dt_proj.weight)
-        return self.out_proj(scan(x, dt, z, B, C, -torch.exp(self.A_log.float()), self.D, self.dt_proj.bias))
+        return x, dt, z, B, C, -torch.exp(self.A_log.float()), self.D, self.dt_proj.bias
 
     def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         recent, h = state

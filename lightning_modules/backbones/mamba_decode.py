@@ -265,7 +265,7 @@ class MambaDecoder(Decoder):
         return self.logits
 
     def reset(self, rows: Tensor) -> None:
-        self.recent[(slice(None), *self._place(rows))] = 0
+        self.recent[(slice(None), *self._place(rows))] = self.recent.new_zeros(())  # 0 would wait for the device
         self.state.index_fill_(1, rows, 0)
 
     def prefill(self, rows: Tensor, tokens: Tensor) -> None:

@@ -7,6 +7,8 @@
 //
 // x, dt, z, out and their gradients: element (row, t, channel) at row * _row + t * _step + channel; B, C likewise with
 // a state for the channel. rates: A log2(e), [16, WIDTH]; dA: the gradient of A, likewise. length is a multiple of 16.
+// before, after: null, or the state before and after all tokens, [rows, WIDTH, 16]; the gradients are those of a scan from
+// zero.
 // WIDTH, the number of channels, is defined by who compiles this. Needs compute capability 8.0.
 
 // To a tile in shared memory, 16 tokens of 32 channels, 64 bytes each: a lane copies 16 bytes of token lane / 4 and of
@@ -58,9 +60,9 @@ extern "C" __global__ __launch_bounds__(32, 16) void scan_forward(
         const bf16* __restrict__ x, const bf16* __restrict__ dt, const bf16* __restrict__ z,
         const bf16* __restrict__ B, const bf16* __restrict__ C, const float* __restrict__ rates,
         const float* __restrict__ skip, const float* __restrict__ bias, bf16* __restrict__ out,
-        float* __restrict__ kept, long long length, long long x_row, long long x_step, long long dt_row,
-        long long dt_step, long long z_row, long long z_step, long long b_row, long long b_step, long long c_row,
-        long long c_step, long long out_row, long long out_step) {
+        float* __restrict__ kept, const float4* __restrict__ before, float4* __restrict__ after, long long length,
+        long long x_row, long long x_step, long long dt_row, long long dt_step, long long z_row, long long z_step,
+        long long b_row, long long b_step, long long c_row, long long c_step, long long out_row, long long out_step) {
     __shared__ __align__(16) uint4 tiles[2][4][64];  // of x, dt, z, B and C: while one is used, the next is fetched
     __shared__ __align__(16) float4 BC[64];
     int lane = threadIdx.x, first = blockIdx.x * 32, channel = first + lane, order = (lane >> 3) & 3;
@@ -80,6 +82,17 @@ extern "C" __global__ __launch_bounds__(32, 16) void scan_forward(
     for (int i = 0; i < 16; i++) {
         rate[i] = rates[(((i >> 2) ^ order) * 4 + (i & 3)) * WIDTH + channel];
         h[i] = 0.0f;
+    }
+    long long of_state = (row * WIDTH + channel) * 4;
+    if (before) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            float4 four = before[of_state + (j ^ order)];
+            h[4 * j] = four.x;
+            h[4 * j + 1] = four.y;
+            h[4 * j + 2] = four.z;
+            h[4 * j + 3] = four.w;
+        }
     }
     float through = skip[channel], shift = bias[channel];
     auto prefetch = [&](int start, uint4 (*tile)[64]) {
@@ -117,6 +130,11 @@ extern "C" __global__ __launch_bounds__(32, 16) void scan_forward(
         __syncwarp();
         put(out + start * out_step, tile[2], out_step, lane);
         __syncwarp();
+    }
+    if (after) {
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            after[of_state + (j ^ order)] = make_float4(h[4 * j], h[4 * j + 1], h[4 * j + 2], h[4 * j + 3]);
     }
 }
 

@@ -33,14 +33,26 @@ MOST = 65_535
 LOG2E = 1.4426950408889634
 
 
-def token_scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor, skip: Tensor,
-               bias: Tensor) -> Tensor:
+def token_scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
     """(y + skip x) silu(z), [B, T, D], of the scan from zero with delta = softplus(dt + bias), in bfloat16.
 
     x, dt, z: bfloat16 [B, T, D], T a multiple of CHUNK; B, C: bfloat16 [B, T, N]; all also as parts of wider rows;
     A: [D, N], negative; skip, bias: [D]. `fits` says which sizes it is for.
     """
     return _TokenScan.apply(x, dt, z, B, C, A, skip, bias, torch.is_grad_enabled())
+
+
+def carried_scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor, skip: Tensor, bias: Tensor,
+                 state: Tensor) -> tuple[Tensor, Tensor]:
+    """`token_scan` from `state`, [B, D, N], and the state after it, float32; without gradients.
+
+    A token whose `dt` is -inf leaves the state as it is.
+    """
+    x, dt, z, B, C, *parameters = _prepared(x, dt, z, B, C, A, skip, bias)
+    before, out = state.float().contiguous(), _empty(x)
+    after = torch.empty_like(before)
+    _launch("scan_forward", x, (x, dt, z, B, C, *parameters, out, None, before, after), (x, dt, z, B, C, out))
+    return out, after
 
 
 def fits(rows: int, width: int, size: int) -> bool:
@@ -51,14 +63,13 @@ def fits(rows: int, width: int, size: int) -> bool:
 class _TokenScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, dt, z, B, C, A, skip, bias, differentiable):
-        x, dt, z, B, C = map(_aligned, (x, dt, z, B, C))
+        x, dt, z, B, C, rates, skip, bias = _prepared(x, dt, z, B, C, A, skip, bias)
         batch, length, width = x.shape
-        rates = (A.float() * LOG2E).t().contiguous()
-        skip, bias = skip.float().contiguous(), bias.float().contiguous()
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        out = _empty(x)
         kept = out.new_empty(batch, length // CHUNK, SIZE, width, dtype=torch.float32) \
             if differentiable and any(ctx.needs_input_grad) else None
-        _launch("scan_forward", x, (x, dt, z, B, C, rates, skip, bias, out, kept), (x, dt, z, B, C, out))
+        _launch("scan_forward", x, (x, dt, z, B, C, rates, skip, bias, out, kept, None, None),
+                (x, dt, z, B, C, out))
         ctx.save_for_backward(x, dt, z, B, C, rates, skip, bias, kept)
         return out
 
@@ -68,7 +79,7 @@ class _TokenScan(torch.autograd.Function):
         x, dt, z, B, C, rates, skip, bias, kept = ctx.saved_tensors
         batch, length, width = x.shape
         dout = _aligned(dout)
-        dx, ddt, dz = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(3))
+        dx, ddt, dz = (_empty(x) for _ in range(3))
         sums = x.new_zeros(batch * length * 2 * SIZE + (SIZE + 2) * width, dtype=torch.float32)
         dBC, dA, rest = sums.split([batch * length * 2 * SIZE, SIZE * width, 2 * width])
         dBC, dA, (dskip, dbias) = dBC.view(batch, length, -1), dA.view(SIZE, width), rest.view(2, width)
@@ -76,6 +87,17 @@ class _TokenScan(torch.autograd.Function):
                                      dbias), (x, dt, z, B, C, dout, dx, ddt, dz))
         dB, dC = dBC.to(B.dtype).chunk(2, -1)
         return dx, ddt, dz, dB, dC, dA.t(), dskip, dbias, None
+
+
+def _prepared(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor, skip: Tensor,
+              bias: Tensor) -> tuple[Tensor, ...]:
+    rates = (A.float() * LOG2E).t().contiguous()
+    return (*map(_aligned, (x, dt, z, B, C)), rates, skip.float().contiguous(), bias.float().contiguous())
+
+
+def _empty(x: Tensor) -> Tensor:
+    """Contiguous, whatever x is part of."""
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _aligned(part: Tensor) -> Tensor:

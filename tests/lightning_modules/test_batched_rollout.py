@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
-from lightning_modules import batched_rollout
+from lightning_modules import batched_rollout, prefill
 from lightning_modules.backbones import LSTM, Mamba, Pythia
+from lightning_modules.backbones.decoder import StepDecoder
 from lightning_modules.batched_rollout import Decoding
+from lightning_modules.prefill import Passes
 from lightning_modules.rollout import budget, rollout
 from tools import UserError
 
@@ -50,6 +52,37 @@ def test_the_device_engine_says_what_the_host_engine_says(task, trained):
         assert (a.tokens, a.kinds, a.reason, a.detail) == (b.tokens, b.kinds, b.reason, b.detail)
     if trained and task.name in ("copy", "turing_increment"):
         assert any(row.reason == "end" for row in host)
+
+
+@pytest.mark.parametrize("most", [7, 40, 10**6])
+def test_prompts_of_any_lengths_are_taken_in_passes(most, monkeypatch):
+    task, made = Addition(4), []
+    backbone, _ = _setting(task)
+    chosen = [task.problem("test", 0, digits, 0) for digits in (40, 2, 3, 22, 9, 21, 1, 30, 14)]
+    problems = [(problem, limit) for problem, limit in zip(chosen, (200, 9, 60, 1, 80, 30, 70, 150, 2), strict=True)]
+    monkeypatch.setattr(prefill, "MOST_TOKENS", {"cpu": most})
+    plain = StepDecoder.prefill
+    monkeypatch.setattr(StepDecoder, "prefill", lambda *a: made.append(a[2].shape) or plain(*a))
+    found = rollout(backbone, task.vocabulary(), task, problems, 9, Decoding("device"))
+    assert made and all(rows * length <= most for rows, length in made)
+    monkeypatch.setattr(StepDecoder, "prefills", False)
+    stepped = rollout(backbone, task.vocabulary(), task, problems, 9, Decoding("device"))
+    for a, b in zip(found, stepped, strict=True):
+        assert (a.tokens, a.kinds, a.reason) == (b.tokens, b.kinds, b.reason)
+
+
+def test_passes_take_what_is_known_once_and_no_more():
+    passes = Passes(_setting(Addition(4))[0], 50, 2)
+    for known, most, rows in (([5, 90, 0, 91, 300], 64, 9), ([7] * 40, 50, 3), ([0, 0], 9, 9), ([], 9, 9), ([3], 1, 9)):
+        passes.most, passes.rows = most, rows
+        taken, plan = [0] * len(known), list(passes.plan(known, 2))
+        for chosen, length in plan:
+            assert len(chosen) * length <= most and len(chosen) <= rows
+            for i in chosen:
+                taken[i] += length
+        assert all(a <= b for a, b in zip(taken, known, strict=True))
+        assert sum(known) - sum(taken) < 4 * max(1, len(known))
+    assert not list(passes.plan([1, 1, 1], 2))
 
 
 @pytest.mark.parametrize("backbone", [LSTM, Pythia])

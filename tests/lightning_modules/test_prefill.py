@@ -9,6 +9,7 @@ import torch
 from datamodules.tasks import Addition, Problem
 from datamodules.tokens import END, Kind
 from datamodules.vocabulary import Vocabulary
+from lightning_modules import prefill
 from lightning_modules import rollout as module
 from lightning_modules.backbones import LSTM, HuggingFace, Hybrid, Mamba, Mistral, Pythia, Suffix
 from lightning_modules.rollout import budget, rollout
@@ -92,8 +93,8 @@ def test_passes_say_what_steps_say(name, most, passes, monkeypatch):
     if theirs:
         pytest.importorskip("transformers")
     backbone, vocabulary, rows = build(name), Vocabulary(WORDS), problems(60 if theirs else 700)  # they are slow
-    monkeypatch.setattr(module, "PREFILL_TOKENS", most)
-    monkeypatch.setattr(module, "PREFILL_BYTES", 2 * backbone.state_size(max(most for _, most in rows)))
+    monkeypatch.setattr(prefill, "MOST_TOKENS", {"cpu": most})
+    monkeypatch.setattr(prefill, "MOST_BYTES", 2 * backbone.state_size(max(most for _, most in rows)))
     found = rollout(backbone, vocabulary, Echoes(), rows, batch_size=3)
     assert all(count * length <= most and count <= 2 for count, length in passes)
     assert len(passes) > 2 or name == "mamba"  # which goes on a token at a time only

@@ -225,6 +225,7 @@ def test_measures_for_speed_change_nothing(name, monkeypatch):
     for fast in (Fast(**{"norm": False, "layout": False, "keep": False, name: True}), Fast()):
         net.fast = fast
         with monkeypatch.context() as patch:
-            patch.setattr(Mixer, "forward", lambda mixer, hidden: (mixer.fused(hidden), None))
-            logits = net.lm_head(add_blocks(hidden, net.backbone["layers"], net.backbone["norm_f"], library_norm))
+            patch.setattr(Mixer, "forward", lambda mixer, hidden, state: (mixer.fused(hidden), state))
+            normed, _ = add_blocks(hidden, net.backbone["layers"], net.backbone["norm_f"], library_norm)
+            logits = net.lm_head(normed)
         assert (logits - net(tokens)[0]).abs().max() < 1e-5

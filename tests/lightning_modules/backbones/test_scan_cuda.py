@@ -1,5 +1,6 @@
 """The scan in CUDA, on a GPU, or, where there is a C++ compiler, with threads of the CPU for the lanes of a warp."""
 
+import copy
 import ctypes
 import importlib.util
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_leaves
 
 from lightning_modules.backbones import Mamba, scan_cuda
 from lightning_modules.backbones.fast import Fast, scan_kernel
@@ -76,17 +78,38 @@ def test_on_a_gpu_too():
     compare(results(scan_cuda.token_scan, torch.bfloat16, "cuda"))
 
 
-def test_a_block_with_it_equals_the_formulas(emulated, monkeypatch):
-    def convolution(x, weight, bias, activation):
-        return F.silu(F.conv1d(x, weight[:, None], bias, padding=3, groups=len(weight))[..., : x.shape[2]])
+@pytest.fixture
+def convolution(monkeypatch):
+    """causal-conv1d's, by its documentation."""
+    def convolve(x, weight, bias, initial_states=None, activation=None):
+        before = x.new_zeros(*x.shape[:2], weight.shape[1] - 1) if initial_states is None else initial_states
+        assert activation == "silu" and (initial_states is None or x.stride(1) == initial_states.stride(1) == 1)
+        return F.silu(F.conv1d(torch.cat([before, x], -1), weight[:, None], bias, groups=len(weight)))
 
-    monkeypatch.setattr("lightning_modules.backbones.mamba.convolution_kernel", lambda: convolution)
+    monkeypatch.setattr("lightning_modules.backbones.mamba.convolution_kernel", lambda: convolve)
+
+
+def test_a_block_with_it_equals_the_formulas(emulated, convolution, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr("lightning_modules.backbones.mamba.scan_kernel", lambda *sizes: scan_cuda.token_scan)
     mixer, hidden = Mixer(32, 64, 16, 4, 2, 0.01, 1.0), torch.randn(2, 21, 32)  # 21 tokens: they are filled up to 32
     expected = mixer(hidden, mixer.initial_state(2))[0]
     given = mixer.bfloat16().fused(hidden.bfloat16())
     assert given.shape == expected.shape and (given - expected).norm() < 2e-2 * expected.norm()
+
+
+@torch.no_grad()
+def test_chunks_of_a_block_with_it_equal_the_formulas(emulated, convolution):
+    torch.manual_seed(0)
+    mixer = Mixer(32, 64, 16, 4, 2, 0.01, 1.0)
+    small, state, other = copy.deepcopy(mixer).bfloat16(), mixer.initial_state(2), mixer.initial_state(2)
+    for length in (21, 2, 1, 16):
+        hidden = torch.randn(2, length, 32)
+        expected, state = mixer(hidden, state)
+        given, other = small._carried_scan(scan_cuda.carried_scan, hidden.bfloat16(), other)
+        for a, b in ((given, expected), *zip(other, state, strict=True)):
+            assert a.shape == b.shape and (a - b).norm() < 2e-2 * b.norm()
+        assert other[1].dtype == torch.float32
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cuda") is not None, reason="cuda.core is installed")
@@ -115,3 +138,25 @@ def test_a_training_pass_with_it_equals_that_of_the_library(monkeypatch):
         found.append([logits.float().detach(), *(p.grad.clone() for p in net.parameters())])
     for ours, theirs in zip(*reversed(found), strict=True):
         assert (ours - theirs).norm() < 3e-2 * theirs.norm()
+
+
+@CUDA
+@torch.no_grad()
+def test_chunks_with_it_equal_those_of_the_library_in_float32(monkeypatch):
+    monkeypatch.setattr(scan_cuda, "FEWEST", 1)
+    torch.manual_seed(0)
+    net = Mamba(50, n_layer=2, d_model=64, dt_min=0.01, dt_max=1.0, initializer_range=0.3).cuda()
+    tokens = torch.randint(50, (4, 300)).cuda()
+    state, other = net.initial_state(4), net.initial_state(4)
+    calls, plain = [], scan_cuda.carried_scan
+    monkeypatch.setattr(scan_cuda, "carried_scan", lambda *parts: calls.append(1) or plain(*parts))
+    for chunk in tokens.split([129, 1, 2, 168], 1):
+        expected, state = net(chunk, state)
+        assert not calls
+        with torch.autocast("cuda", torch.bfloat16):
+            given, other = net(chunk, other)
+        assert len(calls) == 2
+        calls.clear()
+        assert (given - expected).norm() < 3e-2 * expected.norm()
+        for a, b in zip(tree_leaves(other), tree_leaves(state), strict=True):
+            assert (a - b).norm() < 3e-2 * b.norm()

@@ -1,0 +1,52 @@
+"""Which known tokens (prompts, observations) rows take in passes over many of them, and not in steps."""
+
+from collections.abc import Iterator, Sequence
+
+from lightning_modules.backbones.base import Backbone
+
+MOST_TOKENS = {"cuda": 65_536, "cpu": 16_384}
+"""Tokens, of all rows together, that are taken in one pass, so that its memory stays small."""
+MOST_LOGITS = 2**26
+"""The same for their logits, which some backbones make."""
+MOST_BYTES = 2**30
+"""Of the states of the rows of one pass, of which there are copies while it runs."""
+
+EVEN = 16
+"""Lengths that are multiples of it need no filling up; of a long one, steps take the rest."""
+
+
+class Passes:
+    """Passes that are worth what they cost.
+
+    price: steps of all rows in the time that a pass over a few tokens takes
+    most:  tokens, of all rows together, that are taken in one pass
+    rows:  most rows of a pass
+    """
+
+    def __init__(self, backbone: Backbone, length: int, price: int) -> None:
+        tokens = MOST_TOKENS["cuda" if next(backbone.parameters()).is_cuda else "cpu"]
+        self.price = price
+        self.most = max(1, min(tokens, MOST_LOGITS // backbone.vocab_size))
+        self.rows = max(1, MOST_BYTES // max(1, backbone.state_size(length)))
+
+    def plan(self, known: Sequence[int], batch: int) -> Iterator[tuple[list[int], int]]:
+        """Rows, by their place in `known`, and how many tokens each of them takes, pass by pass.
+
+        known: tokens that each row can take; batch: rows of a step
+        """
+        left = list(known)
+        while left:
+            order = sorted(range(len(left)), key=left.__getitem__, reverse=True)
+            count = max(range(1, len(left) + 1), key=lambda n: n * left[order[n - 1]])
+            chosen, length = order[:count], left[order[count - 1]]
+            length -= length % EVEN if length >= 16 * EVEN else 0
+            if not length or count * length < self.price * batch:
+                return
+            # Few rows with all of their tokens rather than all rows with few: states are read and written less often.
+            together, size = max(1, min(self.rows, self.most // length)), min(length, self.most)
+            together = -(-count // -(-count // together))  # about as many in each
+            for first in range(0, count, together):
+                for start in range(0, length, size):
+                    yield chosen[first : first + together], min(size, length - start)
+            for i in chosen:
+                left[i] -= length
