@@ -3,13 +3,14 @@
     python benchmarks/rollout.py                       # a Mamba of 24 x 768 on a GPU, trained first: about 4 minutes
     python benchmarks/rollout.py --small               # a Mamba of 2 x 64 on the CPU
 
-`ours` is `rollout` from the problems to the tokens that were said: prompts, commands, observations, refilled rows, and
-the start, whose seconds stand beside it (weights cast, a CUDA graph captured, once for all problems of a length; what
-Triton compiles once on a machine, and NVRTC once a process, is in neither).
-`alternative` is mamba-ssm's decoding in a CUDA graph (no tool, no choice of rows) for each batch, and Hugging Face's
-generate; on the CPU it is the other engine. `floor` are the tokens/s at which the weights are read once, and the states
-read and written once, for every token of a batch, at the speed of a large copy. Writes results/benchmarks/rollout.json,
-where rows of other batches are kept.
+`ours` is `rollout` from the problems to the tokens that were said: prompts (their share of the tokens is `prompt`; passes
+over many of them take them where that is faster), commands, observations, refilled rows, and the start, whose seconds
+stand beside it (weights cast, a CUDA graph captured, once for all problems of a length; what Triton compiles once on a
+machine, and NVRTC and the libraries load once a process, is in neither). `alternative` is mamba-ssm's decoding in a CUDA
+graph (no tool, no choice of rows) for each batch, and Hugging Face's generate; on the CPU it is the other engine. `floor`
+are the tokens/s at which prompts cost nothing, and for every other token of a batch the weights are read once, and the
+states read and written once, at the speed of a large copy. Writes results/benchmarks/rollout.json, where rows of other
+batches are kept.
 """
 
 import argparse
@@ -58,10 +59,11 @@ def main() -> None:
     records = kept(out)
 
     def add(what: str, ours: float, name: str, alternative: float | None, floor: float | None, exact: float,
-            seconds: float, start: float | None = None) -> dict:
+            seconds: float, prompt: float, start: float | None = None) -> dict:
         facts, ratio = origin(model.device), ours / alternative if alternative else None
         row = {"what": what, "ours": ours, "alternative": alternative, "alternative_name": name, "unit": "tokens/s",
-               "ratio": ratio, "floor": floor, "exact_match": exact, "seconds": seconds, "start_seconds": start} | facts
+               "ratio": ratio, "floor": floor, "exact_match": exact, "seconds": seconds, "start_seconds": start,
+               "prompt": prompt} | facts
         records[:] = [*(r for r in records if (r["what"], r["alternative_name"]) != (what, name)), row]
         table.add_row(what, f"{ours:,.0f}", f"{seconds:.1f}", "" if start is None else f"{start:.2f}", name,
                       f"{alternative:,.0f}" if alternative else "",
@@ -73,9 +75,10 @@ def main() -> None:
     if options.small:
         digits = options.digits or 1000
         for batch in (32, 16):
-            ours, exact, seconds = measure(model, task, batch, batch, digits, Decoding("host"))
-            device, _, _ = measure(model, task, batch, batch, digits, Decoding("device"))
-            add(f"{batch} rollouts of {digits:,} digits, 2 x 64", ours, "device engine", device, None, exact, seconds)
+            ours, exact, seconds, prompt = measure(model, task, batch, batch, digits, Decoding("host"))
+            device = measure(model, task, batch, batch, digits, Decoding("device"))[0]
+            add(f"{batch} rollouts of {digits:,} digits, 2 x 64", ours, "device engine", device, None, exact, seconds,
+                prompt)
     else:
         bandwidth, digits, first = copy_bandwidth(), options.digits or 200, None
         console.print(f"copy: {bandwidth / 1e12:.2f} TB/s")
@@ -87,14 +90,14 @@ def main() -> None:
                 measure(model, task, batch, batch, 2, decoding)  # compiles
                 measure(model, task, batch, batch, digits, decoding, said=16)  # passes over prompts too
                 start = start_up(model, task, batch, digits, decoding)
-                ours, exact, seconds = measure(model, task, 2 * batch, batch, digits, decoding)
+                ours, exact, seconds, prompt = measure(model, task, 2 * batch, batch, digits, decoding)
                 row = add(f"batch {batch}, weights {weights}, states {states}", ours,
                           "mamba-ssm decode in a CUDA graph", library_decode(model, batch),
-                          floor(model, batch, weights, states, bandwidth), exact, seconds, start)
+                          floor(model, batch, weights, states, bandwidth) / (1 - prompt), exact, seconds, prompt, start)
                 first = first or (batch, row)
         batch, row = first
         add(row["what"], row["ours"], "Hugging Face generate", hugging_face_generate(model, batch), None,
-            row["exact_match"], row["seconds"], row["start_seconds"])
+            row["exact_match"], row["seconds"], row["prompt"], row["start_seconds"])
     console.print(table)
 
 
@@ -108,8 +111,8 @@ def kept(out: Path) -> list[dict]:
 
 
 def measure(model: TrajectoryModel, task: Addition, problems: int, batch: int, digits: int,
-            decoding: Decoding, said: int | None = None) -> tuple[float, float, float]:
-    """Tokens/s of whole rollouts, the share that is exact, and the seconds that they took.
+            decoding: Decoding, said: int | None = None) -> tuple[float, float, float, float]:
+    """Tokens/s of whole rollouts, the share that is exact, their seconds, and the prompts' share of the tokens.
 
     said: tokens after the prompt at most; None: as many as are allowed
     """
@@ -122,7 +125,8 @@ def measure(model: TrajectoryModel, task: Addition, problems: int, batch: int, d
     rows = rollout(model.backbone, model.vocabulary, task, list(zip(chosen, limits, strict=True)), batch, decoding)
     seconds = time.perf_counter() - begun
     exact = sum(row.tokens == reference.tokens for row, reference in zip(rows, references, strict=True))
-    return sum(len(row.tokens) for row in rows) / seconds, exact / problems, seconds
+    tokens, prompts = (sum(map(len, texts)) for texts in ([row.tokens for row in rows], [p.prompt for p in chosen]))
+    return tokens / seconds, exact / problems, seconds, prompts / tokens
 
 
 def start_up(model: TrajectoryModel, task: Addition, batch: int, digits: int, decoding: Decoding) -> float:
