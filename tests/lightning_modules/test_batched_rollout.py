@@ -3,7 +3,7 @@ import torch
 
 from datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
 from lightning_modules import batched_rollout, prefill
-from lightning_modules.backbones import LSTM, Mamba, Pythia
+from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
 from lightning_modules.backbones.decoder import StepDecoder
 from lightning_modules.batched_rollout import Decoding
 from lightning_modules.prefill import Passes
@@ -139,6 +139,21 @@ def test_a_gpu_says_what_the_cpu_says(backbone):
     found = rollout(model.cuda(), task.vocabulary(), task, problems, 4, Decoding("device"))
     assert [(row.tokens, row.kinds, row.reason) for row in expected] == [
         (row.tokens, row.kinds, row.reason) for row in found]
+
+
+@needs_cuda
+@pytest.mark.parametrize("backbone", [GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia])
+def test_on_a_gpu_passes_say_what_steps_say(backbone, monkeypatch):
+    task, made = Addition(4), []
+    model, _ = _setting(task, backbone)
+    problems = [(problem, len(problem.prompt) + 40)
+                for problem in (task.problem("test", 0, digits, 0) for digits in (300, 299, 40, 3, 290, 2))]
+    plan = Passes.plan
+    monkeypatch.setattr(Passes, "plan", lambda *a: made.extend(plan(*a)) or plan(*a))
+    found = rollout(model.cuda(), task.vocabulary(), task, problems, 4, Decoding("device"))
+    monkeypatch.setattr(Passes, "plan", lambda *a: ())
+    expected = rollout(model, task.vocabulary(), task, problems, 4, Decoding("device"))
+    assert made and [row.tokens for row in found] == [row.tokens for row in expected]
 
 
 @needs_cuda
