@@ -3,14 +3,14 @@
     python benchmarks/rollout.py                       # a Mamba of 24 x 768 on a GPU, trained first: about 4 minutes
     python benchmarks/rollout.py --small               # a Mamba of 2 x 64 on the CPU
 
-`ours` is `rollout` from the problems to the tokens that were said: prompts (their share of the tokens is `prompt`; they
-are taken many tokens at a time where that is faster), commands, observations, refilled rows, and the start, whose
-seconds stand beside it (weights cast, a CUDA graph captured, once for all problems of a length; what Triton compiles once
-on a machine, and NVRTC and the libraries load once a process, is in neither). `alternative` is mamba-ssm's decoding in a
-CUDA graph (no tool, no choice of rows) for each batch, and Hugging Face's generate; on the CPU it is the other engine.
-`floor` are the tokens/s at which prompts cost nothing, and for every other token of a batch the weights are read once,
-and the states read and written once, at the speed of a large copy. Writes results/benchmarks/rollout.json, where rows of
-other batches are kept.
+`ours` is `rollout` from the problems to the tokens that were said: prompts (their share of the tokens is `prompt`;
+they are taken many tokens at a time where that is faster), commands, observations, refilled rows, and the start,
+whose seconds stand beside it (weights cast, a CUDA graph captured, once for all problems of a length; what Triton
+compiles once on a machine, and NVRTC and the libraries load once a process, is in neither). `alternative` is
+mamba-ssm's decoding in a CUDA graph (no tool, no choice of rows) for each batch, and Hugging Face's generate; on the
+CPU it is the other engine. `floor` are the tokens/s at which prompts cost nothing, and for every other token of a
+batch the weights are read once, and the states read and written once, at the speed of a large copy. Writes
+results/benchmarks/rollout.json, where rows of other batches are kept.
 """
 
 import argparse

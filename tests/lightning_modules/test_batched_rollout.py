@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 
@@ -142,7 +144,8 @@ def test_a_gpu_says_what_the_cpu_says(backbone):
 
 
 @needs_cuda
-@pytest.mark.parametrize("backbone", [GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia])
+@pytest.mark.parametrize("backbone", [GRU, LSTM, functools.partial(Hybrid, attention=(0,)), Mamba, Mamba2, Mamba3,
+                                      Mistral, Pythia])
 def test_on_a_gpu_passes_say_what_steps_say(backbone, monkeypatch):
     task, made = Addition(4), []
     model, _ = _setting(task, backbone)
