@@ -17,7 +17,7 @@ from datamodules.tokens import ANSWER, END, Kind
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.decoder import capture
-from lightning_modules.prefill import Passes
+from lightning_modules.prefill import Passes, take
 from tools import Tool, UserError
 from tools.batched import NO_TOKEN, BatchedMemory, Operation, can_batch
 
@@ -106,6 +106,7 @@ class Rows:
         self.written = np.zeros(rows, dtype=np.int64)  # tokens that are in the log for certain
         # All rows are idle while the graph is captured.
         self.graph = capture(self._step, self.stream) if self.stream and backbone.capturable else None
+        # On an H100 a pass over 24 layers takes as long as 18 steps of 1,024 rows, or 65 of 64.
         self.passes = Passes(backbone, capacity, 32 if self.graph else 2)
 
     def _on_stream(self):
@@ -183,7 +184,7 @@ class Rows:
         for chosen, length in self.passes.plan(known, len(self.tokens)) if self.decoder.prefills else ():
             places = self._send(torch.tensor(chosen))
             columns = self._send(taken[chosen, None] + torch.arange(length))
-            self.decoder.prefill(where[places], prompts[places[:, None], columns])
+            take(self.decoder, where[places], prompts[places[:, None], columns])
             taken[chosen] += length
         return taken
 

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+import torch
+from torch import Tensor
+
 from lightning_modules.backbones.base import Backbone
+from lightning_modules.backbones.decoder import Decoder
 
 MOST_TOKENS = {"cuda": 65_536, "cpu": 16_384}
 """Tokens, of all rows together, that are taken in one pass, so that its memory stays small."""
@@ -12,7 +16,7 @@ MOST_BYTES = 2**30
 """Of the states of the rows of one pass, of which there are copies while it runs."""
 
 EVEN = 16
-"""Lengths that are multiples of it need no filling up; of a long one, steps take the rest."""
+"""The scan in bfloat16 fills lengths up to a multiple of it (`scan_cuda.CHUNK`); of a long one, steps take the rest."""
 
 
 class Passes:
@@ -50,3 +54,18 @@ class Passes:
                     yield chosen[first : first + together], min(size, length - start)
             for i in chosen:
                 left[i] -= length
+
+
+def take(decoder: Decoder, rows: Tensor, tokens: Tensor) -> None:
+    """`decoder.prefill` of rows [k] and tokens [k, T], in halves where the memory is not enough for all at once."""
+    try:
+        decoder.prefill(rows, tokens)
+        return
+    except torch.OutOfMemoryError:
+        if tokens.numel() == 1:
+            raise
+    torch.cuda.empty_cache()  # not before here: the error holds what was computed
+    halves = (zip(rows.tensor_split(2), tokens.tensor_split(2), strict=True) if len(rows) > 1 else
+              ((rows, part) for part in tokens.tensor_split(2, 1)))
+    for some, part in halves:
+        take(decoder, some, part)

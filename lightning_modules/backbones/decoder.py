@@ -27,7 +27,10 @@ class Decoder(ABC):
 
     @abstractmethod
     def prefill(self, rows: Tensor, tokens: Tensor) -> None:
-        """Let these rows, int64 [k], take `tokens`, int64 [k, T], as T steps would; all other rows stay."""
+        """Let these rows, int64 [k], take `tokens`, int64 [k, T], as T steps would; all other rows stay.
+
+        States are written when all is computed: what the memory is not enough for changes nothing.
+        """
 
 
 class StepDecoder(Decoder):

@@ -1,4 +1,4 @@
-// The selective scan of Mamba-1 for training: 16 states a channel, bfloat16 in and out. See scan_cuda.py.
+// The selective scan of Mamba-1: 16 states a channel, bfloat16 in and out. See scan_cuda.py.
 //
 // A warp takes 32 channels of one row through time: a lane has one channel, its 16 states in registers. Sums over the
 // states stay in a lane; sums over the channels, the gradients of B and C, are exchanges between lanes. So that of two

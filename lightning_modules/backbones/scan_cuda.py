@@ -1,4 +1,4 @@
-"""The selective scan of Mamba-1 for training on CUDA, in bfloat16 (scan.cu); compiled when it is first used.
+"""The selective scan of Mamba-1 on CUDA, in bfloat16 (scan.cu), for training and for prompts; compiled when first used.
 
 mamba-ssm's kernel gives every channel of a row a block of threads that divide its time, so that the gradients of B and
 C, sums over the channels, are added up in memory, one atomic addition for every channel, state and token. Here a warp

@@ -109,6 +109,25 @@ def test_a_prompt_beyond_the_budget_ends_there(passes):
     assert (row.tokens, row.reason, passes) == (list(problem.prompt[:120]), "budget", [(1, 118)])
 
 
+@pytest.mark.parametrize("most", [1, 3, 20, 100])
+def test_a_pass_that_does_not_fit_in_memory_is_halved(most):
+    taken = {row: [] for row in range(7)}
+
+    class Small:
+        def prefill(self, rows, tokens):
+            if tokens.numel() > most:
+                raise torch.OutOfMemoryError
+            for row, new in zip(rows.tolist(), tokens.tolist(), strict=True):
+                taken[row] += new
+
+    tokens = torch.arange(35).view(5, 7)
+    prefill.take(Small(), torch.tensor([6, 0, 2, 5, 1]), tokens)
+    assert [taken[row] for row in (6, 0, 2, 5, 1)] == tokens.tolist() and not taken[3] + taken[4]
+    with pytest.raises(torch.OutOfMemoryError):
+        most = 0
+        prefill.take(Small(), torch.tensor([0]), tokens[:1])
+
+
 def test_short_observations_stay_on_the_path_of_steps(passes):
     task = Addition(4)
     backbone = Mamba(len(task.vocabulary()), n_layer=1, d_model=16).eval()
