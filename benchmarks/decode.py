@@ -4,20 +4,27 @@
 
 Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Where a layer
 can be three kernels (`mamba_layer`), or all layers one (`mamba_step`), further lines have the step with these, and its
-time a layer. Prints only: it is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count
-are those of benchmarks/rollout.py.
+time a layer. It is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are those of
+benchmarks/rollout.py. `floor` are the tokens/s at which weights are read once a step, and states read and written once,
+at the speed of a large copy; `alternative` are the six kernels. Writes results/benchmarks/decode.json, where rows of
+other runs are kept.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from models import copy_bandwidth, floor, kept
 from rich.console import Console
 from rich.table import Table
 
 from lightning_modules.backbones import Mamba
+from lightning_modules.metrics import write_metrics
+from lightning_modules.runs import origin
 
+LABELS = {"six": "six kernels a layer", "layer": "three kernels a layer", "step": "one kernel for all layers"}
 KERNELS = ("enter", "convolve", "select", "update", "leave", "add")
 
 
@@ -25,25 +32,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--out", default="results/benchmarks/decode.json")
     options = parser.parse_args()
     from lightning_modules.backbones import mamba_layer, mamba_step
     from lightning_modules.backbones.mamba_decode import MambaDecoder
 
     model = Mamba(40, n_layer=options.layers, d_model=768).cuda().eval()
-    half = torch.bfloat16
-    table = Table("rows", "weights", "states", "kernels", *KERNELS, "a layer", "step", "tokens/s", title="microseconds")
+    table = Table("rows", "weights", "states", "kernels", *KERNELS, "a layer", "step", "tokens/s", "ratio",
+                  "of the floor", title="microseconds")
+    out, bandwidth, device = Path(options.out), copy_bandwidth(), torch.device("cuda")
+    records, facts = kept(out), origin(device)
     for rows in options.rows:
-        for weights, states in ((half, half), (half, torch.float32), (torch.float32, torch.float32)):
-            tokens = torch.zeros(rows, dtype=torch.long, device="cuda")
+        for names in (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")):
+            weights, states = (getattr(torch, name) for name in names)
+            tokens, six = torch.zeros(rows, dtype=torch.long, device=device), None
+            lowest = floor(model, rows, *names, bandwidth)
             for kernels, way in (("six", None), ("layer", mamba_layer), ("step", mamba_step)):
                 if way and not way.fits(model, rows, weights, states):
                     continue
                 decoder = MambaDecoder(model, rows, weights, states, kernels=kernels)
                 parts = [time_graph(work) / options.layers for work in works(decoder)]
                 step = time_graph(lambda d=decoder, tokens=tokens: d.step(tokens))
-                table.add_row(str(rows), str(weights)[6:], str(states)[6:], kernels,
+                speed = rows / step * 1e6
+                six = six or speed
+                table.add_row(str(rows), *names, kernels,
                               *([""] * len(KERNELS) if way else (f"{part:.1f}" for part in parts)), f"{sum(parts):.1f}",
-                              f"{step:.0f}", f"{rows / step * 1e6:,.0f}")
+                              f"{step:.0f}", f"{speed:,.0f}", f"{speed / six:.2f}", f"{speed / lowest:.0%}")
+                what = f"{rows:,} rows, {model.description}, weights {names[0]}, states {names[1]}, {LABELS[kernels]}"
+                records[:] = [*(r for r in records if r["what"] != what),
+                              {"what": what, "ours": speed, "alternative": six, "alternative_name": LABELS["six"],
+                               "unit": "tokens/s", "ratio": speed / six, "floor": lowest, "step_us": step,
+                               "layer_us": sum(parts)} | facts]
+                write_metrics(out, records, **facts)
     Console(width=150).print(table)
 
 

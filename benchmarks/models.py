@@ -1,12 +1,15 @@
-"""Models that the benchmarks of rollouts and verification train first, through the suite's own loop."""
+"""What benchmarks share: models trained by the suite's own loop, the speed of memory, records of runs before."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import lightning
 import torch
 
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.tasks import ToolTask
+from lightning_modules.backbones import Mamba
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.model import TrajectoryModel
 
@@ -39,3 +42,22 @@ def copy_bandwidth() -> float:
     stop.record()
     torch.cuda.synchronize()
     return 20 * source.numel() * source.element_size() / (start.elapsed_time(stop) / 1000)
+
+
+def floor(backbone: Mamba, batch: int, weights: str, states: str, bandwidth: float) -> float:
+    """Tokens/s at which memory alone would allow decoding, with weights and states of these types."""
+    size = {"float32": 4, "bfloat16": 2}
+    recent, h = backbone.initial_state(1)[0]
+    layers = len(backbone.initial_state(1))
+    row = layers * (recent.numel() * size[weights] + h.numel() * size[states])
+    step = (backbone.num_parameters * size[weights] + 2 * batch * row) / bandwidth
+    return batch / step
+
+
+def kept(out: Path) -> list[dict]:
+    """Rows of a file of before, each with the command, commit, device and versions that it was measured with."""
+    if not out.is_file():
+        return []
+    facts = json.loads(out.read_text(encoding="utf-8"))
+    return [{name: value for name, value in facts.items() if name not in ("records", "targets")} | row
+            for row in facts["records"]]

@@ -16,13 +16,12 @@ results/benchmarks/rollout.json, where rows of other batches are kept.
 import argparse
 import functools
 import gc
-import json
 import math
 import time
 from pathlib import Path
 
 import torch
-from models import copy_bandwidth, trained
+from models import copy_bandwidth, floor, kept, trained
 from rich.console import Console
 from rich.table import Table
 
@@ -91,23 +90,15 @@ def main() -> None:
                 measure(model, task, batch, batch, digits, decoding, said=16)  # passes over prompts too
                 start = start_up(model, task, batch, digits, decoding)
                 ours, exact, seconds, prompt = measure(model, task, 2 * batch, batch, digits, decoding)
+                lowest = floor(model.backbone, batch, weights, states, bandwidth) / (1 - prompt)
                 row = add(f"batch {batch}, weights {weights}, states {states}", ours,
-                          "mamba-ssm decode in a CUDA graph", library_decode(model, batch),
-                          floor(model, batch, weights, states, bandwidth) / (1 - prompt), exact, seconds, prompt, start)
+                          "mamba-ssm decode in a CUDA graph", library_decode(model, batch), lowest, exact, seconds,
+                          prompt, start)
                 first = first or (batch, row)
         batch, row = first
         add(row["what"], row["ours"], "Hugging Face generate", hugging_face_generate(model, batch), None,
             row["exact_match"], row["seconds"], row["prompt"], row["start_seconds"])
     console.print(table)
-
-
-def kept(out: Path) -> list[dict]:
-    """Rows of a file of before, each with the command, commit, device and versions that it was measured with."""
-    if not out.is_file():
-        return []
-    facts = json.loads(out.read_text(encoding="utf-8"))
-    return [{name: value for name, value in facts.items() if name not in ("records", "targets")} | row
-            for row in facts["records"]]
 
 
 def measure(model: TrajectoryModel, task: Addition, problems: int, batch: int, digits: int,
@@ -138,16 +129,6 @@ def start_up(model: TrajectoryModel, task: Addition, batch: int, digits: int, de
         Rows(model.backbone, model.vocabulary, task.tool_for(problem), batch, capacity, decoding)
         torch.cuda.synchronize()
     return time.perf_counter() - begun
-
-
-def floor(model: TrajectoryModel, batch: int, weights: str, states: str, bandwidth: float) -> float:
-    """Tokens/s at which memory alone would allow the decoding of a Mamba."""
-    size = {"float32": 4, "bfloat16": 2}
-    recent, h = model.backbone.initial_state(1)[0]
-    layers = len(model.backbone.initial_state(1))
-    row = layers * (recent.numel() * size[weights] + h.numel() * size[states])
-    step = (model.backbone.num_parameters * size[weights] + 2 * batch * row) / bandwidth
-    return batch / step
 
 
 @functools.cache
