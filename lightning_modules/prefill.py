@@ -43,29 +43,31 @@ class Passes:
             order = sorted(range(len(left)), key=left.__getitem__, reverse=True)
             count = max(range(1, len(left) + 1), key=lambda n: n * left[order[n - 1]])
             chosen, length = order[:count], left[order[count - 1]]
-            length -= length % EVEN if length >= 16 * EVEN else 0
-            if not length or count * length < self.price * batch:
+            length -= length % EVEN if length >= 16 * EVEN and self.price >= EVEN else 0
+            if not length:
                 return
             # Few rows with all of their tokens rather than all rows with few: states are read and written less often.
-            together, size = max(1, min(self.rows, self.most // length)), min(length, self.most)
-            together = -(-count // -(-count // together))  # about as many in each
+            parts, size = -(-count // max(1, min(self.rows, self.most // length))), min(length, self.most)
+            if count * length < self.price * batch * parts * -(-length // size):
+                return
+            together = -(-count // parts)  # about as many in each
             for first in range(0, count, together):
                 for start in range(0, length, size):
                     yield chosen[first : first + together], min(size, length - start)
             for i in chosen:
                 left[i] -= length
 
-
-def take(decoder: Decoder, rows: Tensor, tokens: Tensor) -> None:
-    """`decoder.prefill` of rows [k] and tokens [k, T], in halves where the memory is not enough for all at once."""
-    try:
-        decoder.prefill(rows, tokens)
-        return
-    except torch.OutOfMemoryError:
-        if tokens.numel() == 1:
-            raise
-    torch.cuda.empty_cache()  # not before here: the error holds what was computed
-    halves = (zip(rows.tensor_split(2), tokens.tensor_split(2), strict=True) if len(rows) > 1 else
-              ((rows, part) for part in tokens.tensor_split(2, 1)))
-    for some, part in halves:
-        take(decoder, some, part)
+    def take(self, decoder: Decoder, rows: Tensor, tokens: Tensor) -> None:
+        """`decoder.prefill` of rows [k] and tokens [k, T], in halves, from now on, where they do not fit in memory."""
+        try:
+            decoder.prefill(rows, tokens)
+            return
+        except torch.OutOfMemoryError:
+            if tokens.numel() == 1:
+                raise
+        torch.cuda.empty_cache()  # not before here: the error holds what was computed
+        self.most = min(self.most, tokens.numel() // 2)
+        halves = (zip(rows.tensor_split(2), tokens.tensor_split(2), strict=True) if len(rows) > 1 else
+                  ((rows, part) for part in tokens.tensor_split(2, 1)))
+        for some, part in halves:
+            self.take(decoder, some, part)

@@ -15,7 +15,7 @@ from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.decoder import StepDecoder, capture
 from lightning_modules.batched_rollout import TYPES, Decoding, batched_rollout
 from lightning_modules.metrics import Outcome
-from lightning_modules.prefill import Passes, take
+from lightning_modules.prefill import Passes
 from tools import InvalidCommand, Tool, UserError
 
 
@@ -128,7 +128,7 @@ class _Stepper:
 
     def prefill(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Let rows take tokens at once, each as many as the others; what they predict is not asked for."""
-        take(self.decoder, torch.tensor(rows, device=self.device), torch.tensor(tokens, device=self.device))
+        self.passes.take(self.decoder, torch.tensor(rows, device=self.device), torch.tensor(tokens, device=self.device))
 
     def keep(self, rows: Sequence[int]) -> bool:
         """Drop all other rows, where shapes may change (not in a graph); tells whether it did."""

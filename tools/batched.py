@@ -75,7 +75,10 @@ class BatchedMemory:
         self.cells.index_fill_(0, rows, self.blank)  # numbers, assigned, would make the host wait for the device
         inside = torch.arange(width, device=prompts.device) < lengths[:, None]
         self.cells[rows, self.origin : self.origin + width] = torch.where(inside, prompts, self.blank).to(torch.int16)
-        self.ends[rows] = self.cells.shape[1] if self.is_tape else (lengths + 1).to(torch.int32)
+        if self.is_tape:
+            self.ends.index_fill_(0, rows, self.cells.shape[1])
+        else:
+            self.ends[rows] = (lengths + 1).to(torch.int32)
         self.heads.index_fill_(0, rows, self.origin if self.is_tape else NO_TOKEN)
 
     def feed(self, tokens: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:

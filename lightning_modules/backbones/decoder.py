@@ -29,7 +29,7 @@ class Decoder(ABC):
     def prefill(self, rows: Tensor, tokens: Tensor) -> None:
         """Let these rows, int64 [k], take `tokens`, int64 [k, T], as T steps would; all other rows stay.
 
-        States are written when all is computed: what the memory is not enough for changes nothing.
+        States are written when all else is done, so that what the memory is not enough for changes nothing.
         """
 
 
@@ -60,7 +60,8 @@ class StepDecoder(Decoder):
 
     def prefill(self, rows: Tensor, tokens: Tensor) -> None:
         new = self.backbone.prefill(tokens, tree_map(lambda leaf: leaf.index_select(0, rows), self.state))
-        tree_map_(lambda state, after: state.index_copy_(0, rows, after.to(state.dtype)), self.state, new)
+        new = tree_map(lambda state, after: after.to(state.dtype), self.state, new)
+        tree_map_(lambda state, after: state.index_copy_(0, rows, after), self.state, new)
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, int64 [k]."""

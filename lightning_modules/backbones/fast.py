@@ -1,4 +1,4 @@
-"""What makes the training pass of Mamba fast on CUDA; each measure gives the same results, up to rounding."""
+"""What makes passes of Mamba over many tokens fast on CUDA; each measure gives the same results, up to rounding."""
 
 import functools
 import warnings
@@ -63,9 +63,9 @@ def _compiles(device: int, width: int) -> bool:
             scan_cuda.kernels(device, width)
     except Exception as error:  # no cuda.core, or one whose compiler does not know the GPU
         text = " ".join(str(error).split())[:200]
-        warnings.warn(f"the suite's scan cannot be compiled ({type(error).__name__}: {text}): Mamba trains with "
-                      f"mamba-ssm's, which is slower; cuda.core, and cuda.bindings of the GPU's CUDA, come with "
-                      f"pip install -e '.[cuda]'", stacklevel=4)
+        warnings.warn(f"the suite's scan cannot be compiled ({type(error).__name__}: {text}): Mamba trains, and takes "
+                      f"prompts, with mamba-ssm's, which is slower; cuda.core, and cuda.bindings of the GPU's CUDA, "
+                      f"come with pip install -e '.[cuda]'", stacklevel=5)
         return False
     return True
 

@@ -75,7 +75,8 @@ class LayeredBackbone(Backbone):
         elif return_state:
             state = self.initial_state(len(tokens))
         if tokens.is_cuda and isinstance(layers[0], Block) and self.fast.norm and (add_norm := norm_kernel()):
-            return add_blocks(embedding(tokens), layers, norm, add_norm, state)
+            hidden, new = add_blocks(embedding(tokens), layers, norm, add_norm, state)
+            return hidden, new if return_state else None
         hidden, new = embedding(tokens), []
         for i, layer in enumerate(layers):
             hidden, layer_state = layer(hidden, state and state[i])
@@ -94,8 +95,9 @@ class LayeredBackbone(Backbone):
 
 def add_blocks(hidden: Tensor, blocks: Iterable["Block"], last: nn.RMSNorm, add_norm: Callable,
                state: State | None = None) -> tuple[Tensor, State | None]:
-    """Blocks, and the norm after the last: [B, T, d_model], and the new state; None: from their first token, likewise.
+    """Blocks, and the norm after the last: [B, T, d_model], and the new state.
 
+    state: None: from the first token, and without a new state
     add_norm: mamba-ssm's `layer_norm_fn`, residual addition and norm in one, with the residual stream in float32
     """
     residual, new = None, []

@@ -265,7 +265,7 @@ class MambaDecoder(Decoder):
         return self.logits
 
     def reset(self, rows: Tensor) -> None:
-        self.recent[(slice(None), *self._place(rows))] = self.recent.new_zeros(())  # 0 would wait for the device
+        self.recent[(slice(None), *self._place(rows))] = self.recent.new_zeros(())  # the host would wait for 0
         self.state.index_fill_(1, rows, 0)
 
     def prefill(self, rows: Tensor, tokens: Tensor) -> None:
@@ -276,9 +276,10 @@ class MambaDecoder(Decoder):
                   for recent, state in zip(self.recent, self.state, strict=True)]
         with torch.autocast(rows.device.type, self.weights, enabled=self.weights != torch.float32):
             after = self.backbone.prefill(tokens, before)
+        after = [(recent.to(self.recent.dtype), state.to(self.state.dtype)) for recent, state in after]
         for i, (recent, state) in enumerate(after):
-            self.recent[(i, *place)] = recent.to(self.recent.dtype).unflatten(2, self.recent.shape[4:])
-            self.state[i, rows] = state.to(self.state.dtype)
+            self.recent[(i, *place)] = recent.unflatten(2, self.recent.shape[4:])
+            self.state[i, rows] = state
 
     def _place(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of rows in `recent`."""

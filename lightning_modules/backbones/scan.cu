@@ -7,8 +7,8 @@
 //
 // x, dt, z, out and their gradients: element (row, t, channel) at row * _row + t * _step + channel; B, C likewise with
 // a state for the channel. rates: A log2(e), [16, WIDTH]; dA: the gradient of A, likewise. length is a multiple of 16.
-// before, after: null, or the state before and after all tokens, [rows, WIDTH, 16]; the gradients are those of a scan from
-// zero.
+// before, after: null, or the state before and after all tokens, [rows, WIDTH, 16]; the gradients are those of a scan
+// from zero.
 // WIDTH, the number of channels, is defined by who compiles this. Needs compute capability 8.0.
 
 // To a tile in shared memory, 16 tokens of 32 channels, 64 bytes each: a lane copies 16 bytes of token lane / 4 and of

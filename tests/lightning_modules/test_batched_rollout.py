@@ -2,12 +2,13 @@ import functools
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
 from lightning_modules import batched_rollout, prefill
 from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
 from lightning_modules.backbones.decoder import StepDecoder
-from lightning_modules.batched_rollout import Decoding
+from lightning_modules.batched_rollout import TYPES, Decoding, Rows
 from lightning_modules.prefill import Passes
 from lightning_modules.rollout import budget, rollout
 from tools import UserError
@@ -56,7 +57,7 @@ def test_the_device_engine_says_what_the_host_engine_says(task, trained):
         assert any(row.reason == "end" for row in host)
 
 
-@pytest.mark.parametrize("most", [7, 40, 10**6])
+@pytest.mark.parametrize("most", [60, 10**6])
 def test_prompts_of_any_lengths_are_taken_in_passes(most, monkeypatch):
     task, made = Addition(4), []
     backbone, _ = _setting(task)
@@ -73,9 +74,11 @@ def test_prompts_of_any_lengths_are_taken_in_passes(most, monkeypatch):
         assert (a.tokens, a.kinds, a.reason) == (b.tokens, b.kinds, b.reason)
 
 
-def test_passes_take_what_is_known_once_and_no_more():
-    passes = Passes(_setting(Addition(4))[0], 50, 2)
-    for known, most, rows in (([5, 90, 0, 91, 300], 64, 9), ([7] * 40, 50, 3), ([0, 0], 9, 9), ([], 9, 9), ([3], 1, 9)):
+@pytest.mark.parametrize("price", [2, 16])
+def test_passes_take_what_is_known_once_and_save_more_than_they_cost(price):
+    passes, all_taken = Passes(_setting(Addition(4))[0], 50, price), 0
+    for known, most, rows in (([5, 90, 0, 91, 300], 64, 9), ([7] * 40, 50, 3), ([0, 0], 9, 9), ([], 9, 9), ([3], 1, 9),
+                              ([300] * 4, 10**6, 9), ([401] * 9, 1000, 9), ([401] * 9, 10**6, 2)):
         passes.most, passes.rows = most, rows
         taken, plan = [0] * len(known), list(passes.plan(known, 2))
         for chosen, length in plan:
@@ -83,8 +86,54 @@ def test_passes_take_what_is_known_once_and_no_more():
             for i in chosen:
                 taken[i] += length
         assert all(a <= b for a, b in zip(taken, known, strict=True))
-        assert sum(known) - sum(taken) < 4 * max(1, len(known))
-    assert not list(passes.plan([1, 1, 1], 2))
+        assert sum(taken) >= len(plan) * price * 2
+        assert price == 2 or all(length % 16 == 0 for _, length in plan if length >= 256)
+        all_taken += sum(taken)
+    assert all_taken > 5000 and not list(passes.plan([1, 1, 1], 2))
+
+
+def _compare_with_steps(task, backbone, decoding, tolerance, monkeypatch):
+    """What rows are that took much of their prompts in passes, and what they are after as many steps."""
+    problems = [task.problem("test", 0, digits, 0) for digits in (150, 149, 40, 3, 140, 2)]
+    prompts = [task.vocabulary().encode(problem.prompt) for problem in problems]
+    monkeypatch.setattr(prefill, "MOST_TOKENS", dict.fromkeys(("cpu", "cuda"), 600))
+    with torch.inference_mode():
+        rows = Rows(backbone, task.vocabulary(), task.tool_for(problems[0]), len(prompts), 400, decoding)
+        rows.passes.price = 2
+        rows.start(range(len(prompts)), prompts, [400, 400, 400, 400, 200, 400], [0] * len(prompts))
+        rows.finish()
+        taken = (rows.count - 1).tolist()
+        assert taken[3] == taken[5] == 0 and min(taken[i] for i in (0, 1, 2, 4)) > 64 and max(taken[:2]) > 256
+        assert taken[4] == 198  # the budget's end is taken in a step
+        for row, prompt in enumerate(prompts):
+            assert rows.tokens[row] == prompt[taken[row]] and rows.log[row, : taken[row]].tolist() == list(
+                prompt[: taken[row]])
+        other = backbone.decoder(len(prompts), 400, TYPES[decoding.weights], TYPES[decoding.states])
+        logits, compared = rows.decoder.step(rows.tokens).clone(), 0
+        for step in range(max(taken) + 1):
+            column = torch.tensor([prompt[min(step, len(prompt) - 1)] for prompt in prompts], device=logits.device)
+            expected = other.step(column)
+            for row in (row for row, count in enumerate(taken) if count == step):
+                leaves = [[leaf[row] if leaf.shape[0] == len(prompts) else leaf[:, row]
+                           for leaf in tree_leaves(decoder.state)] for decoder in (rows.decoder, other)]
+                for a, b in ((logits[row], expected[row]), *zip(*leaves, strict=True)):
+                    assert (a - b).norm() <= tolerance * b.norm()
+                compared += 1
+        assert compared == len(prompts)
+
+
+@pytest.mark.parametrize("backbone", [GRU, LSTM, Mamba, Mamba2, Mamba3])
+def test_after_passes_rows_are_where_steps_lead(backbone, monkeypatch):
+    task = Addition(4)
+    _compare_with_steps(task, _setting(task, backbone)[0], Decoding(), 1e-4, monkeypatch)
+
+
+def test_a_prompt_beyond_every_budget_ends_there():
+    task = Addition(4)
+    backbone, _ = _setting(task)
+    problems = [(task.problem("test", 0, digits, 0), 10) for digits in (40, 30)]
+    found = rollout(backbone, task.vocabulary(), task, problems, 2, Decoding("device"))
+    assert [(row.tokens, row.reason) for row in found] == [(list(p.prompt[:10]), "budget") for p, _ in problems]
 
 
 @pytest.mark.parametrize("backbone", [LSTM, Pythia])
@@ -141,6 +190,16 @@ def test_a_gpu_says_what_the_cpu_says(backbone):
     found = rollout(model.cuda(), task.vocabulary(), task, problems, 4, Decoding("device"))
     assert [(row.tokens, row.kinds, row.reason) for row in expected] == [
         (row.tokens, row.kinds, row.reason) for row in found]
+
+
+@needs_cuda
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+@pytest.mark.parametrize("states", ["float32", "bfloat16"])
+def test_on_a_gpu_after_passes_rows_are_where_steps_lead(weights, states, monkeypatch):
+    task = Addition(4)
+    backbone, _ = _setting(task, d_inner=512, dt_min=0.01, initializer_range=0.3)  # channels enough for the scan
+    tolerance = 1e-4 if weights == states == "float32" else 5e-2
+    _compare_with_steps(task, backbone.cuda(), Decoding("device", weights, states), tolerance, monkeypatch)
 
 
 @needs_cuda

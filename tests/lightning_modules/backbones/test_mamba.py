@@ -4,6 +4,7 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_map
 from torch.utils._pytree import tree_leaves
 
 from lightning_modules.backbones import Mamba
@@ -175,14 +176,18 @@ def test_missing_kernels_are_a_warning_that_says_what_to_install(kernels):
 
 
 @CUDA
-def test_cuda_equals_cpu():
-    net, tokens = model(), torch.randint(50, (3, 200))
-    logits = net(tokens)[0]
+@pytest.mark.parametrize("carried", [False, True])
+def test_cuda_equals_cpu(carried):
+    net, tokens, state = model(), torch.randint(50, (3, 200)), None
+    if carried:
+        with torch.no_grad():
+            state = net(tokens.flip(1))[1]
+    logits = net(tokens, state)[0]
     logits.square().mean().backward()
     expected = {k: v.grad.clone() for k, v in net.named_parameters()}
     net.zero_grad()
     net.cuda()
-    fused = net(tokens.cuda(), return_state=False)[0]
+    fused = net(tokens.cuda(), tree_map(torch.Tensor.cuda, state), return_state=carried)[0]
     assert (fused.cpu() - logits).abs().max() < 1e-3
     fused.square().mean().backward()
     for name, parameter in net.named_parameters():
