@@ -1,6 +1,7 @@
 """What every backbone promises, each held against an implementation that is not ours."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,8 @@ def stepped(net, tokens, state):
 @pytest.mark.parametrize("name", REFERENCES)
 @torch.no_grad()
 def test_equals_its_reference(name):
+    if name in ("Hybrid", "Mamba2") and find_spec("causal_conv1d"):
+        pytest.skip("transformers, the reference, then calls causal-conv1d's CUDA kernel on the CPU")
     net, tokens = make(name), some_tokens(3, 45)
     assert net(tokens)[0].std() > 0.2
     assert (net(tokens)[0] - REFERENCES[name][1](net, tokens)).abs().max() < 1e-4

@@ -4,8 +4,7 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._pytree import tree_map
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_modules.backbones import Mamba
 from lightning_modules.backbones.base import reset_rows, select_rows
@@ -187,7 +186,7 @@ def test_cuda_equals_cpu(carried):
     expected = {k: v.grad.clone() for k, v in net.named_parameters()}
     net.zero_grad()
     net.cuda()
-    fused = net(tokens.cuda(), tree_map(torch.Tensor.cuda, state), return_state=carried)[0]
+    fused = net(tokens.cuda(), tree_map(torch.Tensor.cuda, state) if carried else None, return_state=carried)[0]
     assert (fused.cpu() - logits).abs().max() < 1e-3
     fused.square().mean().backward()
     for name, parameter in net.named_parameters():
