@@ -5,7 +5,7 @@
 Logical graphs have long prompts and short observations, code bases observations of hundreds of tokens; additions, whose
 observations are one token, show that these cost nothing. The model does all of its work but says what the reference
 says, so that no training is needed; the tools are the real ones. Every row must be the reference. Prints a table and
-writes results/benchmarks/prefill.json.
+writes results/benchmarks/prefill.json, or prefill_cpu.json.
 """
 
 import argparse
@@ -103,9 +103,10 @@ def main() -> None:
     parser.add_argument("--functions", type=int, default=48, help="of the code bases")
     parser.add_argument("--digits", type=int, default=100, help="of the sums")
     parser.add_argument("--unsandboxed", action="store_true")
-    parser.add_argument("--out", default="results/benchmarks/prefill.json")
+    parser.add_argument("--out", default=None)
     options = parser.parse_args()
     cuda = torch.cuda.is_available()
+    options.out = options.out or f"results/benchmarks/prefill{'' if cuda else '_cpu'}.json"
     shape = {"n_layer": 24, "d_model": 768} if cuda else {"n_layer": 4, "d_model": 256}
     device = torch.device("cuda" if cuda else "cpu")
     with tempfile.TemporaryDirectory() as folder:

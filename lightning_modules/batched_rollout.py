@@ -1,6 +1,7 @@
 """Rollouts without the host in the loop: model, choice of the token, tool and bookkeeping stay on the device.
 
-On CUDA all of a step is one graph, replayed many times between two looks at which rows have ended.
+On CUDA all of a step is one graph, replayed many times between two looks at which rows have ended. Prompts are taken in
+passes over many tokens where that is faster.
 """
 
 import math
