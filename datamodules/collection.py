@@ -6,20 +6,31 @@ import os
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from datamodules.codebases import CodeBase, check, check_limits, code_base
 from datamodules.scripted import AGENTS, SUBMIT
 from tools import UserError
 from tools.sandbox import Limits, Sandbox
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 TASK = (f"`python3 main.py` fails: v10 is declared in main.py and used in foo.py. Pass it along, then submit with "
         f"`{SUBMIT}`.")
 META = "collection.json"
+
+SPLITS = ("training", "validation", "test")
+HELD_OUT = 0.05
+"""Share of the trajectories that the validation loss and the test loss have each."""
 
 Record = dict[str, Any]
 """A trajectory: `index`, `n`, `messages` (role and content each), `status` of the loop, `fixed`, `needless` files."""
@@ -185,15 +196,52 @@ def start_collection(folder: str, collection: Collection) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read_collection(folder: str) -> tuple[Collection, Iterator[Record]]:
-    """What a folder's trajectories are, and the trajectories, in order. Raises UserError if it is no such folder."""
+def read_collection(folder: str | Path) -> Collection:
+    """What a folder's trajectories are. Raises UserError if it is no such folder."""
     path = Path(folder) / META
-    shards = sorted(Path(folder).glob("*.jsonl.gz"))
     if not path.is_file():
         raise UserError(f"there are no trajectories in {folder}: collect some with python run.py collect {folder}")
     content = json.loads(path.read_text(encoding="utf-8"))
     content["lengths"] = tuple(content["lengths"])
-    return Collection(**content), (record for shard in shards for record in read_shard(shard))
+    return Collection(**content)
+
+
+def shards(folder: str | Path) -> list[Path]:
+    """The files of a folder's trajectories, in order."""
+    return sorted(Path(folder).glob("*.jsonl.gz"))
+
+
+def read_records(folder: str | Path) -> Iterator[Record]:
+    """A folder's trajectories, in order."""
+    return (record for shard in shards(folder) for record in read_shard(shard))
+
+
+def split(indices: Sequence[int]) -> dict[str, np.ndarray]:
+    """Places of the trajectories of these indices that each of `SPLITS` has, int64 each, disjoint.
+
+    An index belongs to the same split whatever is beside it: only where one of the two held-out splits would be empty
+    does it get the one that is nearest. Raises UserError if there are fewer than three.
+    """
+    if len(indices) < len(SPLITS):
+        raise UserError(f"{len(indices)} trajectories that can be trained on are too few: expected at least "
+                        f"{len(SPLITS)}, for training, validation and test loss each; collect more")
+    draws = np.array([random.Random(f"held out/{index}").random() for index in indices])
+    order = np.argsort(draws, kind="stable")
+    first, second = np.searchsorted(draws[order], [HELD_OUT, 2 * HELD_OUT])
+    first = min(max(first, 1), len(draws) - 2)
+    second = min(max(second, first + 1), len(draws) - 1)
+    parts = zip(("validation", "test", "training"), np.split(order, [first, second]), strict=True)
+    return {name: np.sort(part) for name, part in parts}
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Other processes wait here until this one has left."""
+    with open(path, "ab") as lock:
+        if fcntl:
+            with suppress(OSError):  # a file system without locks
+                fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
 
 
 def average_characters(summaries: Sequence[Record]) -> dict[int, float]:

@@ -190,7 +190,8 @@ class TrajectoryModel(LightningModule):
                             f"the configuration that the checkpoint was trained with (config.yaml in its run folder)")
         if vocabulary != self.vocabulary:
             raise UserError(f"the checkpoint's vocabulary is not the configuration's: "
-                            f"{vocabulary.difference(self.vocabulary)}; was it trained in another style?")
+                            f"{vocabulary.difference(self.vocabulary)}; give the style it was trained in, or the "
+                            f"tokenizer.json in its run folder (--data.task.tokenizer)")
         if self.initial_states and "initial_states" in checkpoint:
             self.initial_states.load_state_dict(checkpoint["initial_states"])
         if "state_dict" not in checkpoint:  # a sharded strategy has loaded it already

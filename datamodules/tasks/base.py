@@ -64,6 +64,13 @@ class Task(ABC):
     def sample_training(self, rng: random.Random) -> Problem:
         """A random training problem, of length at most `max_length`."""
 
+    def sample_held_out(self, rng: random.Random, split: str) -> Problem:
+        """A random problem of a loss that nothing is learnt from; one like those of training unless they are limited.
+
+        split: `validation` or `test`
+        """
+        return self.sample_training(rng)
+
     @abstractmethod
     def parse(self, text: str) -> Problem:
         """The problem that a user typed; raises UserError that says what a problem looks like."""

@@ -4,15 +4,30 @@ import hashlib
 import os
 import random
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.codebases import LONGEST, RUN, SHORTEST, CodeBase, check, code_base
-from datamodules.collection import META, TASK, Record, average_characters, judge, read_collection, summary
+from datamodules.collection import (
+    META,
+    SPLITS,
+    TASK,
+    Record,
+    average_characters,
+    judge,
+    locked,
+    read_collection,
+    read_records,
+    shards,
+    split,
+    summary,
+)
 from datamodules.noise import Noise
 from datamodules.scripted import AGENTS, PRINT_ALL, SUBMIT
 from datamodules.tasks.base import Problem, Task
@@ -28,11 +43,15 @@ PHASES = ("run", "read", "fix", "submit", "other")
 
 @dataclass(slots=True)
 class Tokens:
-    """Tokens of many trajectories: ids [sum of lengths], kinds likewise; trajectory i is [starts[i], starts[i + 1])."""
+    """Tokens of many trajectories: ids [sum of lengths], kinds likewise; trajectory i is [starts[i], starts[i + 1]).
+
+    splits: numbers of the trajectories that each of `SPLITS` has
+    """
 
     ids: np.ndarray
     kinds: np.ndarray
     starts: np.ndarray
+    splits: dict[str, np.ndarray]
 
 
 class CodeFixing(Task):
@@ -49,14 +68,16 @@ class CodeFixing(Task):
         Pass v10 on in foo.py and main.py. ``` ... ``` [EOM] ...   It runs clean. ``` echo COMPLETE... ``` [EOM] [END]
         CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC CCCCCCCCCCC CCCCC OOO   CCCCCCCCCCCCCC CCCCCCCCCCCCCCCCCCCCCC CCCCC EEEEE
 
-    A rollout is solved if the code that is left runs and prints what it should, however that came about.
+    A rollout is solved if the code that is left runs and prints what it should, however that came about. A twentieth of
+    the trajectories each is held out for the validation and the test loss (`datamodules.collection.split`).
 
     Args:
         trajectories: folder of the training trajectories; what agent made them is the task's `setting`. To evaluate
             where they are not, a run's own folder will do, with its tokenizer.json as the tokenizer; rows of the loss
             are then made on the spot, slowly
         max_length: most functions of a training trajectory's code base
-        tokenizer: a folder, file or hub name of a tokenizer; null: a BPE trained on the trajectories, kept beside them
+        tokenizer: a folder, file or hub name of a tokenizer; null: a BPE trained on the training trajectories,
+            kept beside them
         vocab_size: of that BPE
         digits: most digits of a number that are one token of it
         shorter_than_average: only trajectories that are shorter than the average for their n (paper: distillation)
@@ -75,25 +96,18 @@ class CodeFixing(Task):
         self.check_length(max_length)
         self.max_length, self.unsandboxed, self.limits = max_length, unsandboxed, Limits(seconds)
         self.folder, self._shorter = Path(trajectories), shorter_than_average
-        self.collection, records = read_collection(trajectories)
+        self.collection = read_collection(trajectories)
         self.setting = self.collection.agent
-        self._records: list[Record] | None = None
-        self._read: Callable[[], list[Record]] = lambda: self._chosen(list(records))
         self.codec = self._codec(tokenizer, vocab_size, digits)
         self._vocabulary = self.codec.vocabulary
-        self._tokens = self._encoded()
         self._references: dict[str, Trajectory] = {}
         self._prompt = tuple(self._message_tokens(self._first_messages()))
 
     # What is trained on
 
     def records(self) -> list[Record]:
-        """The training trajectories: those that fixed the code, of the lengths that are asked for."""
-        if self._records is None:
-            self._records = self._read()
-        return self._records
-
-    def _chosen(self, records: list[Record]) -> list[Record]:
+        """The trajectories that fixed their code, of the lengths that are asked for: training and held-out ones."""
+        records = list(read_records(self.folder))
         if not records:
             raise UserError(f"there are no trajectories in {self.folder}: collect some with python run.py collect "
                             f"{self.folder}")
@@ -106,33 +120,70 @@ class CodeFixing(Task):
             raise UserError(f"no trajectory in {self.folder} fixed its code with at most {self.max_length} functions")
         return records
 
+    def trajectory_lengths(self) -> np.ndarray:
+        """Tokens of each training trajectory, int64 [trajectories]; none where the folder holds no trajectories."""
+        return np.diff(self._tokens.starts)[self._tokens.splits["training"]] if self._tokens else np.zeros(0, np.int64)
+
+    @cached_property
+    def _contents(self) -> str:
+        """A hash of the trajectories and of which of them are chosen."""
+        digest = hashlib.sha256(f"{self.max_length} {self._shorter}".encode())
+        for path in shards(self.folder):
+            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
     def _codec(self, name: str | None, vocab_size: int, digits: int) -> TextCodec:
         if name:
             return TextCodec.load(name)
-        path = self.folder / f"tokenizer_{vocab_size}_{digits}.json"
-        if not path.is_file():
-            texts = (message["content"] for record in self.records()[:5000] for message in record["messages"])
-            TextCodec.train(texts, vocab_size, digits).save(path)
-        return TextCodec.load(str(path))
 
-    def _encoded(self) -> Tokens | None:
+        def train(path: Path) -> None:
+            records = self.records()
+            chosen = split([record["index"] for record in records])["training"][:5000]
+            texts = (message["content"] for i in chosen for message in records[i]["messages"])
+            TextCodec.train(texts, vocab_size, digits).save(path)
+
+        return TextCodec.load(str(self._kept(f"tokenizer_{vocab_size}_{digits}_{self._contents[:16]}.json", train)))
+
+    @cached_property
+    def _tokens(self) -> Tokens | None:
         """All trajectories as tokens, kept beside them in a file; None if there is none."""
-        shards = [(path.name, path.stat().st_size) for path in sorted(self.folder.glob("*.jsonl.gz"))]
-        if not shards:
+        if not shards(self.folder):
             return None
-        facts = f"{shards} {self.max_length} {self._shorter} {self.codec.tokenizer.to_str()}"
-        path = self.folder / f"tokens_{hashlib.sha256(facts.encode()).hexdigest()[:16]}.npz"
-        if not path.is_file():
-            trajectories = [self.trajectory(record["messages"]) for record in self.records()]
+
+        def encode(path: Path) -> None:
+            records = self.records()
+            trajectories = [self.trajectory(record["messages"]) for record in records]
             ids = [self._vocabulary.encode(t.tokens).astype(np.uint32) for t in trajectories]
-            starts = np.cumsum([0, *map(len, ids)])
             kinds = np.frombuffer(b"".join(t.kinds for t in trajectories), dtype=np.uint8)
-            temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-            np.savez(temporary, ids=np.concatenate(ids), kinds=kinds, starts=starts)
-            temporary.replace(path)
-            self._records = None
-        with np.load(path) as arrays:
-            return Tokens(arrays["ids"], arrays["kinds"], arrays["starts"])
+            np.savez(path, ids=np.concatenate(ids), kinds=kinds, starts=np.cumsum([0, *map(len, ids)]),
+                     **split([record["index"] for record in records]))
+
+        facts = hashlib.sha256((self._contents + self.codec.tokenizer.to_str()).encode())
+        path = self._kept(f"tokens_{facts.hexdigest()[:16]}.npz", encode)
+        try:
+            with np.load(path) as arrays:
+                return Tokens(arrays["ids"], arrays["kinds"], arrays["starts"], {name: arrays[name] for name in SPLITS})
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is not whole ({type(error).__name__}): delete it; it is made anew") from error
+
+    def _kept(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A file beside the trajectories, made by the first process that needs it while others wait for it."""
+        path = self.folder / name
+        if path.is_file():
+            return path
+        try:
+            with locked(self.folder / ".lock"):
+                if not path.is_file():
+                    temporary = self.folder / f".{os.getpid()}.{name}"
+                    try:
+                        make(temporary)
+                        temporary.replace(path)
+                    finally:
+                        temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror}): tokenizer and tokens are kept beside the "
+                            f"trajectories; copy those to a folder that can be written to") from error
+        return path
 
     def trajectory(self, messages: list[dict[str, str]]) -> Trajectory:
         """The messages of an agent, from the first two on, as tokens and kinds."""
@@ -164,7 +215,14 @@ class CodeFixing(Task):
     def sample_training(self, rng: random.Random) -> Problem:
         if self._tokens is None:  # the scripted agent at work, a few a second
             return self.sample(rng, rng.randint(*self.collection.lengths))
-        return Problem((), 0, source=rng.randrange(len(self._tokens.starts) - 1))
+        return self._drawn(rng, "training")
+
+    def sample_held_out(self, rng: random.Random, split: str) -> Problem:
+        """One of the trajectories that are kept apart for the loss of a split."""
+        return self.sample_training(rng) if self._tokens is None else self._drawn(rng, split)
+
+    def _drawn(self, rng: random.Random, split: str) -> Problem:
+        return Problem((), 0, source=int(rng.choice(self._tokens.splits[split])))
 
     def parse(self, text: str) -> Problem:
         match = re.fullmatch(r"\s*(\d{1,4})(?:/(\w+))?\s*", text)

@@ -49,6 +49,10 @@ class Mixture(Task):
         task, = rng.choices(self.tasks, self.weights)
         return self._ours(task, task.sample_training(rng))
 
+    def sample_held_out(self, rng: random.Random, split: str) -> Problem:
+        task, = rng.choices(self.tasks, self.weights)
+        return self._ours(task, task.sample_held_out(rng, split))
+
     def parse(self, text: str) -> Problem:
         """A problem of the first task that takes it for one."""
         errors = []

@@ -1,8 +1,11 @@
+import json
+import multiprocessing
 import random
 
+import numpy as np
 import pytest
 
-from datamodules.collection import read_collection
+from datamodules.collection import read_records, split, write_shard
 from datamodules.stream import RowStream
 from datamodules.tasks import CodeFixing
 from datamodules.tokens import END, Kind
@@ -23,7 +26,7 @@ def told(task, trajectory, kinds):
 
 
 def test_training_trajectories_say_what_the_files_say(task):
-    _, records = read_collection(str(task.folder))
+    records = read_records(task.folder)
     for index, record in enumerate(records):
         problem = type(task.parse("4"))((), 0, source=index)
         trajectory = task.record(problem)
@@ -46,7 +49,101 @@ def test_the_stream_is_a_function_of_seed_and_index(task):
     assert len({tuple(row) for row in rows}) > 3  # of the few trajectories that there are
 
 
+def test_held_out_trajectories_are_not_trained_on(task):
+    """Nothing that the validation and test loss are of is drawn in training, whatever the seed."""
+    drawn = {"training": [task.sample_training(random.Random(seed)).source for seed in range(400)]}
+    for name in ("validation", "test"):
+        drawn[name] = [task.sample_held_out(random.Random(seed), name).source for seed in range(400)]
+    assert all(drawn.values()) and sorted(set().union(*drawn.values())) == list(range(8))
+    assert sum(len(set(sources)) for sources in drawn.values()) == 8  # each in one split only
+    records = list(read_records(task.folder))
+    lengths = [len(task.trajectory(records[i]["messages"]).tokens) for i in sorted(set(drawn["training"]))]
+    assert task.trajectory_lengths().tolist() == lengths
+
+
+def test_a_trajectory_stays_in_its_split():
+    whole, part = split(range(4000)), split(range(500))
+    assert sorted(i for places in whole.values() for i in places) == list(range(4000))
+    for name, places in part.items():
+        assert [i for i in whole[name] if i < 500] == places.tolist()
+        assert len(whole[name]) == pytest.approx({"training": 3600}.get(name, 200), rel=0.2)
+    kept = np.arange(0, 500, 3)  # those that a filter leaves
+    assert {kept[i] for i in split(kept.tolist())["test"]} == set(part["test"]) & set(kept)
+    for size in range(3, 40):
+        parts = split(range(size))
+        assert all(map(len, parts.values())) and sum(map(len, parts.values())) == size
+    with pytest.raises(UserError, match="2 trajectories that can be trained on are too few"):
+        split([0, 1])
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A folder whose trajectory i says the letter i of the alphabet in a line of its own, over and over."""
+    content = {"agent": "interactive", "lengths": [4, 16], "system": "s", "instance": "{{task}}"}
+    (tmp_path / "collection.json").write_text(json.dumps(content))
+
+    def write(letters):
+        records = [{"index": i, "n": 4, "fixed": True, "needless": [], "status": "", "messages": [
+            {"role": "system", "content": "s"}, {"role": "user", "content": "t"},
+            {"role": "assistant", "content": f"{letter * 8} " * 8}]} for i, letter in enumerate(letters)]
+        path = tmp_path / "00000.jsonl.gz"
+        write_shard(path, records)
+        path.write_bytes(path.read_bytes().ljust(2000, b"\0"))  # of one size, whatever it says
+        return CodeFixing(str(tmp_path), vocab_size=600)
+
+    return write
+
+
+def test_the_tokenizer_has_not_seen_what_is_held_out(written):
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    task = written(letters)
+    known = {letter for letter in letters if letter * 8 in "".join(task.vocabulary().tokens)}
+    assert known == {letters[i] for i in split(range(26))["training"]}
+
+
+def test_other_trajectories_get_another_tokenizer_and_other_tokens(written, tmp_path):
+    """Files of the same names and sizes, too."""
+    task = written("abcdefghij")
+    said = task.codec.decode(task._vocabulary.decode(task._tokens.ids).copy())
+    again = written("klmnopqrst")
+    assert "aaaaaaaa" in said and again.vocabulary() != task.vocabulary()
+    assert "aaaaaaaa" not in again.codec.decode(again._vocabulary.decode(again._tokens.ids).copy())
+    assert CodeFixing(str(tmp_path), 5, vocab_size=600)._contents != again._contents
+
+
+def test_where_only_rollouts_are_wanted_no_trajectory_is_encoded(written, tmp_path):
+    task = written("abcdefghij")
+    task.problem("test", 0, 4, 0)
+    assert not list(tmp_path.glob("tokens_*"))
+    task.sample_training(random.Random(0))
+    assert len(list(tmp_path.glob("tokens_*"))) == 1
+
+
+def load(folder, made, encode=CodeFixing.trajectory):
+    def counted(self, messages):
+        with made.get_lock():
+            made.value += 1
+        return encode(self, messages)
+
+    CodeFixing.trajectory = counted
+    CodeFixing(folder, vocab_size=600).trajectory_lengths()
+
+
+def test_ranks_share_one_encoding(written, tmp_path):
+    written("abcdefghij")
+    context = multiprocessing.get_context("fork")
+    made = context.Value("i", 0)
+    ranks = [context.Process(target=load, args=(str(tmp_path), made)) for _ in range(3)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0, 0] and made.value == 10
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") and path.name != ".lock"]
+
+
 def test_a_second_task_takes_the_files_that_the_first_left(task, monkeypatch):
+    assert len(task.trajectory_lengths()) == 6
     monkeypatch.setattr(CodeFixing, "records", lambda self: pytest.fail("read again"))
     again = CodeFixing(str(task.folder), 8, vocab_size=400, unsandboxed=UNSANDBOXED)
     assert again.vocabulary() == task.vocabulary() and (again._tokens.ids == task._tokens.ids).all()
@@ -108,7 +205,7 @@ def test_what_a_user_types(task):
 def test_only_shorter_than_average(trajectories):
     folder = str(trajectories / "interactive")
     task = CodeFixing(folder, 8, shorter_than_average=True, vocab_size=400, unsandboxed=UNSANDBOXED)
-    _, records = read_collection(folder)
+    records = read_records(folder)
     sizes = {}
     for record in records:
         sizes.setdefault(record["n"], []).append(sum(len(m["content"]) for m in record["messages"]))

@@ -10,6 +10,7 @@ from datamodules.collection import (
     average_characters,
     read_collection,
     read_files,
+    read_records,
     read_shard,
     read_trajectory,
     start_collection,
@@ -33,8 +34,7 @@ def test_trajectories_are_a_function_of_seed_and_index(tmp_path):
     collection().shard(str(tmp_path / "b"), 1, 8)
     first, again = ((tmp_path / name / "00001.jsonl.gz").read_bytes() for name in "ab")
     assert first == again
-    found, records = read_collection(str(tmp_path / "a"))
-    records = list(records)
+    found, records = read_collection(tmp_path / "a"), list(read_records(tmp_path / "a"))
     assert found == Collection(lengths=(4, 6), shard_size=3) and [r["index"] for r in records] == list(range(8))
     assert all(r["fixed"] and r["status"] == "Submitted" and 4 <= r["n"] <= 6 and not r["needless"] for r in records)
     assert collection(seed=1).record(0)["messages"] != records[0]["messages"]
