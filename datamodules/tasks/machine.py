@@ -1,11 +1,14 @@
 """Turing machines as small YAML tables."""
 
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse.typing import PositiveInt
 
 from tools import UserError
 from tools.tape import BLANK
@@ -13,6 +16,29 @@ from tools.tape import BLANK
 FOLDER = Path(__file__).parent / "machines"
 MOVES = {"L": "left", "R": "right", "S": ""}
 SAME, ELSE = "same", "else"
+QUOTES = "; a text that looks like a number, or like yes or no, needs quotes"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a machine's file says; types alone."""
+
+    symbols: str
+    start: str
+    halt: list[str]
+    inputs: list[list[str | dict]]
+    transitions: dict[str, dict[str, list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an input that is no text, see `Machine.sample`: one of the first four; a length with the first two."""
+
+    symbols: str = ""
+    balanced: str = ""
+    mirror: bool = False
+    change: Literal[0, 1] = 0
+    length: PositiveInt | Literal["", "n", "up to n"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +55,16 @@ class Machine:
     start: str
     halt: frozenset[str]
     transitions: dict[tuple[str, str], tuple[str, str, str]]
-    inputs: tuple[list[Any], ...]
+    inputs: tuple[tuple[str | Part, ...], ...]
 
     @property
     def states(self) -> tuple[str, ...]:
         return (*dict.fromkeys(state for state, _ in self.transitions), *sorted(self.halt))
+
+    @property
+    def varies(self) -> bool:
+        """Whether some part of an input may be shorter than n."""
+        return any(isinstance(part, Part) and part.length == "up to n" for kind in self.inputs for part in kind)
 
     def sample(self, rng: random.Random, length: int, exact: bool) -> tuple[str, ...]:
         """A random input of length n.
@@ -46,30 +77,42 @@ class Machine:
         for part in rng.choice(self.inputs):
             if isinstance(part, str):
                 tape += part
-            elif "symbols" in part:
-                tape += rng.choices(part["symbols"], k=_length(part, rng, length, exact))
-            elif "balanced" in part:
-                tape += _balanced(rng, *part["balanced"], _length(part, rng, length, exact))
-            elif "mirror" in part:
+            elif part.symbols:
+                tape += rng.choices(part.symbols, k=_length(part, rng, length, exact))
+            elif part.balanced:
+                tape += _balanced(rng, *part.balanced, _length(part, rng, length, exact))
+            elif part.mirror:
                 tape += tape[::-1]
-            elif tape:
+            else:
                 tape[rng.randrange(len(tape))] = rng.choice(sorted(set(tape)))
         return tuple(tape)
 
+    def steps(self, tape: tuple[str, ...]) -> range:
+        """As many steps as the machine may take; who uses them up raises `endless`."""
+        return range(1000 + 100 * (len(tape) + 1) ** 2)
+
+    def endless(self, tape: tuple[str, ...]) -> UserError:
+        return UserError(f"machine {self.name} does not halt on {''.join(tape)[:40]!r} (within the 1000 + 100 "
+                         f"(n + 1)^2 steps that it may take): mend its table")
+
     def run(self, tape: tuple[str, ...]) -> tuple[str, ...]:
-        """What stands around the head when the machine halts, from blank to blank; by plain simulation."""
+        """What stands around the head when the machine halts, from blank to blank; by plain simulation.
+
+        That is what follows the nearest blank that is not right of the head, up to the next one: under a head that
+        halts on a blank, all that starts right of it.
+        """
         cells, head, state = dict(enumerate(tape)), 0, self.start
-        limit = 1000 + 100 * (len(tape) + 1) ** 2
-        while state not in self.halt:
+        for _ in self.steps(tape):
+            if state in self.halt:
+                break
             cells[head], move, state = self.transitions[state, cells.get(head, BLANK)]
             head += (move == "right") - (move == "left")
-            limit -= 1
-            if limit < 0:
-                raise UserError(f"machine {self.name} does not halt on {''.join(tape)[:40]!r} (within the 1000 + 100 "
-                                f"(n + 1)^2 steps that it may take): mend its table")
+        else:
+            raise self.endless(tape)
         first = head
-        while cells.get(first - 1, BLANK) != BLANK and cells.get(first, BLANK) != BLANK:
+        while cells.get(first, BLANK) != BLANK:
             first -= 1
+        first += 1
         last = first
         while cells.get(last, BLANK) != BLANK:
             last += 1
@@ -84,28 +127,31 @@ def load_machine(name: str) -> Machine:
         raise UserError(f"there is no machine {name}: the suite has {known}; or give the path of your own .yaml file")
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"machine {path} is not YAML: {' '.join(str(error).split())}") from error
-    return _machine(path.stem, table if isinstance(table, dict) else {})
+    return _machine(path.stem, table)
 
 
-def _machine(name: str, table: dict[str, Any]) -> Machine:
+def _machine(name: str, content: Any) -> Machine:
     def wrong(what: str) -> UserError:
         return UserError(f"machine {name}: {what}")
 
-    if missing := [key for key in ("symbols", "start", "halt", "inputs", "transitions") if not table.get(key)]:
-        raise wrong(f"{missing[0]} is missing; a machine has symbols, start, halt, inputs and transitions")
-    symbols, halt = tuple(str(table["symbols"])), frozenset(map(str, table["halt"]))
-    rows: dict[str, dict] = {str(state): row for state, row in table["transitions"].items()}
+    table = Table(**_typed(Table, content, wrong))
+    if missing := [key for key in Table.__slots__ if not getattr(table, key)]:
+        raise wrong(f"{missing[0]} is empty; a machine has {', '.join(Table.__slots__)}")
+    symbols, halt, rows = tuple(table.symbols), frozenset(table.halt), table.transitions
     known, transitions = {*rows, *halt}, {}
+    if numbers := [key for keys in (rows, *rows.values()) for key in keys if not isinstance(key, str)]:
+        raise wrong(f"transitions: {numbers[0]} is no text{QUOTES}")
+    if twice := [symbol for symbol in symbols if symbols.count(symbol) > 1]:
+        raise wrong(f"symbol {twice[0]!r} is given twice")
     if BLANK in symbols:
         raise wrong(f"{BLANK} is the blank and not to be given in symbols")
-    if str(table["start"]) not in rows:
-        raise wrong(f"the start state {table['start']} has no transitions")
+    if table.start not in rows:
+        raise wrong(f"the start state {table.start} has no transitions")
     if both := halt & rows.keys():
         raise wrong(f"the halting state {min(both)} has transitions")
     for state, row in rows.items():
-        row = {str(symbol): entry for symbol, entry in row.items()}
         if unknown := [s for s in row if s not in (*symbols, BLANK, ELSE)]:
             raise wrong(f"state {state} reads the unknown symbol {unknown[0]!r}; the symbols are "
                         f"{' '.join(symbols)}, {BLANK} and {ELSE}")
@@ -113,10 +159,10 @@ def _machine(name: str, table: dict[str, Any]) -> Machine:
             entry = row.get(symbol, row.get(ELSE))
             if entry is None:
                 raise wrong(f"state {state} has no transition for {symbol!r}: add one, or an {ELSE}")
-            if not isinstance(entry, list) or len(entry) != 3:
+            if len(entry) != 3:
                 raise wrong(f"state {state}, symbol {symbol!r}: {entry} is no transition; expected [symbol to write "
                             f"or {SAME}, {', '.join(MOVES)}, next state]")
-            written, move, following = map(str, entry)
+            written, move, following = entry
             written = symbol if written == SAME else written
             if written not in (*symbols, BLANK):
                 raise wrong(f"state {state} writes the unknown symbol {written!r}")
@@ -125,38 +171,66 @@ def _machine(name: str, table: dict[str, Any]) -> Machine:
             if following not in known:
                 raise wrong(f"state {state} goes on to {following!r}, which is neither in transitions nor in halt")
             transitions[state, symbol] = written, MOVES[move], following
-    reached, todo = set(), [str(table["start"])]
+    reached, todo = set(), [table.start]
     while todo:
         if (state := todo.pop()) not in reached:
             reached.add(state)
             todo += [transitions[state, symbol][2] for symbol in (*symbols, BLANK) if state not in halt]
     if not reached & halt:
-        raise wrong(f"no halting state ({', '.join(sorted(halt))}) can be reached from {table['start']}")
-    for kind in table["inputs"]:
-        for part in kind:
-            _check_part(part, symbols, wrong)
-    return Machine(name, symbols, str(table["start"]), halt, transitions, tuple(table["inputs"]))
+        raise wrong(f"no halting state ({', '.join(sorted(halt))}) can be reached from {table.start}")
+    inputs = tuple(_input(kind, symbols, wrong) for kind in table.inputs)
+    return Machine(name, symbols, table.start, halt, transitions, inputs)
 
 
-def _check_part(part: Any, symbols: tuple[str, ...], wrong) -> None:
-    text = part if isinstance(part, str) else part.get("symbols", part.get("balanced", "")) \
-        if isinstance(part, dict) else None
-    if text is None or (isinstance(part, dict) and not part.keys() & {"symbols", "balanced", "mirror", "change"}):
-        raise wrong(f"{part} is no part of an input: expected a text, or symbols or balanced with a length, mirror, "
-                    f"or change")
-    if unknown := [s for s in text if s not in symbols]:
-        raise wrong(f"an input has the unknown symbol {unknown[0]!r}")
-    if isinstance(part, dict) and part.keys() & {"symbols", "balanced"}:
-        length = part.get("length")
-        if not (isinstance(length, int) and length > 0) and length not in ("n", "up to n"):
-            raise wrong(f"length {length} of an input is not possible: expected a number from 1 on, n, or up to n")
+def _typed(cls: type, content: Any, wrong) -> dict[str, Any]:
+    """The fields of a dataclass out of what a YAML file says, checked for their types."""
+    if not isinstance(content, dict) or not content:
+        raise wrong(f"{content} is not a table of {', '.join(cls.__slots__)}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls)
+    try:
+        return parser.parse_object({str(key): value for key, value in content.items()}).as_dict()
+    except ArgumentError as error:
+        raise wrong(_short(" ".join(str(error).split()))) from error
 
 
-def _length(part: dict[str, Any], rng: random.Random, n: int, exact: bool) -> int:
-    length = part["length"]
-    if length == "up to n":
+def _short(message: str) -> str:
+    """What the parser says, without Python's names of things."""
+    message = re.sub(r'Parser key "(\w+)"|<class \'([\w.]+\.)?(\w+)\'>|typing\.(?=Literal)', r"\1\3", message)
+    if union := re.fullmatch(r"(\w+): Does not validate .* Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", message):
+        message = f"{union[1]}: Expected {union[2]}. Got value: {union[3]}"
+    return message + QUOTES * ("Expected a str" in message)
+
+
+def _input(kind: list[str | dict], symbols: tuple[str, ...], wrong) -> tuple[str | Part, ...]:
+    """The parts of one kind of input, checked."""
+    parts: list[str | Part] = []
+    for given in kind:
+        part = given
+        if not isinstance(given, str):
+            part = Part(**_typed(Part, given, wrong))
+            drawn = part.symbols or part.balanced
+            if sum(map(bool, (part.symbols, part.balanced, part.mirror, part.change))) != 1:
+                raise wrong(f"{given} is no part of an input: expected one of symbols, balanced, mirror and change")
+            if bool(drawn) != bool(part.length):
+                raise wrong(f"{given}: a length (a number from 1 on, n, or up to n) goes with symbols and balanced")
+            if part.balanced and len(part.balanced) != 2:
+                raise wrong(f"{given}: balanced takes an opening and a closing symbol")
+            if not drawn and not any(parts):
+                raise wrong(f"{given} needs something before it in the input")
+        if unknown := [s for s in (part if isinstance(part, str) else part.symbols or part.balanced)
+                       if s not in symbols]:
+            raise wrong(f"an input has the unknown symbol {unknown[0]!r}")
+        parts.append(part)
+    if not any(parts):
+        raise wrong("an input is empty")
+    return tuple(parts)
+
+
+def _length(part: Part, rng: random.Random, n: int, exact: bool) -> int:
+    if part.length == "up to n":
         return n if exact else rng.randint(1, n)
-    return n if length == "n" else length
+    return n if part.length == "n" else part.length
 
 
 def _balanced(rng: random.Random, opening: str, closing: str, pairs: int) -> list[str]:

@@ -18,8 +18,9 @@ class Turing(ToolTask):
         1   <to_end> read 1 write.1 right   <to_end> read _ write._ left   <carry> read 1 write.0 left
         <carry> read _ write.1   <done>     read 1 left read _   right read 1 [ANS] 1 right read 0 0 right read _ [END]
 
-    After the halting state the head goes left to the blank before the result, and right over it. The next token always
-    follows from the last few, in both styles. Length: that of the machine's inputs (see its file).
+    After the halting state the head goes left to the nearest blank (it stays if it is on one), and right over what
+    follows. The next token always follows from the last few, in both styles. Length: that of the machine's inputs (see
+    its file).
 
     machine: name of a file in datamodules/tasks/machines (`increment`, `add`, `multiply_unary`, `palindrome`,
              `brackets`, `copy`, `sort`), or the path of your own; `datamodules.tasks.machine` says what is in it
@@ -51,13 +52,17 @@ class Turing(ToolTask):
         scribe.phase("run")
         machine, thoughts, state = self.machine, self._thoughts, self.machine.start
         think, command = scribe.think, scribe.command
-        while state not in machine.halt:
+        for _ in machine.steps(problem.prompt):
+            if state in machine.halt:
+                break
             think(thoughts[state])
             symbol, = command("read")
             written, move, state = machine.transitions[state, symbol]
             command("write." + written)
             if move:
                 command(move)
+        else:
+            raise machine.endless(problem.prompt)
         think(thoughts[state])
         scribe.phase("rewind")
         while command("read") != (BLANK,):

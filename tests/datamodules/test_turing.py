@@ -3,7 +3,7 @@ import random
 import pytest
 import yaml
 
-from datamodules.tasks import Turing
+from datamodules.tasks import Problem, Turing
 from datamodules.tasks.machine import FOLDER
 from datamodules.tokens import Kind
 from tools import UserError
@@ -74,7 +74,7 @@ GOOD = {"symbols": "01", "start": "go", "halt": ["done"], "inputs": [[{"symbols"
         "transitions": {"go": {"0": ["1", "R", "go"], "else": ["same", "S", "done"]}}}
 BAD = [
     ({"start": "gone"}, "start state gone"),
-    ({"halt": []}, "halt is missing"),
+    ({"halt": []}, "halt is empty"),
     ({"transitions": {"go": {"0": ["1", "R", "go"]}}}, "state go has no transition for '1': add one, or an else"),
     ({"transitions": {"go": {"else": ["same", "R", "go"]}}}, "no halting state .done. can be reached from go"),
     ({"transitions": {"go": {"2": ["1", "R", "go"]}}}, "unknown symbol '2'"),
@@ -83,8 +83,27 @@ BAD = [
     ({"transitions": {"go": {"else": ["same", "R", "stop"]}}}, "goes on to 'stop'"),
     ({"transitions": {"go": {"else": ["same", "R"]}}}, "is no transition"),
     ({"inputs": [[{"symbols": "ab", "length": "n"}]]}, "an input has the unknown symbol 'a'"),
-    ({"inputs": [[{"symbols": "01", "length": 0}]]}, "length 0"),
-    ({"inputs": [[7]]}, "7 is no part of an input"),
+    ({"inputs": [[{"symbols": "01", "length": 0}]]}, "length: Expected .* Got value: 0"),
+    ({"inputs": [[7]]}, "inputs: Expected str, dict. Got value: 7"),
+    ({"inputs": [7]}, "inputs: Expected a list. Got value: 7"),
+    ({"inputs": [[]]}, "an input is empty"),
+    ({"inputs": [[{"symbols": 1, "length": "n"}]]}, "symbols: Expected a str. Got value: 1; .* needs quotes"),
+    ({"inputs": [[{"symbols": "01"}]]}, "a length .* goes with symbols"),
+    ({"inputs": [[{"symbols": "", "length": "n"}]]}, "expected one of symbols, balanced, mirror and change"),
+    ({"inputs": [[{"balanced": "0", "length": "n"}]]}, "an opening and a closing symbol"),
+    ({"inputs": [[{"mirror": True}]]}, "needs something before it"),
+    ({"inputs": [["0", {"chance": 1}]]}, "'chance' is not accepted"),
+    ({"transitions": {}}, "transitions is empty"),
+    ({"transitions": ["go"]}, "transitions: Expected a dict"),
+    ({"transitions": {"go": ["same", "S", "done"]}}, "transitions: Expected a dict"),
+    ({"transitions": {"go": None}}, "transitions: Expected a dict"),
+    ({"transitions": {"go": {"else": "done"}}}, "transitions: Expected a list. Got value: done"),
+    ({"transitions": {"go": {0: ["1", "R", "go"], "else": ["same", "S", "done"]}}}, "0 is no text; .* quotes"),
+    ({"transitions": {"go": {"else": [1, "S", "done"]}}}, "Expected a str. Got value: 1"),
+    ({"symbols": 10}, "symbols: Expected a str. Got value: 10"),
+    ({"symbols": "011"}, "symbol '1' is given twice"),
+    ({"halt": "done"}, "halt: Expected a list. Got value: done"),
+    ({"steps": 5}, "'steps' is not accepted"),
 ]
 
 
@@ -93,6 +112,36 @@ def test_bad_tables(change, message, tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(GOOD | change))
     with pytest.raises(UserError, match=f"machine mine: .*{message}"):
         Turing(str(tmp_path / "mine.yaml"), 3)
+
+
+@pytest.mark.parametrize("text", ["", "[a]", "7", "a: b", "symbols: '01'", b"\xff\xfe", "a: ["])
+def test_files_that_are_no_tables(text, tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=r"machine .*mine"):
+        Turing(str(tmp_path / "mine.yaml"), 3)
+
+
+def test_any_change_of_a_table_builds_or_gets_one_line(tmp_path):
+    rng, refused = random.Random(0), 0
+    for _ in range(80):
+        table = yaml.safe_load((FOLDER / f"{rng.choice(sorted(EXPECTED))}.yaml").read_text())
+        place, key = None, None
+        inner = table
+        while isinstance(inner, (dict, list)) and inner and (place is None or rng.random() < 0.8):
+            place, key = inner, rng.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+            inner = inner[key]
+        if rng.random() < 0.3:
+            del place[key]
+        else:
+            place[key] = rng.choice([None, 0, 1, -1, 2.5, True, "", "0", "x", [], ["1", "R", "done"], {}, {"a": 1}])
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(table))
+        try:
+            task = Turing(str(tmp_path / "mine.yaml"), 3)
+            task.record(task.sample_training(rng))
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert 20 < refused < 80
 
 
 def test_a_table_of_ones_own(tmp_path):
@@ -108,5 +157,19 @@ def test_a_table_of_ones_own(tmp_path):
 def test_a_machine_that_never_halts(tmp_path):
     row = {"0": ["0", "S", "go"], "else": ["same", "S", "done"]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(GOOD | {"transitions": {"go": row}}))
-    with pytest.raises(UserError, match="does not halt on '0'"):
-        Turing(str(tmp_path / "mine.yaml"), 3).parse("0")
+    task = Turing(str(tmp_path / "mine.yaml"), 3)
+    for work in (task.parse, lambda text: task.record(Problem(tuple(text), len(text)))):
+        with pytest.raises(UserError, match="machine mine does not halt on '0'"):
+            work("0")
+
+
+@pytest.mark.parametrize(("halting", "expected"), [("after", ""), ("before", "011"), ("on it", "011")])
+def test_a_machine_that_halts_on_a_blank(halting, expected, tmp_path):
+    """The result is what follows the nearest blank that is not right of the head."""
+    end = {"after": ["same", "S", "done"], "before": ["same", "L", "back"], "on it": ["same", "L", "done"]}[halting]
+    rows = {"go": {"_": end, "else": ["same", "R", "go"]},
+            "back": {"_": ["same", "S", "done"], "else": ["same", "L", "back"]}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(GOOD | {"transitions": rows}))
+    task = Turing(str(tmp_path / "mine.yaml"), 3)
+    problem = task.parse("011")
+    assert task.answer(problem) == tuple(task.record(problem).outputs()) == tuple(expected)
