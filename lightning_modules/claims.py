@@ -83,7 +83,7 @@ def paper_rows(everything: Sequence[Curve], path: Path) -> list[dict[str, Any]]:
 
 def headline(curve: Curve) -> str:
     reaches = curve.reaches()
-    text = f"{curve.trained} -> {reach_text(curve.median_reach())}, {plural(len(reaches), 'seed')}"
+    text = f"{curve.trained} -> {reach_text(curve.median_reach())}, {curve.seeds}"
     if reaches[0] != reaches[-1]:
         text += f" ({reach_text(reaches[0])} to {reach_text(reaches[-1])})"
     return f"{text}; {curve.backbone}"
@@ -137,7 +137,7 @@ def noise_claims(everything: Sequence[Curve]) -> list[str]:
     for c in sorted(everything, key=lambda c: len(c.exact)):
         if re.fullmatch(r".+_noise_\d+", c.experiment):
             noisy[c.task, c.variant, c.recipe] = c
-    parts = [f"{' '.join(filter(None, key))} {reach_text(c.median_reach())}, {plural(len(c.exact), 'seed')}"
+    parts = [f"{' '.join(filter(None, key))} {reach_text(c.median_reach())}, {c.seeds}"
              for key, c in sorted(noisy.items())]
     return [f"Noise in training (share in percent; `mistakes` are taken back, `corrupted` labels are wrong), median "
             f"reach: {'; '.join(parts)}."] if parts else []

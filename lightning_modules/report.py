@@ -297,7 +297,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 
 def seeds(runs: Sequence[Run]) -> str:
-    return ", ".join(map(str, sorted({run.facts["seed"] for run in runs if run.facts.get("seed") is not None})))
+    """The seeds of runs: `1, 2 (diverged), 3`."""
+    diverged = {run.facts["seed"]: bool(run.facts.get("diverged")) for run in runs
+                if run.facts.get("seed") is not None}
+    return ", ".join(f"{seed}{' (diverged)' * diverged[seed]}" for seed in sorted(diverged))
 
 
 def few_to_many(values: Iterable[int]) -> str:
@@ -342,6 +345,8 @@ def facts(run: Run) -> str:
         parts.append(f"{run.facts['train_seconds']:.0f} s of training")
     if run.facts.get("train_loss") is not None:
         parts.append(f"loss {run.facts['train_loss']:.2g} at its end")
+    if run.facts.get("diverged"):
+        parts.append("diverged")
     return "".join(f", {part}" for part in parts)
 
 

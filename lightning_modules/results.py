@@ -56,6 +56,13 @@ class Curve:
     errors: Counter
 
     @property
+    def seeds(self) -> str:
+        """How many there are: `3 seeds, 1 of them diverged`."""
+        diverged = len({run.facts.get("seed") for run in self.runs if run.facts.get("diverged")})
+        count = len(self.exact)
+        return f"{count} seed{'s' * (count != 1)}{f', {diverged} of them diverged' * bool(diverged)}"
+
+    @property
     def lengths(self) -> list[int]:
         return sorted({length for one in self.exact for length in one})
 

@@ -75,7 +75,7 @@ def test_test_takes_the_newest_run(trained):
     first, again = (json.loads((folder / "runs/add/version_0" / name).read_text())
                     for name in ("metrics.json", "test/metrics.json"))
     assert first["records"] == again["records"]
-    assert first["train_loss"] > 0
+    assert first["train_loss"] > 0 and not first["diverged"]
     assert all(first[name] == pytest.approx(again[name]) for name in ("train_loss", "train_tokens"))
     assert sorted(p.name for p in folder.iterdir()) == ["runs"]
 
@@ -282,6 +282,19 @@ def test_a_memory_that_is_full_gets_one_line(method, at, message, tmp_path, monk
         main(["fit", *TINY])
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert ended.value.code == 2 and error.startswith("error: ") and message in error
+
+
+def test_a_run_whose_loss_is_no_number_leaves_its_results(tmp_path, monkeypatch):
+    """Its loss is NaN from the second step on; strict JSON, which knows no NaN."""
+    def no_number(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    main(["fit", *TINY, "--model.learning_rate", "1e30", "--trainer.gradient_clip_val", "null"])
+    content = json.loads(Path("runs/add/version_0/metrics.json").read_text(), parse_constant=no_number)
+    assert content["diverged"] and content["train_loss"] is None and content["train_tokens"] == 6 * 4 * 512
+    assert [(r["length"], r["exact_match"], r["problems"]) for r in content["records"]] == [(2, 0, 2), (2, 0, 2)]
 
 
 def test_checkpoints_that_do_not_fit(trained, tmp_path):

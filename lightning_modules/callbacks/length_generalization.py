@@ -1,5 +1,6 @@
 """Rolls the model out at growing lengths during and after training, and shows how far it gets."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -29,7 +30,8 @@ class LengthGeneralization(Callback):
     """Interactive rollouts with the real tool, greedy, at growing lengths; a length at 0% is the last.
 
     At every validation: `validation_lengths` on validation problems, logged as curves over steps. At the end of `fit`
-    and in `test`: `lengths` on test problems, as a table, metrics.json, curve.png, and in TensorBoard.
+    and in `test`: `lengths` on test problems, as a table, metrics.json, curve.png, and in TensorBoard. A run whose loss
+    or weights are no numbers at the end is `diverged` there, such a `train_loss` null; its records count as any do.
 
     Args:
         lengths: of the final evaluation, growing; in the task's own unit (digits)
@@ -91,7 +93,8 @@ class LengthGeneralization(Callback):
         rows, width = batch["tokens"].shape
         self._train_tokens += rows * (width - 1) * trainer.world_size
         loss = outputs["loss"].detach().float()
-        self._train_loss = loss if self._train_loss is None else torch.lerp(self._train_loss.to(loss), loss, 0.1)
+        mean = loss if self._train_loss is None else torch.lerp(self._train_loss.to(loss), loss, 0.1)
+        self._train_loss = torch.where(mean.isfinite(), mean, loss)  # a step that a gradient scaler left out is over
 
     def state_dict(self) -> dict[str, Any]:
         seconds = self._train_seconds + (time.perf_counter() - self._begun if self._begun else 0.0)
@@ -178,14 +181,19 @@ class LengthGeneralization(Callback):
               console: Console) -> None:
         data = trainer.datamodule
         train_length = data.task.max_length
+        loss = self._last_loss()
+        finite = loss is None or math.isfinite(loss)
+        diverged = not (finite and all(parameter.isfinite().all() for parameter in model.parameters()))
         write_metrics(folder / "metrics.json", records, experiment=f"{data.task_name}_{train_length}",
                       **origin(model.device), seed=data.seed, backbone=model.backbone.description,
                       parameters=model.backbone.num_parameters, train_tokens=self._train_tokens,
                       train_seconds=round(self._train_seconds, 1),
-                      train_loss=self._last_loss())
+                      train_loss=loss if finite else None, diverged=diverged)
         figure = accuracy_figure(records, train_length, passes=data.task.passes and "rollout" in self.evaluators)
         save_figure(figure, folder / "curve.png")
         console.print(records_table(records, train_length))
+        if diverged:
+            console.print("diverged: the loss or weights are no numbers any more; the run counts as what it solves")
         if isinstance(trainer.logger, TensorBoardLogger):
             board = trainer.logger.experiment
             board.add_figure("accuracy by length", figure, trainer.global_step)

@@ -142,6 +142,26 @@ def test_rows_of_a_benchmark_name_their_runs(tmp_path):
     assert "| what | ours | commit | device |" in text and "| second | 2 | b1 | a GPU |" in text
 
 
+def test_a_run_that_diverged_is_counted_and_said_so(tmp_path):
+    """Two seeds at 100% and one that stopped at 0% at the first length: the reach of the three, in every table."""
+    results = tmp_path / "results"
+    for seed, exact in ((1, {10: 1.0, 100: 1.0}), (2, {10: 0.0}), (3, {10: 1.0, 100: 1.0})):
+        for name in ("small", "large"):
+            write(results, f"{name}_seed{seed}", exact, seed=seed, diverged=seed == 2, style="paper", parameters=99,
+                  train_tokens=9, evaluator="verify", train_loss=None if seed == 2 else 0.1)
+        write(results, f"small_corrupted5_seed{seed}", exact, experiment="addition_noise_5", diverged=seed == 2)
+    (results / "paper.yaml").write_text(
+        "rows:\n- {what: Figure 2, task: addition, backbone: mamba, trained: 5, paper: '5 -> 100 (100%)'}\n")
+    report(str(results), str(tmp_path / "results.md"))
+    text = (tmp_path / "results.md").read_text()
+    assert "5 -> 100 (100%), 3 seeds, 1 of them diverged (0 to 100 (100%)); mamba 2x64" in text
+    tables = [line for line in text.splitlines() if line.startswith("|") and "small" in line]
+    assert len(tables) == 4 and sum("| 1, 2 (diverged), 3 |" in line for line in tables) == 3
+    assert f"| 100% (0{chr(8211)}100) | 100% (0{chr(8211)}100) |" in text
+    assert "small_corrupted5 100 (100%), 3 seeds, 1 of them diverged" in text
+    assert "9 tokens, diverged)" in text and "9 tokens, loss 0.1 at its end)" in text
+
+
 def test_broken_files_are_named(tmp_path):
     write(tmp_path, "small_seed1", {10: 1.0})
     (tmp_path / "addition_5" / "other.json").write_text('{"records": [')
