@@ -3,16 +3,57 @@
 Imported when a scan first runs, because the compiled code is then loaded (or made, once, in some seconds).
 """
 
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable
+
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, prange
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
 CHUNK = 32
 """Steps between the states that the forward pass keeps; the backward pass makes the others again, in cache."""
 
 _f = np.float32
+
+
+class _Cache(FunctionCache):
+    """numba's, which saves time and must not end a run: what cannot be read or written there is compiled again."""
+
+    def load_overload(self, *arguments):
+        try:
+            return super().load_overload(*arguments)
+        except Exception as error:  # of a torn file, unpickling raises anything
+            _warn(f"{self.cache_path} cannot be read ({type(error).__name__}: {error})")
+            with contextlib.suppress(OSError):
+                self.flush()
+
+    def save_overload(self, *arguments):
+        try:
+            super().save_overload(*arguments)
+        except Exception as error:  # a full disk, or a torn index
+            _warn(f"{self.cache_path} cannot be written ({type(error).__name__}: {error})")
+
+
+def compiled(function: Callable) -> Callable:
+    """`function`, compiled by numba when it is first called, or loaded from its cache where it can have one."""
+    dispatcher = njit(parallel=True, fastmath=True)(function)
+    try:
+        dispatcher._cache = _Cache(function)
+    except RuntimeError:  # numba: "no locator available"
+        _warn("neither this folder nor the user's home can be written to")
+    return dispatcher
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    """Once for each reason."""
+    warnings.warn(f"the scan is compiled again in every process, which takes some seconds: {reason}; NUMBA_CACHE_DIR "
+                  f"can name another folder to keep it in", stacklevel=3)
 
 
 @intrinsic
@@ -39,7 +80,7 @@ def _exp(x):
     return p * _as_float(np.int32((i + np.int32(127)) << np.int32(23)))
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@compiled
 def step(x, delta, a, b, c, skip, z, state, y):
     """One step, gated: x, delta, z, y [B, D], a [D, N], b, c [B, N], skip [D], state [B, D, N] (updated in place)."""
     for row in prange(x.shape[0]):
@@ -55,7 +96,7 @@ def step(x, delta, a, b, c, skip, z, state, y):
             y[row, d] = (out + skip[d] * x[row, d]) * gate * (_f(1) if gate > 0 else decay) / (_f(1) + decay)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@compiled
 def forward(u, delta, a, b, c, state, y, kept):
     """u, delta, y [B, T, D], a [N, D], b, c [B, T, N], state [B, N, D] (becomes the last), kept [B, chunks, N, D]."""
     batch, length, width = u.shape
@@ -76,7 +117,7 @@ def forward(u, delta, a, b, c, state, y, kept):
                     out[d] += value * read
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@compiled
 def backward(u, delta, a, b, c, kept, dy, dstate, du, ddelta, da, db, dc):
     """Gradients; dstate [B, N, D] holds that of the last state and becomes that of the first; da [B, N, D] by row."""
     batch, length, width = u.shape

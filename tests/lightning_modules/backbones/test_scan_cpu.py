@@ -1,0 +1,72 @@
+"""The cache of what numba compiles: with it, without it and with a broken one the same function comes out."""
+
+import importlib
+import warnings
+
+import numpy as np
+import pytest
+from numba.core import config
+
+from lightning_modules.backbones import scan_cpu
+
+SOURCE = """
+from numba import prange
+
+from lightning_modules.backbones.scan_cpu import compiled
+
+
+@compiled
+def square(x, y):
+    for i in prange(x.shape[0]):
+        y[i] = x[i] * x[i]
+"""
+
+
+@pytest.fixture
+def square(tmp_path, monkeypatch):
+    """Compiles a small function as a new process would: gives it, and what was warned of."""
+    scan_cpu._warn.cache_clear()
+    (tmp_path / "squares.py").write_text(SOURCE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+
+    def compile_it():
+        spec = importlib.util.spec_from_file_location("squares", tmp_path / "squares.py")
+        module = importlib.util.module_from_spec(spec)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            spec.loader.exec_module(module)
+            y = np.zeros(3, dtype=np.float32)
+            module.square(np.arange(3, dtype=np.float32), y)
+            assert y.tolist() == [0, 1, 4]
+        return module.square, [str(w.message) for w in caught if "compiled again" in str(w.message)]
+
+    return compile_it
+
+
+def test_a_cache_is_used_where_there_is_one(square, tmp_path):
+    assert square()[1] == [] and list((tmp_path / "__pycache__").glob("*.nbi"))
+    again, warned = square()
+    assert warned == [] and sum(again.stats.cache_hits.values()) == 1
+
+
+def test_no_folder_for_the_cache(square, tmp_path):
+    (tmp_path / "__pycache__").write_text("")  # a file where a folder is due: root, too, cannot write there
+    (tmp_path / "home").write_text("")
+    (warned,) = square()[1]
+    assert "neither this folder nor the user's home can be written to" in warned and "NUMBA_CACHE_DIR" in warned
+
+
+@pytest.mark.parametrize("pattern, content", [("*.nbi", b""), ("*.nbi", None), ("*.nbc", b"\x80")],
+                         ids=["torn index", "unwritable", "torn code"])
+def test_a_broken_cache(square, tmp_path, pattern, content):
+    square()
+    (file,) = (tmp_path / "__pycache__").glob(pattern)
+    file.unlink()
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    warned = square()[1]
+    assert warned and all(str(file.parent) in line for line in warned)
+    assert (square()[1] == []) == (content is not None)  # what was torn is whole again
