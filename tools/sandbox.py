@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -20,6 +21,14 @@ from tools.sandbox_server import receive, send  # noqa: F401  (the two ends shar
 
 FOLDER = "/repo"
 """Where the files are, as commands see it."""
+
+NAMESPACES = ("this system does not let it make namespaces, by AppArmor (Ubuntu from 23.10 on: sudo sysctl -w "
+              "kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for bwrap with the right userns) "
+              "or since this is a container (start it with --security-opt seccomp=unconfined --security-opt "
+              "apparmor=unconfined --security-opt systempaths=unconfined); give it that right")
+"""What to do where bubblewrap is there and may not work."""
+
+_FORBIDDEN = re.compile(r"[ug]id map|namespace|user ns|RTM_NEW|mount proc|make / slave|pivot_root")
 
 NOBODY = 65534
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -265,11 +274,14 @@ def _confined(command: list[str], disk: int, **options: Any) -> subprocess.Popen
 @cache
 def check_bubblewrap() -> None:
     """Raises UserError, with what to do, unless bubblewrap runs here."""
-    advice = ("install it (Debian and Ubuntu: apt-get install bubblewrap, 0.8 or newer), or run model-written commands "
-              "as they are on this machine, which may damage it, with --data.task.unsandboxed true")
+    install = "install it (Debian and Ubuntu: apt-get install bubblewrap, 0.8 or newer)"
+    unsandboxed = ("or run model-written commands as they are on this machine, which may damage it, with "
+                   "--data.task.unsandboxed true (collect: --unsandboxed true)")
     if shutil.which("bwrap") is None:
-        raise UserError(f"there is no bubblewrap (bwrap) for the sandbox: {advice}")
+        raise UserError(f"there is no bubblewrap (bwrap) for the sandbox: {install}, {unsandboxed}")
     process = _confined(["true"], 1 << 20, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _, said = process.communicate()
     if process.returncode:
-        raise UserError(f"bubblewrap cannot make a sandbox here ({' '.join(said.split())[:200]}): {advice}")
+        advice = NAMESPACES if _FORBIDDEN.search(said) else install
+        raise UserError(f"bubblewrap cannot make a sandbox here ({' '.join(said.split())[:200]}): {advice}, "
+                        f"{unsandboxed}")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.agents import needs_bubblewrap
 from tools import UserError, sandbox, seccomp
-from tools.sandbox import Limits, Sandbox, check_bubblewrap
+from tools.sandbox import Limits, Sandbox, bubblewrap, check_bubblewrap
 
 SMALL = Limits(seconds=2, memory=128 << 20, processes=24, disk=4 << 20, output=100_000, files=200)
 
@@ -239,6 +239,27 @@ def test_without_bubblewrap_there_is_a_refusal(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"no bubblewrap.*apt-get install bubblewrap"):
         Sandbox()
     check_bubblewrap.cache_clear()
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ("bwrap: setting up uid map: Permission denied", "AppArmor .*kernel.apparmor_restrict_unprivileged_userns=0.*"
+     "container.*seccomp=unconfined"),
+    ("bwrap: No permissions to create a new namespace, likely because", "AppArmor.*container"),
+    ("bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted", "AppArmor.*container"),
+    ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", "systempaths=unconfined"),
+    ("bwrap: Unknown option --disable-userns", "apt-get install bubblewrap, 0.8 or newer"),
+    ("bwrap: execvp python3: Permission denied", "apt-get install bubblewrap, 0.8 or newer")])
+def test_where_bubblewrap_may_not_work_the_ways_out_are_told(said, words, monkeypatch, tmp_path):
+    (tmp_path / "bwrap").write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("tools.sandbox._identity", dict)  # nobody may not look into this folder
+    for cached in (check_bubblewrap, bubblewrap):
+        cached.cache_clear()
+    with pytest.raises(UserError, match=f"cannot make a sandbox here.*{words}.*--data.task.unsandboxed true"):
+        Sandbox()
+    for cached in (check_bubblewrap, bubblewrap):
+        cached.cache_clear()
 
 
 def test_unsandboxed_says_the_same_of_the_same_commands():
