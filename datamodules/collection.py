@@ -5,6 +5,7 @@ import json
 import os
 import random
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonargparse import ArgumentError, ArgumentParser
 
 from datamodules.codebases import CodeBase, check, check_limits, code_base
 from datamodules.scripted import AGENTS, SUBMIT
@@ -145,14 +147,27 @@ def _new_sandbox(use: str, unsandboxed: bool, process: int, thread: int) -> Sand
 
 
 def plain(message: dict[str, Any]) -> dict[str, str]:
-    """A message's role and text; a command that came as a tool call is put into the text, as text models write it."""
-    content = message.get("content") or ""
+    """A message's role and text; a command that came as a tool call is put into the text, as text models write it.
+
+    Takes what mini-swe-agent's models write: text, tool calls, and items of OpenAI's Responses API, without a role.
+    """
+    response, content, role = message.get("object") == "response", message.get("content"), message.get("role")
+    if response:
+        role, content = "assistant", [part for item in message["output"] if item.get("type") == "message"
+                                      for part in item["content"]]
+    elif message.get("type") == "function_call_output":
+        role, content = "tool", message["output"]
     if isinstance(content, list):
-        content = "".join(part.get("text", "") for part in content)
-    actions = (message.get("extra") or {}).get("actions") or []
-    if message["role"] == "assistant" and message.get("tool_calls"):
-        content += "".join(f"\n\n```mswea_bash_command\n{action['command']}\n```" for action in actions)
-    return {"role": message["role"], "content": content.strip() if message["role"] == "assistant" else content}
+        content = "".join(part.get("text") or "" for part in content)
+    if role is None or not isinstance(content, str | None):
+        raise ValueError(f"a message of no kind that is known, with the keys {', '.join(message)}")
+    content = content or ""
+    if role == "assistant":
+        if response or message.get("tool_calls"):
+            actions = (message.get("extra") or {}).get("actions") or []
+            content += "".join(f"\n\n```mswea_bash_command\n{action['command']}\n```" for action in actions)
+        content = content.strip()
+    return {"role": role, "content": content}
 
 
 def summary(record: Record) -> Record:
@@ -176,9 +191,21 @@ def write_shard(path: Path, records: Sequence[Record]) -> None:
 def read_shard(path: Path) -> list[Record]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-    except (OSError, EOFError, ValueError) as error:
+            records = [json.loads(line) for line in file]
+        if wrong := [number for number, record in enumerate(records, 1) if not _whole(record)]:
+            raise ValueError(f"line {wrong[0]} is no trajectory")
+        return records
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise UserError(f"{path} is not a whole file of trajectories ({error}): delete it and collect again") from error
+
+
+def _whole(record: Any) -> bool:
+    """Whether it has what a record has."""
+    kinds = {"index": int, "n": int, "messages": list, "status": str, "fixed": bool, "needless": list}
+    return (isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in kinds.items())
+            and all(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+                    for m in record["messages"])
+            and (not record["fixed"] or any(m["role"] == "assistant" for m in record["messages"])))
 
 
 def start_collection(folder: str, collection: Collection) -> None:
@@ -188,8 +215,8 @@ def start_collection(folder: str, collection: Collection) -> None:
     del content["unsandboxed"]  # makes no difference
     content["model"].pop("model_kwargs", None)  # may hold a key
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        if different := [key for key in content if there.get(key) != content[key]]:
+        there = json.loads(json.dumps(asdict(read_meta(path))))
+        if different := [key for key in content if there[key] != content[key]]:
             raise UserError(f"{folder} holds trajectories with another {', '.join(different)}: give another --folder")
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -201,9 +228,21 @@ def read_collection(folder: str | Path) -> Collection:
     path = Path(folder) / META
     if not path.is_file():
         raise UserError(f"there are no trajectories in {folder}: collect some with python run.py collect {folder}")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["lengths"] = tuple(content["lengths"])
-    return Collection(**content)
+    return read_meta(path)
+
+
+def read_meta(path: Path) -> Collection:
+    """What a collection.json says; raises UserError, with the key that is wrong, if `collect` did not write it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Collection)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or None in content.values():  # the parser takes null for anything
+            raise ValueError(f"expected values for the keys {', '.join(asdict(Collection()))}, not {content}"[:300])
+        return Collection(**parser.parse_object(content).as_dict())
+    except (OSError, ValueError, RecursionError, ArgumentError, UserError) as error:
+        raise UserError(f"{path} is not what collect wrote beside the trajectories ({' '.join(str(error).split())}): "
+                        f"copy it again from where they come from, or collect into another folder") from error
 
 
 def shards(folder: str | Path) -> list[Path]:
@@ -272,12 +311,12 @@ def read_trajectory(path: Path, index: int = 0) -> Record:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         info = content.get("info", {})
-        messages = [plain(message) for message in content["messages"] if message["role"] != "exit"]
+        messages = [plain(message) for message in content["messages"] if message.get("role") != "exit"]
         if not any(message["role"] == "assistant" for message in messages):
             raise ValueError("no message of an agent")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        status, n = info.get("exit_status") or "", int(info.get("n", 0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is not a trajectory of mini-swe-agent ({type(error).__name__}: {error}): expected "
                         f"JSON with messages") from error
-    status = info.get("exit_status", "")
-    return {"index": index, "n": int(info.get("n", 0)), "messages": messages, "status": status,
-            "fixed": status == "Submitted", "needless": []}
+    return {"index": index, "n": n, "messages": messages, "status": str(status), "fixed": status == "Submitted",
+            "needless": []}

@@ -62,6 +62,38 @@ def test_a_file_that_is_there_stays_and_another_collection_is_refused(tmp_path):
         read_collection(str(tmp_path / "none"))
 
 
+def written(folder, content):
+    (folder / "collection.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ('{"agent": "inter', "Unterminated string"), ("", "Expecting value"), ([1], "expected values for the keys agent"),
+    ({"agent": "interactive", "lenghts": [4, 8]}, "lenghts"), ({"lengths": None}, "expected values for the keys"),
+    ({"lengths": [4]}, "lengths.*2 elements"), ({"seed": "one"}, "seed.*int"), ({"agent": "me"}, "unknown agent 'me'"),
+    ({"lengths": [4, 10**30]}, "not possible"), ({"system": 5}, "system.*str"), ("[" * 100_000, "recursion")])
+def test_a_collection_file_that_is_broken_or_foreign_gets_one_line(content, words, tmp_path):
+    with pytest.raises(UserError, match=rf"(?s)collection.json is not what collect wrote.*{words}.*another folder$"):
+        read_collection(written(tmp_path, content))
+    with pytest.raises(UserError, match="is not what collect wrote"):
+        start_collection(str(tmp_path), collection())
+
+
+def test_a_collection_file_of_before_is_read(tmp_path):
+    """A key that is not there has its default, as when the file was written by an older version."""
+    assert read_collection(written(tmp_path, {"agent": "llm", "model": {"model_name": "m"}})).seed == 0
+
+
+@pytest.mark.parametrize("record", [[], {}, {"index": 0}, {"messages": [{"role": "user"}]}, {"messages": [3]},
+                                    {"n": "4"}, {"messages": []}])
+def test_a_trajectory_that_is_none_gets_one_line(record, tmp_path):
+    if record and record != {"index": 0}:
+        record = {"index": 0, "n": 4, "status": "", "fixed": True, "needless": [], "messages": []} | record
+    (tmp_path / "00000.jsonl.gz").write_bytes(gzip.compress(json.dumps(record).encode()))
+    with pytest.raises(UserError, match=r"00000.jsonl.gz is not a whole file .*line 1 is no trajectory"):
+        read_shard(tmp_path / "00000.jsonl.gz")
+
+
 @pytest.mark.parametrize(("settings", "words"), [
     ({"agent": "x"}, "unknown agent 'x'"), ({"lengths": (1, 4)}, "not possible"), ({"lengths": (5, 4)}, "not possible"),
     ({"shard_size": 0}, "at least 1"), ({"agent": "llm"}, "needs a model")])
@@ -148,6 +180,52 @@ def test_trajectories_of_mini_swe_agent_are_read(tmp_path):
         read_files(str(tmp_path / "in"), str(tmp_path / "out"), 10)
     with pytest.raises(UserError, match=r"no \.traj.json files"):
         read_files(str(tmp_path / "out"), str(tmp_path / "out"), 10)
+
+
+def responses_trajectory(path):
+    """A trajectory of mini-swe-agent's own loop and its model for OpenAI's Responses API, of whose answers one has no
+    command."""
+    from litellm.types.llms.openai import ResponsesAPIResponse
+    from minisweagent.models.litellm_response_model import LitellmResponseModel
+
+    answers = iter([("Look.", ["ls"]), ("I think.", []), ("Done.", [SUBMIT])])
+
+    class Model(LitellmResponseModel):
+        def _query(self, messages, **_):
+            text, commands = next(answers)
+            calls = [{"type": "function_call", "call_id": f"c{len(messages)}", "name": "bash", "status": "completed",
+                      "id": "f", "arguments": json.dumps({"command": command})} for command in commands]
+            said = {"type": "message", "id": "m", "role": "assistant", "status": "completed",
+                    "content": [{"type": "output_text", "text": text, "annotations": []}]}
+            thought = {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "hidden"}]}
+            return ResponsesAPIResponse(id="1", created_at=0, object="response", output=[thought, said, *calls])
+
+    model = Model(model_name="openai/x", cost_tracking="ignore_errors", observation_template="{{output.output}}",
+                  format_error_template="{{error}}")
+    with Sandbox(unsandboxed=UNSANDBOXED) as box:
+        box.write({"a.py": b""})
+        Agent(model, SandboxEnvironment(box), system_template="s", instance_template="{{task}}", cost_limit=0,
+              output_path=path).run("fix it")
+
+
+def test_trajectories_of_the_responses_api_are_read(tmp_path):
+    responses_trajectory(tmp_path / "one.traj.json")
+    record = read_trajectory(tmp_path / "one.traj.json")
+    assert [(m["role"], m["content"]) for m in record["messages"]] == [
+        ("system", "s"), ("user", "fix it"), ("assistant", message("Look.", "ls")), ("tool", "a.py\n"),
+        ("user", "No tool calls found in the response. Every response MUST include at least one tool call."),
+        ("assistant", message("Done.", SUBMIT))]
+    assert record["fixed"]
+
+
+@pytest.mark.parametrize("content", [
+    '{"messages": [{"roll": "user"}]}', '{"messages": [{"role": "assistant", "content": 3}]}', '{"messages": {}}',
+    '{"messages": [{"object": "response"}]}', '{"messages": [{"object": "response", "output": [1]}]}',
+    '{"messages": [{"role": "assistant"}], "info": {"n": 1e999}}', "[" * 100_000, '{"messages": [null]}'])
+def test_files_that_are_no_trajectories_get_one_line(content, tmp_path):
+    (tmp_path / "a.traj.json").write_text(content)
+    with pytest.raises(UserError, match=r"a.traj.json is not a trajectory"):
+        read_trajectory(tmp_path / "a.traj.json")
 
 
 def test_average_lengths():
