@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from string import Formatter
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import torch
 import yaml
@@ -24,6 +24,11 @@ from rich.console import Console
 from lightning_modules.callbacks import REQUEUE
 from lightning_modules.runs import newest_checkpoint
 from tools import UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 KEYS = {"results", "options", "grid", "seeds", "minutes"}
 GRACE = 20.0
@@ -117,7 +122,8 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
     """Run every cell of a sweep that has no result yet.
 
     A cell that was cut off goes on from its checkpoint; one that fails does not stop the others; its output is kept.
-    Ctrl-C and SIGTERM let the running cells save. The cells share the cores.
+    Ctrl-C and SIGTERM let the running cells save. The cells share the cores. Several sweeps of a file share its cells:
+    each leaves alone what another one is running or has done.
 
     Args:
         file: the sweep file, such as configs/sweeps/addition.yaml; or several, with commas between
@@ -148,6 +154,9 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
         return
     ended = Pool(parallel, minutes, console).run(missing)
     left = len(missing) - sum(map(len, ended.values()))
+    if ended["elsewhere"]:
+        console.print(f"{len(ended['elsewhere'])} cells are left to another sweep, which runs them: "
+                      f"{', '.join(ended['elsewhere'])}")
     if ended["interrupted"] or left:
         console.print(f"{len(ended['done'])} cells done, {len(ended['interrupted'])} cut off, {left} not begun: "
                       f"the same command goes on")
@@ -160,6 +169,7 @@ class Job:
     cell: Cell
     slot: int
     process: subprocess.Popen
+    lock: IO[bytes]
     log: TextIO
     begun: float = field(default_factory=time.monotonic)
 
@@ -176,7 +186,7 @@ class Pool:
         self.stopping, self.patience = False, float("inf")
 
     def run(self, cells: Iterable[Cell]) -> dict[str, list[str]]:
-        """Names of the cells that were begun, by how they ended: `done`, `failed`, `interrupted`."""
+        """Names of cells, by how they ended: `done`, `failed`, `interrupted`, or `elsewhere`: with another sweep."""
         ended: defaultdict[str, list[str]] = defaultdict(list)
         waiting = list(cells)
         handlers = {}
@@ -186,7 +196,13 @@ class Pool:
             while waiting or self.jobs:
                 while self.slots and not self.stopping and (cell := next(filter(self._fits, waiting), None)):
                     waiting.remove(cell)
-                    self.jobs.append(start(cell, self.slots.pop(0), self.parallel))
+                    if (lock := claim(cell)) is None:
+                        ended["elsewhere"].append(cell.name)
+                    elif cell.result.is_file():  # another sweep's, since this one began
+                        lock.close()
+                        ended["done"].append(cell.name)
+                    else:
+                        self.jobs.append(start(cell, lock, self.slots.pop(0), self.parallel))
                 if not self.jobs:
                     break
                 time.sleep(0.1)
@@ -225,6 +241,7 @@ class Pool:
         seconds, code = time.monotonic() - job.begun, job.process.returncode
         what = "done" if finish(job.cell, code) else \
             "interrupted" if code == REQUEUE or (self.stopping and code) else "failed"
+        job.lock.close()  # not before its result is there
         if what == "done" and job.cell.minutes:
             self.paces.append(seconds / (60 * job.cell.minutes))
         ended[what].append(job.cell.name)
@@ -232,20 +249,37 @@ class Pool:
         self.console.print(f"{what:11} {job.cell.result.parent.name}/{job.cell.name}, {seconds:.0f} s{where}")
 
 
-def start(cell: Cell, slot: int, parallel: int) -> Job:
-    """Train a cell in `cell.folder`/<name>/, from its checkpoint if it has one; its output goes to <name>.log."""
+def claim(cell: Cell) -> IO[bytes] | None:
+    """The cell's lock, or None if another sweep has it, or a run that has outlived its sweep."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    lock = open(cell.folder / f"{cell.name}.lock", "ab")  # noqa: SIM115 (the job closes it)
+    try:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    except OSError:  # a file system without locks
+        pass
+    return lock
+
+
+def start(cell: Cell, lock: IO[bytes], slot: int, parallel: int) -> Job:
+    """Train a cell in `cell.folder`/<name>/, from its checkpoint if it has one; its output goes to <name>.log.
+
+    lock: of the cell, which its process inherits, so that it holds until that has ended as well
+    """
     run, options = cell.folder / cell.name, cell.folder / f"{cell.name}.options"
     known = options.read_text(encoding="utf-8") if options.is_file() else None
     if known != shlex.join(cell.options) or not checkpoint(run):
         shutil.rmtree(run, ignore_errors=True)  # of other options, or cut off before its first checkpoint
     (run / "metrics.json").unlink(missing_ok=True)
-    cell.folder.mkdir(parents=True, exist_ok=True)
     options.write_text(shlex.join(cell.options), encoding="utf-8")
     log = open(cell.folder / f"{cell.name}.log", "a", encoding="utf-8")  # noqa: SIM115 (the job closes it)
     # In a session of its own: of a Ctrl-C it shall hear through the sweep alone, for a second signal ends it unsaved.
     process = subprocess.Popen(command(cell), stdout=log, stderr=subprocess.STDOUT, env=environment(slot, parallel),
-                               start_new_session=True)
-    return Job(cell, slot, process, log)
+                               start_new_session=True, pass_fds=[lock.fileno()] if fcntl else ())
+    return Job(cell, slot, process, lock, log)
 
 
 def command(cell: Cell) -> list[str]:

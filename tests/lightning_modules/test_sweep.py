@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -96,6 +97,8 @@ def scripts(tmp_path, monkeypatch):
     code = {"good": "pathlib.Path(run, 'metrics.json').write_text('{\"records\": []}')", "bad": "sys.exit(3)",
             "slow": f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({REQUEUE})); print('ready', flush=True); "
                     f"time.sleep(60)"}
+    code["wait"] = ("pathlib.Path(run, 'begun').touch()\n"
+                    "while not pathlib.Path(run, 'go').exists(): time.sleep(0.01)\n" + code["good"])
 
     def command(cell):
         run = str(cell.folder / cell.name)
@@ -113,6 +116,41 @@ def test_one_failing_cell_does_not_stop_the_others_and_finished_ones_are_skipped
     assert json.loads(Path("results/tiny/good_seed1.json").read_text()) == {"records": []}
     output = capsys.readouterr().out
     assert "runs/sweeps/tiny/tiny/bad_seed1.log" in output and output.count("tiny/good_seed1") == 1
+
+
+def test_two_sweeps_side_by_side_share_the_cells(scripts, tmp_path, capsys):
+    """The second one begins while the first runs the first cell, whose folder it must leave alone."""
+    Path("s.yaml").write_text("{results: out, grid: {x: {wait: '', good: ''}}}\n")
+    ended = []
+    first = threading.Thread(target=lambda: ended.append(sweep("s.yaml")))
+    first.start()
+    run = Path("runs/sweeps/s/out/wait_seed1")
+    while not (run / "begun").exists() and first.is_alive():
+        time.sleep(0.01)
+    sweep("s.yaml", options="--other 1")  # begins with the folder of a cell whose options are others
+    output = capsys.readouterr().out
+    assert "1 cells are left to another sweep, which runs them: wait_seed1" in output and (run / "begun").exists()
+    assert "done        out/good_seed1" in output and not Path("out/wait_seed1.json").exists()
+    (run / "go").touch()
+    first.join(20)
+    assert ended == [None] and Path("out/wait_seed1.json").is_file()
+    output = capsys.readouterr().out
+    assert "done        out/wait_seed1" in output and "good_seed1" not in output
+    assert "1 cells are left" not in output and "not begun" not in output
+
+
+def test_a_run_that_has_outlived_its_sweep_keeps_its_folder(scripts, capsys):
+    Path("s.yaml").write_text("{results: out, grid: {x: {wait: ''}}}\n")
+    cell, = read_sweep("s.yaml")
+    job = module.start(cell, module.claim(cell), 0, 1)
+    job.lock.close()  # as if the sweep had been killed
+    run = cell.folder / cell.name
+    while not (run / "begun").exists() and job.process.poll() is None:
+        time.sleep(0.01)
+    sweep("s.yaml")
+    assert "1 cells are left to another sweep" in capsys.readouterr().out and (run / "begun").exists()
+    (run / "go").touch()
+    assert job.process.wait(20) == 0 and module.claim(cell)
 
 
 def test_when_the_time_is_up_running_cells_save_and_no_other_is_begun(scripts, capsys, monkeypatch):
