@@ -25,12 +25,12 @@ def square(x, y):
 @pytest.fixture
 def square(tmp_path, monkeypatch):
     """Compiles a small function as a new process would: gives it, and what was warned of."""
-    scan_cpu._warn.cache_clear()
     (tmp_path / "squares.py").write_text(SOURCE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(config, "CACHE_DIR", "")
 
     def compile_it():
+        scan_cpu._warn.cache_clear()
         spec = importlib.util.spec_from_file_location("squares", tmp_path / "squares.py")
         module = importlib.util.module_from_spec(spec)
         with warnings.catch_warnings(record=True) as caught:
