@@ -24,7 +24,7 @@ from lightning_modules.backbones import Backbone
 from lightning_modules.metrics import write_metrics
 from lightning_modules.rollout import Rollout, rollout
 from lightning_modules.runs import origin
-from tools.base import PHASE_MARK
+from tools.base import bare
 
 KINDS = ("uniform", "commands", "thoughts", "left", "right", "searches", "end")
 """Any token; only commands; only what is no command; runs to either end; searches for the most frequent; the end."""
@@ -67,14 +67,14 @@ def nonsense(task: ToolTask, kind: str, seed: int = 0) -> Nonsense:
     """A model of one of `KINDS` for a task."""
     names = task.vocabulary().tokens
     commands = task.tool().commands
-    bare = [name.partition(PHASE_MARK)[0] for name in names]
+    said = [bare(name) for name in names]
     chosen = {
         "uniform": list(range(len(names))),
-        "commands": [i for i, name in enumerate(bare) if name in commands],
-        "thoughts": [i for i, name in enumerate(bare) if name not in commands and name != END],
-        "left": [i for i, name in enumerate(bare) if name.endswith(("left", "init"))],
-        "right": [i for i, name in enumerate(bare) if name.endswith(("right", "init"))],
-        "searches": [i for i, name in enumerate(bare) if name in SEARCHES],
+        "commands": [i for i, name in enumerate(said) if name in commands],
+        "thoughts": [i for i, name in enumerate(said) if name not in commands and name != END],
+        "left": [i for i, name in enumerate(said) if name.endswith(("left", "init"))],
+        "right": [i for i, name in enumerate(said) if name.endswith(("right", "init"))],
+        "searches": [i for i, name in enumerate(said) if name in SEARCHES],
         "end": [names.index(END)],
     }[kind]
     return Nonsense(len(names), chosen or list(range(len(names))), seed)

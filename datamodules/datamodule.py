@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.noise import Noise
 from datamodules.stream import ALIGNMENT, RankSampler, RowStream, collate
-from datamodules.tasks import Problem, Task
+from datamodules.tasks import Problem, Task, check_task
 from tools import UserError
 
 
@@ -64,6 +64,7 @@ class TrajectoryDataModule(LightningDataModule):
         if row_length % ALIGNMENT:
             raise UserError(f"row_length {row_length} is not a multiple of {ALIGNMENT}: try "
                             f"{-(-row_length // ALIGNMENT) * ALIGNMENT}")
+        check_task(task)
         self.task, self.batch_size, self.packed, self.row_length = task, batch_size, packed, row_length
         self.num_workers, self.seed, self.evaluation_seed = num_workers, seed, evaluation_seed
         self.validation_rows, self.mistakes, self.corrupted = validation_rows, mistakes, corrupted

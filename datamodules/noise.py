@@ -9,7 +9,7 @@ import numpy as np
 from datamodules.tokens import PREDICTED, Kind
 from datamodules.trajectory import Pointer, Scribe
 from tools import Tool
-from tools.base import PHASE_MARK
+from tools.base import bare
 
 
 @dataclass(slots=True)
@@ -46,8 +46,7 @@ class NoisyScribe(Scribe):
         rng = self._noise.rng
         if rng.random() >= self._noise.rate:
             return
-        intended = intended.partition(PHASE_MARK)[0]
-        slips = [slip for slip in self._tool.slips(rng) if slip[0][0] != intended or len(slip[0]) > 1]
+        slips = [slip for slip in self._tool.slips(rng) if slip[0][0] != bare(intended) or len(slip[0]) > 1]
         if not slips:
             return
         wrong, back = rng.choice(slips)

@@ -16,6 +16,7 @@ from itertools import groupby, pairwise
 from rich.text import Text
 
 from datamodules.tokens import Kind
+from tools.base import bare
 
 STYLES = {
     Kind.PADDING: "dim",
@@ -157,8 +158,8 @@ def _styled(run: _Run) -> Text:
 
 def _command(token: str) -> Text:
     """`p1.read@find_plus`, the phase that it carries in the style `local` toned down."""
-    name, at, phase = token.partition("@")
-    return Text.assemble(("▸" + name, STYLES[Kind.COMMAND]), (at + phase, "blue"))
+    name = bare(token)
+    return Text.assemble(("▸" + name, STYLES[Kind.COMMAND]), (token[len(name) :], "blue"))
 
 
 def _marked(run: _Run) -> str:

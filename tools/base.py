@@ -9,6 +9,11 @@ PHASE_MARK = "@"
 """Separates a command from the phase that it may carry: `p1.read@find_plus` does what `p1.read` does."""
 
 
+def bare(token: str) -> str:
+    """A command without its phase; any other token as it is, since only commands with a phase have the mark."""
+    return token.partition(PHASE_MARK)[0]
+
+
 Slip = tuple[tuple[str, ...], tuple[str, ...]]
 """The tokens of a wrong command, and of the command that takes it back (none if there is nothing to take back)."""
 
@@ -59,7 +64,7 @@ class Tool(ABC):
 
         Raises InvalidCommand if the command cannot be carried out in the tool's present state.
         """
-        command = self.commands.get(token) or self.commands.get(token.partition(PHASE_MARK)[0])
+        command = self.commands.get(bare(token))
         if command is None:
             return self.write(token)
         return command()

@@ -9,7 +9,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from tools.base import PHASE_MARK, Tool
+from tools.base import Tool, bare
 from tools.pointer_memory import EDGE, OPERATIONS, PointerMemory
 from tools.tape import BLANK, Tape
 
@@ -59,7 +59,7 @@ class BatchedMemory:
         self.heads = torch.zeros(rows, 1 if self.is_tape else tool.pointers, dtype=torch.int32, device=device)
 
     def _operation(self, tool: Tool, token: str, ids: dict[str, int]) -> tuple[int, int]:
-        name = token if token in tool.commands else token.partition(PHASE_MARK)[0]
+        name = bare(token)
         if name not in tool.commands:
             return (Operation.NOTHING if self.is_tape else Operation.APPEND), 0
         if self.is_tape:

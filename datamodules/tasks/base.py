@@ -102,6 +102,10 @@ class Task(ABC):
     def check_length(self, length: int) -> None:
         """Raises UserError if no problem has that length."""
 
+    def variants_at(self, length: int) -> Sequence[str]:
+        """Those of `variants` that have problems of a length for which `check_length` raises nothing."""
+        return self.variants
+
     @abstractmethod
     def part(self, variant: str) -> tuple["Task", str]:
         """The task of one tool that problems of a variant belong to, and what they are called there."""
@@ -122,7 +126,7 @@ class Task(ABC):
 
         split: name of an independent set of problems, `test` or `validation`
         """
-        self.check_length(length)
+        self.part(variant)[0].check_length(length)
         # A string seed goes through SHA-512, so that neighbouring seeds and indices share nothing.
         rng = random.Random(f"{split}/{seed}/{variant}/{length}/{index}")
         return self.sample(rng, length, variant)
@@ -148,6 +152,9 @@ class ToolTask(Task):
     """The greatest possible length, if there is one."""
 
     def __init__(self, max_length: int, style: str = "local", setting: str = "interactive") -> None:
+        if missing := [key for key in ("name", "symbols", "phases") if not hasattr(self, key)]:
+            raise UserError(f"task {type(self).__name__} has no {missing[0]}: set it in the class, see "
+                            f"datamodules.tasks.base")
         if style not in STYLES:
             raise UserError(f"unknown style {style!r}: the styles are {', '.join(STYLES)}")
         if setting not in self.settings:
@@ -184,7 +191,16 @@ class ToolTask(Task):
         return self.tool()
 
     def vocabulary(self) -> Vocabulary:
-        """End token, [ANS], the symbols, and the setting's own (commands in style `local` one for each phase)."""
+        """End token, [ANS], the symbols, and the setting's own (commands in style `local` one for each phase).
+
+        Raises UserError for a symbol that means something else to the tool, and where the mark of phases is taken.
+        """
+        own = {END, ANSWER, EDGE, CALL, RETURN, *self.commands()}
+        for token in (*self.symbols, *self.commands(), *self.phases):
+            if PHASE_MARK in token or (token in own and token in self.symbols):
+                raise UserError(f"{self.name} cannot have the token {token!r}: commands and {END}, {ANSWER}, {EDGE}, "
+                                f"{CALL} and {RETURN} are no symbols, and {PHASE_MARK} is in none, nor in a command or "
+                                f"phase; give it another name")
         if self.setting == "single_turn":
             return Vocabulary([END, ANSWER, CALL, RETURN, *self.symbols])
         if self.setting not in ("interactive", "no_tool"):

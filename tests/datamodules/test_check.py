@@ -1,0 +1,106 @@
+"""Every task's trajectories say its answers, and a task of one's own that is not sound gets one line."""
+
+import random
+from itertools import product
+
+import pytest
+
+from datamodules.datamodule import TrajectoryDataModule
+from datamodules.tasks import (
+    Addition,
+    Copy,
+    HanoiIterative,
+    HanoiRecursive,
+    LogicalGraph,
+    Mixture,
+    Multiplication,
+    Reverse,
+    Sort,
+    Turing,
+    check_task,
+)
+from datamodules.tasks.base import SETTINGS
+from datamodules.tasks.machine import FOLDER
+from datamodules.trajectory import STYLES
+from tools import PointerMemory, Tape, UserError
+
+CLASSES = [Addition, Multiplication, Copy, Reverse, Sort, HanoiIterative, HanoiRecursive, LogicalGraph]
+MACHINES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+MAKERS = {cls.name: lambda cls=cls, **settings: cls(5, **settings) for cls in CLASSES} | {
+    f"turing_{machine}": lambda machine=machine, **settings: Turing(machine, 5, **settings) for machine in MACHINES} | {
+    "mixture": lambda **settings: Mixture([Copy(3, **settings), Turing("add", 4, **settings)])}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_trajectory_says_the_answer(name):
+    rng = random.Random(0)
+    for style, setting in product(STYLES, SETTINGS):
+        task = MAKERS[name](style=style, setting=setting)
+        check_task(task)
+        problems = [task.sample_training(rng) for _ in range(20)]
+        problems += [task.problem("test", 0, length, 0, variant) for length in range(4, 9) for variant in task.variants]
+        for problem in problems:
+            assert tuple(task.record(problem).outputs()) == task.outputs(problem), (style, setting, problem)
+            answer = task.answer(problem)
+            assert task.outputs(problem) == (answer[::-1] if setting == "direct_reversed" else answer)
+
+
+def test_a_task_whose_trajectories_say_something_else():
+    class Wrong(Reverse):
+        def answer(self, problem):
+            return problem.prompt[:-1]
+
+    with pytest.raises(UserError, match=r"^reverse: the trajectory of '. . =' outputs '(.) (.)', but the answer is '\2 "
+                                        r"\1': mend its solve or its answer$"):
+        TrajectoryDataModule(Wrong(5))
+
+
+def test_a_task_without_a_name():
+    class Nameless(Copy):
+        name = ""
+
+    with pytest.raises(UserError, match="task Nameless has no name"):
+        TrajectoryDataModule(Nameless(5))
+
+
+@pytest.mark.parametrize("missing", ["name", "symbols", "phases"])
+def test_a_task_that_does_not_say_all(missing):
+    facts = {key: vars(Addition)[key] for key in ("name", "symbols", "phases") if key != missing}
+    methods = {key: value for key, value in vars(Addition).items() if callable(value)}
+    base, = Addition.__bases__
+    with pytest.raises(UserError, match=f"task Mine has no {missing}"):
+        type("Mine", (base,), methods | facts)(5)
+
+
+@pytest.mark.parametrize("facts", [{"symbols": (*Copy.symbols, symbol)} for symbol in (
+    "p1.read", "read@", "[ANS]", "[END]", "[EDGE]", "[CALL]")] + [{"phases": ("copy@home",)}])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_tokens_that_the_protocol_uses_are_no_symbols(facts, setting):
+    task = type("Mine", (Copy,), facts)(3, setting=setting)
+    if setting in ("interactive", "no_tool") or "symbols" in facts:
+        with pytest.raises(UserError, match="copy cannot have the token"):
+            TrajectoryDataModule(task)
+
+
+def test_commands_of_ones_own_have_no_mark():
+    class Mail(PointerMemory):
+        pass
+
+    class Mine(Copy):
+        def memory(self):
+            return Mail(1)
+
+        def commands(self):
+            return [*super().commands(), "send@home"]
+
+    with pytest.raises(UserError, match="cannot have the token 'send@home'"):
+        TrajectoryDataModule(Mine(3))
+
+
+def test_a_machine_over_the_mark_of_phases(tmp_path):
+    """Where its command `write.@@run` ends nobody could tell."""
+    text = (FOLDER / "copy.yaml").read_text(encoding="utf-8").replace("ab=AB", "ab=AB@")
+    (tmp_path / "mail.yaml").write_text(text)
+    assert Tape("@").commands.keys() == {"read", "left", "right", "write.@"}
+    with pytest.raises(UserError, match="turing_mail cannot have the token '@'"):
+        TrajectoryDataModule(Turing(str(tmp_path / "mail.yaml"), 3))
