@@ -17,8 +17,9 @@ def analyze(task: Task, lengths: Sequence[int], problems: int, seed: int) -> Ite
     """
     vocabulary, all_so_far = task.vocabulary(), []
     for length in lengths:
+        task.check_length(length)
         here: list[Trajectory] = [task.record(task.problem("validation", seed, length, index, variant))
-                                  for variant in task.variants for index in range(problems)]
+                                  for variant in task.variants_at(length) for index in range(problems)]
         all_so_far += here
         found = horizon(all_so_far, vocabulary)
         row = {"length": length, "horizon": found.horizon, "phases": found.phases, "clash": None,

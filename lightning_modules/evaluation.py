@@ -36,14 +36,15 @@ def evaluate(model: TrajectoryModel, data: TrajectoryDataModule, lengths: Sequen
     stream_from: verify lengths from this one on while their trajectories are recorded, which takes no memory
     folder:      where such a verification keeps what it needs to go on after it was cut off; None: nowhere
 
-    A variant's lengths stop growing after one with no exact and no right answer.
+    A variant's lengths stop growing after one with no exact and no right answer; one that it has not is left out.
     """
-    variants = list(data.task.variants)
+    going = list(data.task.variants)
     was_training = model.training
     model.eval()
     for length in lengths:
+        variants = [variant for variant in data.task.variants_at(length) if variant in going]
         if not variants:
-            break
+            continue
         cells = [(v, i) for v in variants for i in range(rank, problems(length), world)]
         metrics = {v: _metrics(model, data, v, length, evaluator) for v in variants}
         if evaluator == "verify" and stream_from is not None and length >= stream_from:
@@ -57,7 +58,7 @@ def evaluate(model: TrajectoryModel, data: TrajectoryDataModule, lengths: Sequen
         for variant, metric in metrics.items():
             record = metric.compute()
             if not record["exact_match"] and not record["answer_accuracy"]:
-                variants.remove(variant)
+                going.remove(variant)
             yield record
     model.train(was_training)
 

@@ -1,7 +1,9 @@
 """Mixture: several tasks in one training stream (paper, appendix D.8: multiplication with addition)."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from datamodules.noise import Noise
 from datamodules.tasks.base import NewScribe, Problem, Task, ToolTask
@@ -11,7 +13,8 @@ from tools import Tool, UserError
 
 
 class Mixture(Task):
-    """Training problems of several tasks, one vocabulary for all; every task is evaluated apart.
+    """Training problems of several tasks, one vocabulary for all; every task is evaluated apart, at the lengths that it
+    has.
 
     tasks:   the tasks, each with its own lengths, style and setting
     weights: how often each is drawn, in any unit; null: equally often
@@ -31,12 +34,17 @@ class Mixture(Task):
         self.tasks, self.weights = tasks, weights
         self.name = "_and_".join(names)
         self.max_length = max(task.max_length for task in tasks)
+        self.truncated = any(task.truncated for task in tasks)
+        self.passes = all(task.passes for task in tasks)
         self.style, self.setting = (", ".join(dict.fromkeys(getattr(task, key) for task in tasks))
                                     for key in ("style", "setting"))
         self.phases = tuple(dict.fromkeys(phase for task in tasks for phase in task.phases))
         self._parts = {" ".join(filter(None, (task.name, variant))): (task, variant)
                        for task in tasks for variant in task.variants}
         self.variants = tuple(self._parts)
+
+    def variants_at(self, length: int) -> list[str]:
+        return [variant for variant, (task, _) in self._parts.items() if not _refusal(task, length)]
 
     def part(self, variant: str) -> tuple[ToolTask, str]:
         return self._parts[variant]
@@ -82,9 +90,27 @@ class Mixture(Task):
         task, own = self._theirs(problem)
         return task.tool_for(own)
 
-    def check_length(self, length: int) -> None:
+    def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
+        """Those of each part together, as it makes them."""
+        made: dict[int, Trajectory] = {}
         for task in self.tasks:
-            task.check_length(length)
+            own = {i: theirs for i, (part, theirs) in enumerate(map(self._theirs, problems)) if part is task}
+            made |= zip(own, task.references(list(own.values())), strict=True)
+        return [made[i] for i in range(len(problems))]
+
+    def solved(self, problem: Problem, outputs: tuple[str, ...], reason: str, tool: Tool) -> bool:
+        task, own = self._theirs(problem)
+        return task.solved(own, outputs, reason, tool)
+
+    def save(self, folder: str | Path) -> None:
+        for task in self.tasks:
+            task.save(folder)
+
+    def check_length(self, length: int) -> None:
+        """Raises UserError if no part has that length."""
+        refusals = [_refusal(task, length) for task in self.tasks]
+        if all(refusals):
+            raise UserError("; ".join(refusals))
 
     def _ours(self, task: ToolTask, problem: Problem) -> Problem:
         return replace(problem, variant=" ".join(filter(None, (task.name, problem.variant))))
@@ -92,3 +118,12 @@ class Mixture(Task):
     def _theirs(self, problem: Problem) -> tuple[ToolTask, Problem]:
         task, variant = self._parts[problem.variant]
         return task, replace(problem, variant=variant)
+
+
+def _refusal(task: Task, length: int) -> str:
+    """Why a task has no problems of a length; "" if it has."""
+    try:
+        task.check_length(length)
+    except UserError as error:
+        return str(error)
+    return ""

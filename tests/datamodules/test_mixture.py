@@ -1,9 +1,14 @@
 import random
+from functools import partial
 
 import pytest
 
 from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Addition, Copy, Mixture, Multiplication
+from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Mixture, Multiplication, Reverse
+from lightning_modules.analysis import analyze
+from lightning_modules.backbones import LSTM
+from lightning_modules.evaluation import evaluate
+from lightning_modules.model import TrajectoryModel
 from tools import UserError
 
 
@@ -56,3 +61,56 @@ def test_the_longest_training_problem_of_each_part_must_fit():
 def test_mixtures_that_are_not_possible(tasks, weights, message):
     with pytest.raises(UserError, match=message):
         Mixture(tasks, weights)
+
+
+def test_parts_with_different_lengths():
+    """Disks 1 to 20, nodes from 4 on: each length is for the parts that have it."""
+    task = Mixture([HanoiIterative(3), LogicalGraph(6)])
+    lengths = {1: ["hanoi_iterative"], 3: ["hanoi_iterative"], 4: list(task.variants), 20: list(task.variants),
+               21: ["logical_graph any", "logical_graph recent"]}
+    for length, variants in lengths.items():
+        task.check_length(length)
+        assert list(task.variants_at(length)) == variants
+    for length, message in ((0, "hanoi_iterative needs at least 1; .*logical_graph needs at least 4"),
+                            (20_000, "hanoi_iterative goes up to 20; .*logical_graph goes up to 10500")):
+        with pytest.raises(UserError, match=message):
+            task.check_length(length)
+    with pytest.raises(UserError, match="length 3 is not allowed: logical_graph needs at least 4"):
+        task.problem("test", 0, 3, 0, "logical_graph any")
+    data = TrajectoryDataModule(task, packed=False)
+    model = TrajectoryModel(partial(LSTM, n_layer=1, d_model=8), data.vocabulary)
+    records = evaluate(model, data, [3, 4, 5], lambda length: 2, "verify", "test")
+    assert [(r["length"], r["task"], r["variant"], r["exact_match"]) for r in records] == [
+        (3, "hanoi_iterative", "", 0), (4, "logical_graph", "any", 0), (4, "logical_graph", "recent", 0)]
+    tokens = [row["tokens"] for row in analyze(task, [3, 4], 1, 0)]
+    references = [[len(task.record(task.problem("validation", 0, length, 0, variant)).tokens) for variant in variants]
+                  for length, variants in ((3, ["hanoi_iterative"]), (4, task.variants))]
+    assert tokens == [sum(lengths) / len(lengths) for lengths in references]
+
+
+def test_parts_judge_make_references_and_save_as_they_do_alone(tmp_path):
+    class Lenient(Copy):
+        """Solved by whatever ends within the budget; its references are made together, and it has something to keep."""
+
+        asked = ()
+
+        def solved(self, problem, outputs, reason, tool):
+            return problem.variant == "" and reason == "budget"
+
+        def references(self, problems):
+            self.asked = tuple(problems)
+            return super().references(problems)
+
+        def save(self, folder):
+            (folder / "kept").write_text(self.name)
+
+    lenient, strict = Lenient(3), Reverse(3)
+    task, rng = Mixture([lenient, strict]), random.Random(0)
+    problems = [task.sample(rng, 3, variant) for variant in ("reverse", "copy", "copy", "reverse")]
+    assert task.solved(problems[1], (), "budget", None) and not task.solved(problems[0], (), "budget", None)
+    assert task.solved(problems[0], problems[0].prompt[-2::-1], "end", None)
+    assert [t.tokens for t in task.references(problems)] == [task.record(p).tokens for p in problems]
+    assert [p.prompt for p in lenient.asked] == [problems[1].prompt, problems[2].prompt]
+    assert {p.variant for p in lenient.asked} == {""}
+    task.save(tmp_path)
+    assert (tmp_path / "kept").read_text() == "copy"
