@@ -12,11 +12,12 @@ import argparse
 import math
 import random
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.stream import collate
+from datamodules.stream import Item, collate
 from datamodules.tasks import Turing
 from lightning_modules.analysis import analyze
 from lightning_modules.backbones import Suffix
@@ -63,9 +64,9 @@ def measure(name: str, options: argparse.Namespace) -> dict:
             trajectories = [task.record(task.sample_training(rng)) for _ in range(count - seen)]
             seen = count
             for start in range(0, len(trajectories), 64):
-                rows = [(vocabulary.encode(t.tokens), torch.frombuffer(t.kinds, dtype=torch.uint8).numpy())
-                        for t in trajectories[start : start + 64]]
-                batch = collate(rows)
+                items = [Item(vocabulary.encode(t.tokens), np.frombuffer(t.kinds, dtype=np.uint8), 0, "")
+                         for t in trajectories[start : start + 64]]
+                batch = collate(items, 0, packed=False)
                 learner.learn(batch["tokens"][:, :-1], masked_targets(batch["tokens"], batch["kinds"]))
             outcomes = verify(learner, vocabulary, tests)
             errors.setdefault(count, []).append(1 - sum(o.exact for o in outcomes) / len(outcomes))

@@ -107,8 +107,7 @@ class Bench:
         self.seconds, self.out = options.seconds, options.out
         self.data = TrajectoryDataModule(Addition(5, "local"), self.shape.rows, row_length=self.shape.length,
                                          num_workers=0)
-        rows = iter(self.data.train_dataloader())
-        self.batches = [{k: v.to(self.device) for k, v in next(rows).items()} for _ in range(4)]
+        self.batches = self._batches(4)
         self.setting = {"batch": f"{self.shape.rows} x {self.shape.length}",
                         "precision": "bf16 autocast" if self.device.type == "cuda" else "float32"}
         self.earlier: list[dict] = []
@@ -119,6 +118,18 @@ class Bench:
         self.rows: list[dict] = []
         self.console = Console(width=150)
         self.begun = time.time()
+
+    def _batches(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """Batches of exactly the shape, of rows that a training has."""
+        rows = {"tokens": torch.empty(0, self.shape.length + 1, dtype=torch.int64),
+                "kinds": torch.empty(0, self.shape.length + 1, dtype=torch.uint8)}
+        for batch in self.data.train_dataloader():
+            if batch["tokens"].shape[1] == self.shape.length + 1:
+                rows = {name: torch.cat([rows[name], batch[name]]) for name in rows}
+            if len(rows["tokens"]) >= count * self.shape.rows:
+                break
+        return [{name: part[i * self.shape.rows : (i + 1) * self.shape.rows].to(self.device)
+                 for name, part in rows.items()} for i in range(count)]
 
     def backbone(self, name: str) -> Callable[[int], nn.Module]:
         layers, width = self.shape.layers[name], self.shape.width

@@ -4,14 +4,18 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from datamodules.learnt import Learnt
 from datamodules.noise import Noise
-from datamodules.stream import ALIGNMENT, RankSampler, RowStream, collate
+from datamodules.stream import ALIGNMENT, VERSION, BatchStream, Counting, TrajectoryStream, pack
 from datamodules.tasks import Problem, Task, check_task
 from tools import UserError
 
@@ -33,17 +37,20 @@ class TimedLoader(DataLoader):
 
 
 class TrajectoryDataModule(LightningDataModule):
-    """Streams tool-use trajectories of a task.
+    """Streams tool-use trajectories of a task, each drawn as the task draws it and learnt whole.
+
+    A batch is a fixed number of trajectories, `batch_trajectories`, packed into as many rows as they need: `batch_size`
+    on average. So what is learnt has the distribution that the task samples, whatever fits into a row.
 
     Args:
         task: the task, with its largest training length and its style
-        batch_size: rows of one batch, over all devices together
+        batch_size: rows of one batch on average, over all devices together
         packed: trajectories end to end in rows of `row_length` tokens, or one padded row a trajectory
         row_length: tokens of a packed row, a multiple of 64
         num_workers: processes that write trajectories; null: none on the CPU, up to 8 beside a GPU
         seed: seed of the training stream
         evaluation_seed: seed of the validation and test problems, which never depend on `seed`
-        validation_rows: rows of the validation loss
+        validation_rows: rows of the validation loss, on average
         mistakes: share of the training trajectories with wrong commands that are taken back; no loss on the mistakes
         corrupted: share of the predicted training tokens that are replaced by random ones, which the loss covers
     """
@@ -71,31 +78,69 @@ class TrajectoryDataModule(LightningDataModule):
         self.vocabulary, self.task_name = task.vocabulary(), task.name
         # Where the stream starts, and how many batches the run had taken by then: not 0 in a resumed run.
         self._start = self._start_batches = 0
+        self.learnt = Learnt(task.variants, task.max_length)
         self._check_row_length()
 
     def _check_row_length(self) -> None:
-        if self.task.truncated:
-            return
-        problems = [self.problem("validation", self.task.part(variant)[0].max_length, 0, variant)
-                    for variant in self.task.variants]
-        longest = max(len(self.task.record(problem).tokens) for problem in problems)
         if self.mistakes:
-            self.task.record(problems[0], Noise(random.Random(0)))  # says so if the task has none
-        if self.packed and self.row_length < longest:
+            self.task.record(self._longest_problems()[0], Noise(random.Random(0)))  # says so if the task has none
+        if not self.packed or self.task.truncated:
+            return
+        longest = max(len(self.task.record(problem).tokens) for problem in self._longest_problems())
+        if self.row_length + 1 < longest:
+            needed = -(-(longest - 1) // ALIGNMENT) * ALIGNMENT
             raise UserError(f"row_length {self.row_length} cannot hold one trajectory: {self.task.name} of length "
-                            f"{self.task.max_length} takes {longest} tokens; give --data.row_length "
-                            f"{-(-longest // ALIGNMENT) * ALIGNMENT} or more, or --data.packed false")
+                            f"{self.task.max_length} takes {longest} tokens; give --data.row_length {needed} or more, "
+                            f"or --data.packed false")
+
+    def _longest_problems(self) -> list[Problem]:
+        """Those with the longest trajectories; where the task cannot tell, some of the greatest length."""
+        if (problem := self.task.longest_problem()) is not None:
+            return [problem]
+        return [self.problem("validation", self.task.part(variant)[0].max_length, index, variant)
+                for variant in self.task.variants for index in range(8)]
 
     def problem(self, split: str, length: int, index: int, variant: str) -> Problem:
         """Evaluation problem number `index` of a length, the same for every training seed."""
         return self.task.problem(split, self.evaluation_seed, length, index, variant)
 
+    @cached_property
+    def _sample(self) -> list[int]:
+        """Sizes of some trajectories, in tokens: apart from training, and the same for every training seed."""
+        stream, sizes = TrajectoryStream(self.task, self.evaluation_seed, "sizes", self.mistakes), []
+        while len(sizes) < 256 and sum(sizes) < 2**20:
+            sizes.append(len(stream[len(sizes)].ids))
+        return sizes
+
+    @cached_property
+    def _row_trajectories(self) -> float:
+        """Trajectories in a row, on average."""
+        if not self.packed:
+            return 1.0
+        capacity = self.row_length + 1
+        sizes = [min(size, capacity) for size in self._sample] if self.task.truncated else self._sample
+        sizes = sizes * -(-64 * capacity // sum(sizes))  # so many rows that the last, partly empty, hardly counts
+        return len(sizes) / len(pack(sizes, max(capacity, *sizes)))
+
+    @property
+    def batch_trajectories(self) -> int:
+        """Trajectories of one batch, over all devices together."""
+        return max(1, round(self.batch_size * self._row_trajectories))
+
     def train_dataloader(self) -> DataLoader:
-        rank, world = self._ranks()
-        sampler = RankSampler(self._start, rank, world)
-        stream = RowStream(self.task, self.seed, self.row_length, self.packed, mistakes=self.mistakes,
-                           corrupted=self.corrupted)
-        return self._loader(stream, sampler)
+        if self.task.truncated and (cut := self._cut()):
+            rank_zero_warn(cut)
+        return self._loader(TrajectoryStream(self.task, self.seed, "training", self.mistakes, self.corrupted))
+
+    def _cut(self) -> str:
+        """One line on how much the rows cut; nothing if all fits."""
+        sizes = np.array(self._sample)
+        long = sizes > self.row_length + 1
+        if not long.any():
+            return ""
+        lost = (sizes[long] - self.row_length - 1).sum() / sizes.sum()
+        return (f"row_length {self.row_length}: {long.mean():.0%} of the trajectories are longer and lose their ends, "
+                f"{lost:.0%} of all tokens (of {len(sizes)} trajectories)")
 
     def val_dataloader(self) -> DataLoader:
         return self._held_out("validation")
@@ -104,20 +149,21 @@ class TrajectoryDataModule(LightningDataModule):
         return self._held_out("test")
 
     def _held_out(self, split: str) -> DataLoader:
-        rank, world = self._ranks()
+        _, world = self._ranks()
         if self.validation_rows < world:
             raise UserError(f"validation_rows {self.validation_rows} cannot be shared by {world} devices: give at "
                             f"least {world}")
-        stream = RowStream(self.task, self.evaluation_seed, self.row_length, self.packed, split, self.validation_rows)
-        return self._loader(stream, range(rank, self.validation_rows, world), workers=0)
+        return self._loader(TrajectoryStream(self.task, self.evaluation_seed, split), held_out=True)
 
-    def _loader(self, stream: RowStream, sampler, workers: int | None = None) -> DataLoader:
-        _, world = self._ranks()
-        if self.batch_size % world:
-            raise UserError(f"batch_size {self.batch_size} cannot be shared by {world} devices: give a multiple")
-        workers = self._workers() if workers is None else workers
-        return TimedLoader(stream, batch_size=self.batch_size // world, sampler=sampler, collate_fn=collate,
-                           num_workers=workers, pin_memory=self._on_gpu(),
+    def _loader(self, stream: TrajectoryStream, held_out: bool = False) -> DataLoader:
+        rank, world = self._ranks()
+        if self.batch_size < world:
+            raise UserError(f"batch_size {self.batch_size} cannot be shared by {world} devices: give at least {world}")
+        size, workers = self.batch_trajectories, 0 if held_out else self._workers()
+        start, stop = (0, max(1, round(self.validation_rows * self._row_trajectories))) if held_out \
+            else (self._start, None)
+        return TimedLoader(BatchStream(stream, size, self.row_length, self.packed, rank, world, stop), batch_size=None,
+                           sampler=Counting(start, size, stop), num_workers=workers, pin_memory=self._on_gpu(),
                            prefetch_factor=8 if workers else None, persistent_workers=workers > 0)
 
     def _workers(self) -> int:
@@ -133,10 +179,25 @@ class TrajectoryDataModule(LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def on_before_batch_transfer(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> dict[str, torch.Tensor]:
+        """Only the rows go to the device; what else is known of them is counted here."""
+        if self.trainer.training:
+            self.learnt.add(batch)
+        return {name: batch[name] for name in ("tokens", "kinds")}
+
     def state_dict(self) -> dict[str, Any]:
-        """Position of the stream: global rows that training has used, and the batches that it took for them."""
+        """Position of the stream: trajectories that training has used, and the batches that it took for them."""
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        return {"rows": self._start + (batches - self._start_batches) * self.batch_size, "batches": batches}
+        used = self._start + (batches - self._start_batches) * self.batch_trajectories
+        return {"stream": VERSION, "trajectories": used, "batches": batches, "learnt": self.learnt.counts.clone()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._start, self._start_batches = state_dict["rows"], state_dict["batches"]
+        """Raises UserError if a training would go on from another version of the stream."""
+        version = state_dict.get("stream", 1)
+        if version != VERSION and self.trainer.state.fn == "fit":
+            raise UserError(f"the checkpoint was trained on version {version} of the data stream, which is now version "
+                            f"{VERSION}: train again (evaluating it is possible)")
+        self.learnt.version = version
+        if version == VERSION:
+            self._start, self._start_batches = state_dict["trajectories"], state_dict["batches"]
+            self.learnt.counts = state_dict["learnt"].clone()

@@ -19,13 +19,14 @@ from tools import UserError
 class InitialStates:
     """States for the rows of a batch, made from those that the rows of the batch before ended in.
 
-    passing: share of rows, at random, that start where the row at their place ended
+    passing: share of rows, at random, that start where the row at their place ended; where there were fewer rows, their
+             places are gone through again
     noise:   standard deviation of normal noise that is added in every row, in units of the root mean square of a
              state's tensor over the rows before
 
-    The first batch starts from the initial state, and so does one with another number of rows than the one before. What
-    is drawn follows from torch's seed when this is made, the rank and the number of the batch. A padded row ends after
-    its padding. On CUDA a Mamba that starts from a state is trained with mamba-ssm's scan, not the suite's faster one.
+    The first batch starts from the initial state. What is drawn follows from torch's seed when this is made, the rank
+    and the number of the batch. A row ends after its padding. On CUDA a Mamba that starts from a state is trained with
+    mamba-ssm's scan, not the suite's faster one.
     """
 
     def __init__(self, backbone: Backbone, passing: float, noise: float) -> None:
@@ -52,7 +53,7 @@ class InitialStates:
         """States of so many rows to start from, without gradients."""
         initial = tree_map(lambda leaf: leaf.detach().to(device).repeat(rows, *[1] * (leaf.ndim - 1)), self._initial)
         self._batches += 1
-        if self._ends is None or len(tree_leaves(self._ends)[0]) != rows:
+        if self._ends is None:
             return initial
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         generator = torch.Generator(device).manual_seed(hash((self._seed, rank, self._batches)) % 2**63)
@@ -60,6 +61,7 @@ class InitialStates:
 
         def start(first: Tensor, end: Tensor) -> Tensor:
             end = end.to(first)
+            end = end[torch.arange(rows, device=end.device) % len(end)]
             chosen = torch.where(passed.view(-1, *[1] * (end.ndim - 1)), end, first)
             if not self.noise:
                 return chosen

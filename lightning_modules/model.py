@@ -68,7 +68,8 @@ class TrajectoryModel(LightningModule):
         self.vocabulary, self.task_name = vocabulary, task_name
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
         self.warmup_steps, self.schedule, self.final_learning_rate = warmup_steps, schedule, final_learning_rate
-        self._clock: tuple[float, int] | None = None  # when, and after which step, tokens/s were last logged
+        self._clock: tuple[float, int] | None = None  # when, and after how many tokens, tokens/s were last logged
+        self._tokens = 0  # that this rank has trained on, with padding
         self._validating_since = 0.0
 
     def losses(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,6 +101,7 @@ class TrajectoryModel(LightningModule):
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         loss, losses = self.losses(batch)
         self.backbone.learn(batch["tokens"][:, :-1], masked_targets(batch["tokens"], batch["kinds"]))
+        self._tokens += batch["kinds"][:, 1:].numel()
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self._log_training(loss, losses.detach(), batch)
         return loss
@@ -112,13 +114,12 @@ class TrajectoryModel(LightningModule):
             chosen = kinds == kind
             self.log(f"train/loss_{Kind(kind).name.lower()}", (losses * chosen).sum() / chosen.sum().clamp(min=1))
         self.log("train/padding_share", (kinds == Kind.PADDING).float().mean())
-        now, step = time.perf_counter(), self.global_step
-        if self._clock:
-            seconds, steps = now - self._clock[0], step - self._clock[1]
-            tokens = steps * kinds.numel() * self.trainer.world_size * self.trainer.accumulate_grad_batches
-            self.log("train/tokens_per_second", tokens / seconds)
-            self.log("tok/s", tokens / seconds, prog_bar=True, logger=False)
-        self._clock = now, step
+        now = time.perf_counter()
+        if self._clock and now > self._clock[0]:  # several batches of one step may log
+            speed = (self._tokens - self._clock[1]) * self.trainer.world_size / (now - self._clock[0])
+            self.log("train/tokens_per_second", speed)
+            self.log("tok/s", speed, prog_bar=True, logger=False)
+        self._clock = now, self._tokens
 
     def on_validation_start(self) -> None:
         if self.device.type == "cuda":

@@ -43,6 +43,9 @@ class Addition(ToolTask):
         sizes = rng.randint(1, self.max_length), rng.randint(1, self.max_length)
         return self._problem(*(digits(rng, size, zero=True) for size in sizes))
 
+    def longest_problem(self) -> Problem:
+        return self._problem(*["9" * self.max_length] * 2)  # the last carry becomes a digit of its own
+
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         scribe.phase("start")
         first, second = scribe.pointer(1), scribe.pointer(2)

@@ -43,7 +43,7 @@ class Task(ABC):
     name:       of the task, in results and checkpoints
     max_length: complexity up to which training problems go
     variants:   kinds of problems that are evaluated apart
-    truncated:  whether a trajectory that is longer than a training row is cut, instead of refused
+    truncated:  whether a trajectory that is longer than a training row is cut
     passes:     whether what counts is that a problem is solved, however, and not that the trajectory is the reference's
     """
 
@@ -89,6 +89,10 @@ class Task(ABC):
 
         scribe: makes the scribe from a tool, a prompt and a style
         """
+
+    def longest_problem(self) -> Problem | None:
+        """A training problem whose reference trajectory is longer than no other's; None if that is not known."""
+        return None
 
     def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
         """The reference trajectories of several problems."""

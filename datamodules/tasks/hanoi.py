@@ -30,6 +30,9 @@ class Hanoi(ToolTask):
     def sample_training(self, rng: random.Random) -> Problem:
         return self.sample(rng, rng.randint(1, self.max_length))
 
+    def longest_problem(self) -> Problem:
+        return self._problem(list(range(1, self.max_length + 1)))
+
     def answer(self, problem: Problem) -> tuple[str, ...]:
         """The moves by number: move m takes the disk of m's lowest bit, and its rods follow from m modulo 3."""
         disks = problem.prompt[-4:0:-1]

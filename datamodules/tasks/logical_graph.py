@@ -89,6 +89,17 @@ class LogicalGraph(ToolTask):
     def sample_training(self, rng: random.Random) -> Problem:
         return self.sample(rng, rng.randint(self.shortest, self.max_length), "any")
 
+    def longest_problem(self) -> Problem:
+        """A chain that needs every node: each has two inputs with a `not` before each, and the second is the next of
+        the chain, so that it is searched for while a line with the first replaced is already there."""
+        labels = [(SYLLABLES[i // len(NUMBERS)], NUMBERS[i % len(NUMBERS)]) for i in range(self.max_length)]
+        prompt: list[str] = []
+        for i, label in enumerate(labels):
+            first, second = labels[2 if i == INPUTS + 1 else 0], labels[1 if i == INPUTS else i - 1]
+            value = ("True",) if i < INPUTS else ("not", *first, "and", "not", *second)
+            prompt += (*label, "=", *value, NEWLINE)
+        return Problem(tuple(prompt), self.max_length, "any")
+
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         node = last_label(problem.prompt)
         while node:

@@ -61,6 +61,13 @@ class Mixture(Task):
         task, = rng.choices(self.tasks, self.weights)
         return self._ours(task, task.sample_held_out(rng, split))
 
+    def longest_problem(self) -> Problem | None:
+        longest = [(task, task.longest_problem()) for task in self.tasks]
+        if any(problem is None for _, problem in longest):
+            return None
+        task, problem = max(longest, key=lambda pair: len(pair[0].record(pair[1]).tokens))
+        return self._ours(task, problem)
+
     def parse(self, text: str) -> Problem:
         """A problem of the first task that takes it for one."""
         errors = []

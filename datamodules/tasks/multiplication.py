@@ -42,6 +42,9 @@ class Multiplication(ToolTask):
     def sample_training(self, rng: random.Random) -> Problem:
         return self.sample(rng, rng.randint(1, self.max_length), rng.choice(self.variants))
 
+    def longest_problem(self) -> Problem:
+        return self._problem("9" * self.max_length, "99")
+
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         scribe.phase("start")
         first, second = scribe.pointer(1), scribe.pointer(2)

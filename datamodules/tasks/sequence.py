@@ -27,6 +27,9 @@ class SequenceTask(ToolTask):
     def sample_training(self, rng: random.Random) -> Problem:
         return self.sample(rng, rng.randint(1, self.max_length))
 
+    def longest_problem(self) -> Problem:
+        return Problem((*SYMBOLS[:1] * self.max_length, "="), self.max_length)
+
     def parse(self, text: str) -> Problem:
         letters = re.sub(r"\s|=$", "", text)
         if not letters or not set(letters) <= set(SYMBOLS):

@@ -69,7 +69,7 @@ class LengthGeneralization(Callback):
             raise UserError(f"unknown split {split!r}: expected test or validation")
         self.evaluators, self.batch_size, self.split = list(evaluators), batch_size, split
         self.decoding = decoding
-        self._train_tokens, self._train_seconds = 0, 0.0
+        self._train_seconds = 0.0
         self._train_loss: torch.Tensor | None = None  # running mean over about ten steps, on the device
         self._begun: float | None = None  # since when training has been running
         self._trained = False
@@ -90,18 +90,16 @@ class LengthGeneralization(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
-        rows, width = batch["tokens"].shape
-        self._train_tokens += rows * (width - 1) * trainer.world_size
         loss = outputs["loss"].detach().float()
         mean = loss if self._train_loss is None else torch.lerp(self._train_loss.to(loss), loss, 0.1)
         self._train_loss = torch.where(mean.isfinite(), mean, loss)  # a step that a gradient scaler left out is over
 
     def state_dict(self) -> dict[str, Any]:
         seconds = self._train_seconds + (time.perf_counter() - self._begun if self._begun else 0.0)
-        return {"train_tokens": self._train_tokens, "train_seconds": seconds, "train_loss": self._last_loss()}
+        return {"train_seconds": seconds, "train_loss": self._last_loss()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._train_tokens, self._train_seconds = state_dict["train_tokens"], state_dict["train_seconds"]
+        self._train_seconds = state_dict["train_seconds"]
         loss = state_dict.get("train_loss")  # checkpoints from before do not have it
         self._train_loss = None if loss is None else torch.tensor(loss)
 
@@ -180,15 +178,16 @@ class LengthGeneralization(Callback):
     def _show(self, trainer: Trainer, model: LightningModule, records: list[Record], folder: Path,
               console: Console) -> None:
         data = trainer.datamodule
+        stream = data.learnt.summary()
         train_length = data.task.max_length
         loss = self._last_loss()
         finite = loss is None or math.isfinite(loss)
         diverged = not (finite and all(parameter.isfinite().all() for parameter in model.parameters()))
         write_metrics(folder / "metrics.json", records, experiment=f"{data.task_name}_{train_length}",
                       **origin(model.device), seed=data.seed, backbone=model.backbone.description,
-                      parameters=model.backbone.num_parameters, train_tokens=self._train_tokens,
+                      parameters=model.backbone.num_parameters, train_tokens=stream.get("tokens"),
                       train_seconds=round(self._train_seconds, 1),
-                      train_loss=loss if finite else None, diverged=diverged)
+                      train_loss=loss if finite else None, diverged=diverged, stream=stream)
         figure = accuracy_figure(records, train_length, passes=data.task.passes and "rollout" in self.evaluators)
         save_figure(figure, folder / "curve.png")
         console.print(records_table(records, train_length))
@@ -197,6 +196,7 @@ class LengthGeneralization(Callback):
         if isinstance(trainer.logger, TensorBoardLogger):
             board = trainer.logger.experiment
             board.add_figure("accuracy by length", figure, trainer.global_step)
+            board.add_text("stream", data.learnt.markdown(), trainer.global_step)
             board.add_text("sample trace", self._sample_trace(trainer, model), trainer.global_step)
             board.flush()
             console.print(f"Curves: tensorboard --logdir {trainer.logger.root_dir}")

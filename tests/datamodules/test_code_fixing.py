@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from datamodules.collection import read_records, split, write_shard
-from datamodules.stream import RowStream
+from datamodules.datamodule import TrajectoryDataModule
+from datamodules.stream import TrajectoryStream
 from datamodules.tasks import CodeFixing
 from datamodules.tokens import END, Kind
 from lightning_modules.rollout import Rollout, budget, judge
@@ -43,10 +44,18 @@ def test_training_trajectories_say_what_the_files_say(task):
 
 
 def test_the_stream_is_a_function_of_seed_and_index(task):
-    first, again, other = (RowStream(task, seed, 512, packed=True) for seed in (1, 1, 2))
-    rows, same, others = ([stream[index][0].tolist() for index in range(8)] for stream in (first, again, other))
-    assert rows == same and rows != others and {len(row) for row in rows} == {513}
-    assert len({tuple(row) for row in rows}) > 3  # of the few trajectories that there are
+    first, again, other = (TrajectoryStream(task, seed) for seed in (1, 1, 2))
+    drawn, same, others = ([stream[index].ids.tolist() for index in range(8)] for stream in (first, again, other))
+    assert drawn == same and drawn != others
+    assert len({tuple(ids) for ids in drawn}) > 3  # of the few trajectories that there are
+
+
+def test_what_is_longer_than_a_row_is_cut_and_said(task):
+    data = TrajectoryDataModule(task, batch_size=2, row_length=512, num_workers=0)
+    with pytest.warns(UserWarning, match=r"\d\d% of the trajectories are longer and lose their ends"):
+        batch = next(iter(data.train_dataloader()))
+    sizes = [len(TrajectoryStream(task, data.seed)[i].ids) for i in range(data.batch_trajectories)]
+    assert batch["tokens"].shape[1] == 513 and batch["whole"].tolist() == [size <= 513 for size in sizes]
 
 
 def test_held_out_trajectories_are_not_trained_on(task):

@@ -5,7 +5,7 @@ import pytest
 
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.noise import Noise, corrupt
-from datamodules.stream import RowStream
+from datamodules.stream import TrajectoryStream
 from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Multiplication, Turing
 from datamodules.tokens import PREDICTED, Kind
 from tools import UserError
@@ -42,15 +42,14 @@ def test_a_mistake_by_hand():
 
 def test_shares():
     task = Addition(5)
-    clean, noisy, wrong = (RowStream(task, 0, 256, True, **noise) for noise in
+    clean, noisy, wrong = (TrajectoryStream(task, 0, **noise) for noise in
                            ({}, {"mistakes": 0.5}, {"corrupted": 0.1}))
-    rows = [noisy[i][1] for i in range(50)]
-    assert 0.005 < np.mean([(row == Kind.MISTAKE).mean() for row in rows]) < 0.03
-    assert not any((clean[i][1] == Kind.MISTAKE).any() for i in range(50))
-    changed = [(clean[i][0] != wrong[i][0])[np.isin(clean[i][1], list(PREDICTED))].mean() for i in range(50)]
+    assert 0.005 < np.mean([(noisy[i].kinds == Kind.MISTAKE).mean() for i in range(100)]) < 0.03
+    assert not any((clean[i].kinds == Kind.MISTAKE).any() for i in range(100))
+    changed = [(clean[i].ids != wrong[i].ids)[np.isin(clean[i].kinds, list(PREDICTED))].mean() for i in range(100)]
     assert 0.08 < np.mean(changed) < 0.12
-    assert all((clean[i][0] == wrong[i][0])[clean[i][1] == Kind.OBSERVATION].all() for i in range(50))
-    assert (wrong[3][0] == wrong[3][0]).all() and (noisy[3][0] == noisy[3][0]).all()
+    assert all((clean[i].ids == wrong[i].ids)[clean[i].kinds == Kind.OBSERVATION].all() for i in range(100))
+    assert (wrong[3].ids == wrong[3].ids).all() and (noisy[3].ids == noisy[3].ids).all()
 
 
 def test_corrupted_tokens_are_others():

@@ -26,7 +26,7 @@ def test_loss_is_on_what_the_model_writes():
 
 @pytest.mark.parametrize("backbone", [Mamba, Pythia, LSTM])
 def test_a_large_vocabulary_has_the_same_loss_and_gradients(backbone, monkeypatch):
-    data = TrajectoryDataModule(Copy(4), batch_size=2, row_length=128)
+    data = TrajectoryDataModule(Copy(4), batch_size=2, row_length=128, validation_rows=2)
     torch.manual_seed(0)
     model = TrajectoryModel(functools.partial(backbone, n_layer=1, d_model=16), data.vocabulary)
     batch, results = next(iter(data.val_dataloader())), []
@@ -42,10 +42,10 @@ def test_a_large_vocabulary_has_the_same_loss_and_gradients(backbone, monkeypatc
 @pytest.mark.parametrize("backbone", [Mamba, LSTM])
 def test_with_state_passing_a_row_goes_on_where_the_last_one_ended(backbone):
     torch.manual_seed(0)
-    data = TrajectoryDataModule(Copy(4), batch_size=3, row_length=128)
+    data = TrajectoryDataModule(Copy(4), batch_size=3, row_length=128, validation_rows=3)
     model = TrajectoryModel(functools.partial(backbone, n_layer=2, d_model=16), data.vocabulary, state_passing=1.0)
-    batches = [{name: part[:, 64 * i : 64 * i + 65] for name, part in next(iter(data.val_dataloader())).items()}
-               for i in range(2)]
+    batch = next(iter(data.val_dataloader()))
+    batches = [{name: batch[name][:3, 64 * i : 64 * i + 65] for name in ("tokens", "kinds")} for i in range(2)]
     found = [model.losses(batch) for batch in batches]
     tokens = torch.cat([batch["tokens"][:, :-1] for batch in batches], 1)
     logits = model.backbone(tokens)[0][:, 64:]
@@ -54,6 +54,11 @@ def test_with_state_passing_a_row_goes_on_where_the_last_one_ended(backbone):
     assert torch.allclose(found[1][0], expected, atol=1e-5)
     assert (model.eval().losses(batches[1])[1] - found[1][1]).abs().max() > 1e-3  # only in training
     model.train().losses({name: part[:2] for name, part in batches[0].items()})  # another number of rows
+    again = model.losses(batches[1])[1]  # whose third goes on where the first of the two ended
+    before = torch.cat([batches[i]["tokens"][[0, 1, 0], :-1] for i in (0, 1, 0)] + [batches[1]["tokens"][:, :-1]], 1)
+    passed = torch.nn.functional.cross_entropy(model.backbone(before)[0][:, 192:].mT, targets, ignore_index=IGNORED,
+                                               reduction="none")
+    assert torch.allclose(again, passed, atol=1e-5)
     found[1][0].backward()  # within its own batch
 
 

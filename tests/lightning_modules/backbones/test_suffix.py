@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from datamodules.stream import RowStream, collate
+from datamodules.stream import TrajectoryStream, collate
 from datamodules.tasks import Addition, Copy
 from lightning_modules.backbones import Suffix
 from lightning_modules.model import masked_targets
@@ -12,10 +12,10 @@ from lightning_modules.verify import verify
 from tools import UserError
 
 
-def learner(task, rows=1200, **settings):
-    """Having read `rows` packed rows of the training stream."""
-    net, stream = Suffix(len(task.vocabulary()), **settings), RowStream(task, 1, 512, packed=True)
-    batch = collate([stream[i] for i in range(rows)])
+def learner(task, trajectories=4000, **settings):
+    """Having read so many trajectories of the training stream."""
+    net, stream = Suffix(len(task.vocabulary()), **settings), TrajectoryStream(task, 1)
+    batch = collate([stream[i] for i in range(trajectories)], 512, packed=True)
     net.learn(batch["tokens"][:, :-1], masked_targets(batch["tokens"], batch["kinds"]))
     return net.eval()
 
@@ -47,7 +47,7 @@ def test_an_unseen_suffix_ends_the_trajectory():
 
 def test_rolls_out_and_survives_a_checkpoint():
     task = Copy(5)
-    net = learner(task, rows=50)
+    net = learner(task, trajectories=170)
     other = Suffix(len(task.vocabulary()))
     other.load_state_dict(net.state_dict())
     problem = task.problem("test", 0, 60, 0)
@@ -58,7 +58,7 @@ def test_rolls_out_and_survives_a_checkpoint():
 
 def test_whole_equals_chunks_equals_steps():
     task = Addition(5)
-    net, rng = learner(task, rows=20), random.Random(0)
+    net, rng = learner(task, trajectories=70), random.Random(0)
     trajectory = task.record(task.sample_training(rng)).tokens + task.record(task.sample_training(rng)).tokens
     tokens = torch.from_numpy(task.vocabulary().encode(trajectory))[None]
     whole, last = net(tokens)
