@@ -4,6 +4,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 
@@ -64,7 +65,7 @@ class Rollout:
         except Exception as error:
             return self._fail(error)
         if isinstance(observation, tuple):
-            self._given.extend(observation)
+            self._give(observation)
             return Kind.COMMAND
         if observation is not None:
             self._answer = observation
@@ -78,11 +79,15 @@ class Rollout:
         """Take an observation that was not there at once: until now the tools of all rows worked side by side."""
         answer, self._answer = self._answer, None
         try:
-            self._given.extend(answer)
+            self._give(answer)
         except Exception as error:
             self._fail(error)
             self.tool.close()
         return not self.reason
+
+    def _give(self, observation: Sequence[str]) -> None:
+        """Let the observation come next, as far as the budget goes: a tool may have far more to say."""
+        self._given.extend(islice(observation, self.budget - len(self.tokens)))
 
     def _fail(self, error: Exception) -> Kind:
         """End the row; a tool's fault must not take the other rows down."""

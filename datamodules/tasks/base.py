@@ -188,8 +188,15 @@ class ToolTask(Task):
         if self.setting == "interactive":
             return self.memory()
         if self.setting == "single_turn":
-            return Solver(lambda question: self.answer(Problem(question, 0)))
+            return Solver(self._solution)
         return Unassisted(self.memory())
+
+    def _solution(self, question: tuple[str, ...]) -> tuple[str, ...]:
+        """The answer to a question that a model has written; ValueError for one that the model could not read."""
+        answer = self.answer(Problem(question, 0))
+        if not set(answer) <= set(self.symbols):
+            raise ValueError("an answer of tokens that are not the task's")
+        return answer
 
     def tool_for(self, problem: Problem) -> Tool:
         return self.tool()

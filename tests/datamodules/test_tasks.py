@@ -113,7 +113,7 @@ def test_without_a_tool_the_model_writes_the_observations():
 
 def test_the_solver_refuses_what_it_cannot_solve():
     tool = Addition(5, setting="single_turn").tool()
-    tool.reset(())
+    tool.reset(("7", "+", "5", "="))
     for token in ("[CALL]", "7", "+"):
         assert tool.feed(token) == ()
     with pytest.raises(InvalidCommand, match="no solution for '7 \\+'"):
