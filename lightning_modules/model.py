@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from datamodules.tokens import PREDICTED, Kind
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone
+from lightning_modules.backbones.low_rank import trained_text
 from lightning_modules.initial_states import InitialStates
 from tools import UserError
 
@@ -71,6 +72,10 @@ class TrajectoryModel(LightningModule):
         self._clock: tuple[float, int] | None = None  # when, and after how many tokens, tokens/s were last logged
         self._tokens = 0  # that this rank has trained on, with padding
         self._validating_since = 0.0
+
+    def on_fit_start(self) -> None:
+        if text := trained_text(self.backbone):
+            self.print(text)
 
     def losses(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean loss over the predicted tokens, and the loss of every token, float32 [B, T], 0 where not predicted.
@@ -147,6 +152,9 @@ class TrajectoryModel(LightningModule):
                 continue
             free = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
             (exempt if free else decayed).append(parameter)
+        if not decayed and not exempt:
+            raise UserError(f"{self.backbone.description} has no weights that can be trained: all are frozen; leave "
+                            f"requires_grad on for some of them")
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=self._fused() or None)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)

@@ -137,3 +137,11 @@ def test_tokens_a_second_are_logged_between_validations_and_leave_them_out():
     trainer.fit(model, datamodule=data)
     assert trainer.callback_metrics["train/tokens_per_second"] > 4 * 128 / 1.0
     assert 0 <= trainer.callback_metrics["train/data_wait_share"] <= 1
+
+
+def test_a_backbone_whose_weights_are_all_frozen_is_refused_in_one_line():
+    data = TrajectoryDataModule(Copy(4), batch_size=4, row_length=128)
+    model = TrajectoryModel(functools.partial(LSTM, n_layer=1, d_model=8), data.vocabulary, data.task_name)
+    model.backbone.requires_grad_(False)
+    with pytest.raises(UserError, match="lstm 1x8 has no weights that can be trained: all are frozen"):
+        model.configure_optimizers()

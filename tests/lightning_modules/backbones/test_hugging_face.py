@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_modules.backbones import HuggingFace, Mamba
 from lightning_modules.backbones.base import reset_rows, select_rows
+from lightning_modules.backbones.low_rank import add_low_rank, trained_text
 from lightning_modules.backbones.pretrained import export
 from tools import UserError
 
@@ -153,3 +154,44 @@ def test_pretrained_weights_are_loaded_tuned_and_exported(tmp_path):
         assert (loaded(tokens).logits - after).abs().max() < 1e-4
         assert (after - net(tokens)[0][..., :45]).abs().max() > 0.05
     assert len(json.loads((tmp_path / "end/tokens.json").read_text())) == 45
+
+
+@torch.no_grad()
+def test_low_rank_updates_of_gpt2_equal_peft_s(tmp_path):
+    """Its linear maps are transformers' Conv1D, whose weights are [in, out]."""
+    peft = pytest.importorskip("peft")
+    make("gpt2").model.save_pretrained(tmp_path / "start")
+    net = HuggingFace(VOCABULARY, name=str(tmp_path / "start"), lora_rank=3, lora_alpha=6.0).eval()
+    plain = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "start")
+    reference = peft.get_peft_model(plain, peft.LoraConfig(r=3, lora_alpha=6, fan_in_fan_out=True,
+                                                           target_modules=["c_attn", "c_proj", "c_fc"])).eval()
+    matrices, tokens = dict(net.model.named_parameters()), some_tokens(2, 12)
+    count = 0
+    for key, theirs in reference.named_parameters():
+        if ".lora_" in key:
+            stem, matrix = key.removeprefix("base_model.model.").split(".lora_")
+            theirs.copy_(0.3 * torch.randn_like(theirs))
+            matrices[f"{stem}.parametrizations.weight.0.{matrix[0]}"].copy_(theirs)
+            count += 1
+    assert count == sum(p.requires_grad for p in net.parameters()) == 2 * 4 * 2
+    assert (net(tokens)[0] - reference(tokens).logits).abs().max() < 1e-4
+    assert (net(tokens)[0] - transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "start")(tokens).logits
+            ).abs().max() > 0.05
+    export(net, tmp_path / "end", [str(i) for i in range(VOCABULARY)])
+    loaded = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "end").eval()
+    assert (loaded(tokens).logits - net(tokens)[0]).abs().max() < 1e-4
+
+
+def test_what_is_trained_is_said_and_nothing_is_refused():
+    experts = COMMON | dict(model_type="mixtral", num_local_experts=4)
+    net = HuggingFace(VOCABULARY, config=experts, lora_rank=2)
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    assert trained == 2 * 2 * (4 * 32 + 4 * 32 - 2 * 16)  # in 2 layers rank 2 of q, o [32, 32] and k, v [16, 32]
+    assert trained_text(net) == (
+        f"trained are {trained} of {net.num_parameters:,} weights: low-rank updates of q_proj, k_proj, v_proj, o_proj; "
+        "frozen model.embed_tokens, mlp.gate, experts.gate_up_proj, experts.down_proj, model.lm_head")
+    assert trained_text(make("llama")) == ""
+    with pytest.raises(UserError, match="lora_targets is empty, give null for all linear maps or some of c_attn"):
+        make("gpt2", lora_rank=2, lora_targets=[])
+    with pytest.raises(UserError, match="no linear maps but its head"):
+        add_low_rank(torch.nn.ModuleDict({"lm_head": torch.nn.Linear(3, 3)}), 2, 1.0, None)
