@@ -13,7 +13,7 @@ from datamodules.tokens import ANSWER, END, Kind, turns
 from datamodules.trajectory import Trajectory
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.decoder import StepDecoder, capture
+from lightning_modules.backbones.decoder import StepDecoder, capture, device_guard
 from lightning_modules.batched_rollout import TYPES, Decoding, batched_rollout
 from lightning_modules.metrics import Outcome
 from lightning_modules.prefill import Passes
@@ -155,13 +155,12 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
     rows = [Rollout(problem, budget, task.tool_for(problem)) for problem, budget in problems]
     if not rows:
         return []
-    if decoding.batched(backbone, [row.tool for row in rows]):
-        _on_device(backbone, vocabulary, rows, batch_size, decoding)
-    elif decoding.temperature:
+    batched = decoding.batched(backbone, [row.tool for row in rows])
+    if decoding.temperature and not batched:
         raise UserError(f"temperature {decoding.temperature} needs tools of one token a call, and engine auto or "
                         f"device")
-    else:
-        _on_host(backbone, vocabulary, rows, batch_size, decoding)
+    with device_guard(next(backbone.parameters()).device):
+        (_on_device if batched else _on_host)(backbone, vocabulary, rows, batch_size, decoding)
     return rows
 
 

@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +92,16 @@ class MixedDecoder(StepDecoder):
             super().prefill(rows, tokens)
 
 
+def device_guard(device: torch.device) -> AbstractContextManager:
+    """Makes `device` the current one, on which streams, graphs and Triton's kernels are, wherever their tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def capture(step: Callable[[], object], stream: torch.cuda.Stream | None = None) -> torch.cuda.CUDAGraph:
-    """A CUDA graph of what `step` launches, run three times before, for what is compiled at the first call."""
+    """A CUDA graph of what `step` launches, run three times before, for what is compiled at the first call.
+
+    The device of `step` must be the current one, see `device_guard`.
+    """
     stream = stream or torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -55,7 +55,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightning_modules.backbones import mamba_layer, mamba_step
-from lightning_modules.backbones.decoder import Decoder
+from lightning_modules.backbones.decoder import Decoder, device_guard
 
 TAPS = 4
 """Width of the convolution that the kernels are written for."""
@@ -249,6 +249,10 @@ class MambaDecoder(Decoder):
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits, float32 [B, V], after one more token a row, [B]; the same tensor every time."""
+        with device_guard(self.embedding.device):
+            return self._step(tokens)
+
+    def _step(self, tokens: Tensor) -> Tensor:
         wide = triton.next_power_of_2(self.W)
         embed[(self.rows,)](tokens.contiguous(), self.embedding, self.hidden, self.stream, self.squares, self.clock,
                             self.W, wide, self.squares.shape[1], self.kernels == "layer")

@@ -236,7 +236,8 @@ extern "C" __global__ __launch_bounds__(32, 8) void scan_backward(
 #pragma unroll 4
             for (int s = 7; s >= 0; s--) {
                 int t = 32 * (half + s);
-                float u = wide(xs[t]), step = softplus(wide(dts[t]) + shift), gate = wide(zs[t]), dy = wide(douts[t]);
+                float u = wide(xs[t]), before_softplus = wide(dts[t]) + shift, step = softplus(before_softplus);
+                float gate = wide(zs[t]), dy = wide(douts[t]);
                 float opened = sigmoid(gate), in = step * u, v[16];
                 float y = through * u + read(h, BC + 8 * s + 4, order);
                 dy *= opened;
@@ -274,8 +275,8 @@ extern "C" __global__ __launch_bounds__(32, 8) void scan_backward(
                 atomicAdd(dBC + (long long)(start + half + s) * 32, keep + __shfl_xor_sync(0xffffffffu, give, 1));
                 float in_all = (inflow[0] + inflow[1]) + (inflow[2] + inflow[3]);
                 float past_all = (decayed[0] + decayed[1]) + (decayed[2] + decayed[3]);
-                // The derivative of softplus is 1 - exp(-softplus).
-                float dstep = (past_all * LN2 + in_all * u) * (1.0f - exp2_(-LOG2E * step));
+                // Not 1 - exp(-step), in which a small step has no digits left.
+                float dstep = (past_all * LN2 + in_all * u) * sigmoid(before_softplus);
                 xs[t] = rounded(in_all * step + through * dy);
                 dts[t] = rounded(dstep);
                 grad_skip += dy * u;

@@ -1,6 +1,7 @@
 """The string-matching learner of Theorem 2.2 as a backbone: it remembers which token followed which suffix."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_modules.backbones.base import Backbone, State
@@ -70,7 +71,15 @@ class Suffix(Backbone):
 
     @torch.no_grad()
     def learn(self, tokens: Tensor, targets: Tensor) -> None:
-        """Take what follows in training rows; see `Backbone.learn`."""
+        """Take what follows in the training rows of all ranks, so that they have one table; see `Backbone.learn`."""
+        batches = [(tokens, targets)]
+        if dist.is_available() and dist.is_initialized():
+            batches = [None] * dist.get_world_size()
+            dist.all_gather_object(batches, (tokens.cpu(), targets.cpu()))  # of different widths, where rows are padded
+        for some, following in batches:
+            self._take(some.to(tokens.device), following.to(tokens.device))
+
+    def _take(self, tokens: Tensor, targets: Tensor) -> None:
         seen = torch.cat([self.initial_state(len(tokens)), tokens + 1], 1)
         wanted = targets >= 0
         keys = self._keys(seen)[:, wanted].flatten()

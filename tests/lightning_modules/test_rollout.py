@@ -5,6 +5,8 @@ from datamodules.tasks import Addition, Multiplication
 from datamodules.tasks.base import SETTINGS
 from datamodules.tokens import Kind
 from lightning_modules.backbones import Mamba
+from lightning_modules.backbones.decoder import StepDecoder
+from lightning_modules.batched_rollout import Decoding
 from lightning_modules.rollout import Rollout, budget, judge, rollout
 from lightning_modules.verify import verify
 
@@ -50,3 +52,40 @@ def test_nonsense_ends_with_a_reason():
     while not endless.reason:
         endless.advance("7")
     assert endless.reason == "budget" and len(endless.tokens) == 50
+
+
+@pytest.mark.parametrize("engine", ["host", "device"])
+def test_all_of_a_rollout_is_on_its_model_s_device(engine, monkeypatch):
+    """Streams, graphs and Triton's kernels are on the current device, which need not be that of the model."""
+    task, entered, steps = Addition(4), [], []
+
+    class Guard:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            entered.append(self.device)
+
+        def __exit__(self, *error):
+            entered.pop()
+
+    monkeypatch.setattr("lightning_modules.rollout.device_guard", Guard)
+    plain = StepDecoder.__init__, StepDecoder.step
+    monkeypatch.setattr(StepDecoder, "__init__", lambda *a, **k: steps.append(list(entered)) or plain[0](*a, **k))
+    monkeypatch.setattr(StepDecoder, "step", lambda *a: steps.append(list(entered)) or plain[1](*a))
+    backbone = Mamba(len(task.vocabulary()), n_layer=1, d_model=16).eval()
+    rollout(backbone, task.vocabulary(), task, [(task.parse("1+2"), 9)], decoding=Decoding(engine))
+    assert len(steps) >= 2 and all(guards == [torch.device("cpu")] for guards in steps) and not entered
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("engine", ["host", "device"])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_on_a_second_gpu_too(engine, weights):
+    task = Addition(4)
+    torch.manual_seed(0)
+    backbone = Mamba(len(task.vocabulary()), n_layer=2, d_model=64, initializer_range=0.3).eval()
+    problems = [(task.problem("test", 0, 30, i), 300) for i in range(5)]
+    found = [[row.tokens for row in rollout(backbone.to(f"cuda:{i}"), task.vocabulary(), task, problems,
+                                            decoding=Decoding(engine, weights, weights))] for i in range(2)]
+    assert found[0] == found[1] and torch.cuda.current_device() == 0

@@ -48,12 +48,13 @@ def formulas(x, dt, z, B, C, A, skip, bias):
     return (y + skip * x) * F.silu(z)
 
 
-def results(scan, dtype, device="cpu", width=64, length=48):
-    """Outputs and gradients; B and C are parts of wider rows, as projections leave them."""
+def results(scan, dtype, device="cpu", width=64, length=48, shift=0.0):
+    """Outputs and gradients; B and C are parts of wider rows, as projections leave them. shift: of the bias"""
     generator = torch.Generator().manual_seed(0)
     numbers = [torch.randn(*shape, generator=generator) for shape in (
         *[(2, length, width)] * 4, (2, length, 40), (width, 16), (width,), (width,))]
     x, dt, z, dout, wide, A, skip, bias = numbers
+    bias += shift
     rounded = [part.bfloat16().to(device, dtype) for part in (x, 2 * dt - 1, z, dout, wide)]
     exact = [part.to(device, torch.float64 if dtype == torch.float64 else torch.float32)
              for part in (-torch.exp(A / 3), skip, bias)]
@@ -63,8 +64,8 @@ def results(scan, dtype, device="cpu", width=64, length=48):
     return [part.detach().double().cpu() for part in (y, *(part.grad for part in inputs))]
 
 
-def compare(ours):
-    for given, exact in zip(ours, results(formulas, torch.float64), strict=True):
+def compare(ours, **options):
+    for given, exact in zip(ours, results(formulas, torch.float64, **options), strict=True):
         assert given.shape == exact.shape
         assert (given - exact).norm() < 3e-3 * exact.norm()  # bfloat16 rounds to 1.7e-3 on average
 
@@ -73,9 +74,16 @@ def test_the_kernels_and_their_gradients_equal_the_formulas_in_float64(emulated)
     compare(results(scan_cuda.token_scan, torch.bfloat16))
 
 
+def test_gradients_keep_their_digits_where_step_sizes_are_tiny(emulated):
+    compare(results(scan_cuda.token_scan, torch.bfloat16, shift=-16.0, length=16), shift=-16.0, length=16)
+
+
 @CUDA
-def test_on_a_gpu_too():
-    compare(results(scan_cuda.token_scan, torch.bfloat16, "cuda"))
+@pytest.mark.parametrize("shift", [0.0, -16.0, 22.0])
+def test_on_a_gpu_too(shift):
+    length = 16 if shift else 48
+    compare(results(scan_cuda.token_scan, torch.bfloat16, "cuda", shift=shift, length=length), shift=shift,
+            length=length)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ from lightning_modules.model import masked_targets
 from lightning_modules.rollout import budget, judge, rollout
 from lightning_modules.verify import verify
 from tools import UserError
+
+ROOT = Path(__file__).parents[3]
 
 
 def learner(task, trajectories=4000, **settings):
@@ -71,6 +76,34 @@ def test_whole_equals_chunks_equals_steps():
     for t in range(tokens.shape[1]):
         logits, state = net.step(tokens[:, t], state)
         assert torch.equal(logits, whole[:, t])
+
+
+RANK = """
+import random, sys
+import torch
+from lightning_modules.backbones import Suffix
+rank, store = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+net = Suffix(9, window=3)
+for step in range(3):
+    tokens = torch.randint(9, (2, 10 + 5 * rank), generator=torch.Generator().manual_seed(10 * step + rank))
+    net.learn(tokens, tokens.roll(-1, 1))
+torch.save(net.state_dict(), f"{store}.{rank}")
+"""
+
+
+def test_ranks_have_the_table_of_one_process_that_saw_all_rows(tmp_path):
+    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")], cwd=ROOT)
+             for rank in range(2)]
+    assert [process.wait(100) for process in ranks] == [0, 0]
+    alone = Suffix(9, window=3)
+    for step in range(3):
+        for rank in range(2):
+            tokens = torch.randint(9, (2, 10 + 5 * rank), generator=torch.Generator().manual_seed(10 * step + rank))
+            alone.learn(tokens, tokens.roll(-1, 1))
+    for rank in range(2):
+        table = torch.load(f"{tmp_path}/store.{rank}")["_extra_state"]
+        assert table.shape[1] > 100 and torch.equal(table, alone.get_extra_state())
 
 
 def test_impossible_window():
