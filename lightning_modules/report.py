@@ -21,17 +21,19 @@ from lightning_modules.claims import (
 from lightning_modules.metrics import atomic_path
 from lightning_modules.plots import growth_figure, reach_figure, save_figure, seeds_figure
 from lightning_modules.results import PASSES, Curve, Run, curves, read_json, read_runs
+from lightning_modules.sweep import read_sweep
 from tools import UserError
 
 NOTHING, TO = "\N{EM DASH}", "\N{EN DASH}"
 
 
-def report(results: str = "results", out: str = "docs/results.md") -> None:
-    """Write the results page from the files in a folder.
+def report(results: str = "results", out: str = "docs/results.md", queue: str = "configs/sweeps/paper.yaml") -> None:
+    """Write the results page from the files in a folder, and print how much of the paper's grid is there.
 
     Args:
         results: the folder of results
         out: the page; its figures go to figures/ beside it
+        queue: the sweep file of the paper's grid
     """
     if not Path(results).is_dir():
         raise UserError(f"there is no folder {results}: give the folder of results")
@@ -64,6 +66,9 @@ def report(results: str = "results", out: str = "docs/results.md") -> None:
     with atomic_path(out) as temporary:
         temporary.write_text("\n".join(page).rstrip() + "\n", encoding="utf-8")
     print(f"{out}: {len(everything)} curves of {len(runs)} training runs")
+    if Path(queue).is_file():
+        cells = read_sweep(queue)
+        print(f"{queue}: {sum(cell.result.is_file() for cell in cells)} of {len(cells)} cells are there")
 
 
 def paper_section(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -343,6 +348,7 @@ def facts(run: Run) -> str:
              if run.facts.get(key)]
     if run.facts.get("train_seconds"):
         parts.append(f"{run.facts['train_seconds']:.0f} s of training")
+    parts.append(f"stream {run.facts.get('stream', {}).get('version', 1)}")
     if run.facts.get("train_loss") is not None:
         parts.append(f"loss {run.facts['train_loss']:.2g} at its end")
     if run.facts.get("diverged"):

@@ -106,6 +106,12 @@ class LengthGeneralization(Callback):
     def _last_loss(self) -> float | None:
         return None if self._train_loss is None else float(self._train_loss)
 
+    @staticmethod
+    def _validation_loss(trainer: Trainer) -> float | None:
+        """Of the last validation of this process; None if there was none, or it is no number."""
+        loss = float(trainer.callback_metrics.get("validation/loss", math.nan))
+        return loss if math.isfinite(loss) else None
+
     def check_task(self, task: Task) -> None:
         """Raises UserError if the task has no problems of one of the lengths."""
         for length in (*self.lengths, *self.verify_lengths, *self.validation_lengths):
@@ -187,7 +193,8 @@ class LengthGeneralization(Callback):
                       **origin(model.device), seed=data.seed, backbone=model.backbone.description,
                       parameters=model.backbone.num_parameters, train_tokens=stream.get("tokens"),
                       train_seconds=round(self._train_seconds, 1),
-                      train_loss=loss if finite else None, diverged=diverged, stream=stream)
+                      train_loss=loss if finite else None, validation_loss=self._validation_loss(trainer),
+                      diverged=diverged, stream=stream)
         figure = accuracy_figure(records, train_length, passes=data.task.passes and "rollout" in self.evaluators)
         save_figure(figure, folder / "curve.png")
         console.print(records_table(records, train_length))
