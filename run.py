@@ -39,7 +39,7 @@ from lightning_modules.model import TrajectoryModel
 from lightning_modules.plots import horizon_figure, save_figure
 from lightning_modules.report import report
 from lightning_modules.rollout import budget, rollout
-from lightning_modules.runs import claim_folder, load_checkpoint, newest_checkpoint, newest_run, origin
+from lightning_modules.runs import claim_folder, load_checkpoint, newest_checkpoint, newest_run, origin, shipped
 from lightning_modules.sweep import sweep
 from lightning_modules.traces import trace_legend, trace_text
 from tools import UserError
@@ -149,7 +149,12 @@ class Parser(LightningArgumentParser):
 
 
 def _unknown_class(text: str) -> str:
-    """The parser's message; for a class that there is not, one that names those that there are."""
+    """The parser's message; where there is no such class, with those that there are, or where it was looked for."""
+    if missing := re.search(r"No module named '[\w.]+'", text):
+        given = re.search(r"(?:class_path '|Got value: )([\w.]+)", text)
+        own = [os.path.abspath(folder) for folder in sys.path if not folder.startswith((sys.prefix, sys.base_prefix))]
+        return (f"{given[1] if given else text} cannot be imported: {missing[0]}; searched: {', '.join(own)} and what "
+                f"is installed; run in the folder of your file, or name that in PYTHONPATH")
     if not (found := re.search(r"Expected a dot import path string: ([\w.]+)", text)):
         return text
     key = text.partition('Parser key "')[2].partition('"')[0]
@@ -239,7 +244,7 @@ class CLI(LightningCLI):
 
 def complete(arguments: list[str]) -> list[str]:
     """Fill in what the user left out: evaluations take the newest run, and `--ckpt_path last` its checkpoint."""
-    arguments = list(arguments)
+    arguments = _shipped(arguments)
     for i, argument in enumerate(arguments):
         if argument == "--ckpt_path" and arguments[i + 1 : i + 2] == ["last"]:
             arguments[i + 1] = str(newest_checkpoint(newest_run()))
@@ -262,10 +267,18 @@ def complete(arguments: list[str]) -> list[str]:
     return arguments
 
 
+def _shipped(arguments: list[str]) -> list[str]:
+    """The arguments, with the path of a shipped configuration for one that is not in the working folder."""
+    parts = [part for argument in arguments for part in
+             (argument.split("=", 1) if argument.startswith(("--config=", "-c=")) else [argument])]
+    return [str(shipped(part)) if option in ("--config", "-c") else part
+            for option, part in itertools.pairwise(["", *parts])]
+
+
 def _check_yaml(path: str) -> None:
     """Raises UserError for a configuration file that is not there or not YAML; the parser would not name it."""
     if not Path(path).is_file():
-        raise UserError(f"there is no configuration file {path}: configs/ has some")
+        raise UserError(f"there is no configuration file {path}: configs/ has some, found from any folder")
     try:
         yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -314,6 +327,8 @@ def command_line(**options: Any) -> CLI:
 
 
 def main(arguments: list[str]) -> None:
+    if "" not in sys.path:
+        sys.path.append("")  # the working folder, for tasks of the user's own; last, so that it hides no module
     try:
         if arguments[:1] in (["report"], ["sweep"], ["collect"]):
             auto_cli({"report": report, "sweep": sweep, "collect": collect}, args=arguments, parser_class=Parser)
@@ -350,6 +365,11 @@ def main(arguments: list[str]) -> None:
     raise SystemExit(2)
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """The installed command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    program()

@@ -25,6 +25,9 @@ except ImportError:  # not on Windows
 CHECKPOINT, PREVIOUS = Path("checkpoints") / "last.ckpt", Path("checkpoints") / "previous.ckpt"
 """In a run folder: the newest checkpoint, and the one before it, for when the newest is torn."""
 
+SHIPPED = Path(__file__).resolve().parent.parent / "configs"
+"""The suite's own configurations, in the source folder as where it is installed."""
+
 
 def newest_run(root: str = "runs") -> Path:
     """Folder of the run whose checkpoint is the newest; raises UserError if there is none."""
@@ -109,7 +112,7 @@ def reproducing(arguments: Sequence[str]) -> str:
     rest = iter(arguments)
     for argument in rest:
         if not (found := given.fullmatch(argument)):
-            kept.append(argument)
+            kept.append(argument.replace(f"{SHIPPED}{os.sep}", f"{SHIPPED.name}/"))  # found wherever it is installed
             continue
         value = [] if found[3] is not None else [next(rest, "")]
         if found[1] == "ckpt_path":
@@ -141,10 +144,18 @@ def _commit() -> str | None:
     if given := os.environ.get("GIT_COMMIT"):
         return given
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not of a repository around an installed copy
         changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
         return git("rev-parse", "--short", "HEAD") + changed
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def shipped(path: str | Path) -> Path:
+    """`path`; or, where nothing is there and it begins with configs/, the file of that name that is shipped."""
+    path = Path(path)
+    own = SHIPPED.parent / path
+    return own if path.parts[:1] == (SHIPPED.name,) and not path.exists() and own.is_file() else path
 
 
 def _version(name: str) -> str | None:

@@ -22,7 +22,7 @@ import yaml
 from rich.console import Console
 
 from lightning_modules.callbacks import REQUEUE
-from lightning_modules.runs import newest_checkpoint
+from lightning_modules.runs import newest_checkpoint, shipped
 from tools import UserError
 
 try:
@@ -60,7 +60,7 @@ def read_sweep(files: str | Path) -> list[Cell]:
     every `--config` before all that is no file. Raises UserError that says what is wrong with a file.
     """
     ranked: list[tuple[int, Cell]] = []
-    for path in map(Path, str(files).split(",")):
+    for path in map(shipped, str(files).split(",")):
         content = _content(path)
         blocks = content.get("blocks", [content])
         common = content.get("options") or "" if "blocks" in content else ""
@@ -74,7 +74,7 @@ def read_sweep(files: str | Path) -> list[Cell]:
 
 def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"there is no sweep file {path}: configs/sweeps/ has some")
+        raise UserError(f"there is no sweep file {path}: configs/sweeps/ has some, found from any folder")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

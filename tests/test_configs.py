@@ -26,16 +26,6 @@ def test_every_key_of_a_config_says_what_it_is():
             assert not bare, f"{path.name}: {bare}"
 
 
-def test_what_is_not_python_is_packaged_too():
-    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
-    facts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    for package in facts["packages"]:
-        folder = ROOT / package.replace(".", "/")
-        packaged = {path for pattern in facts["package-data"].get(package, []) for path in folder.glob(pattern)}
-        for path in folder.iterdir():
-            assert path.is_dir() or path.suffix == ".py" or path in packaged, path
-
-
 @pytest.mark.parametrize("configs", EXPERIMENTS + OVERLAYS, ids=" ".join)
 def test_every_config_builds_its_parts(configs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

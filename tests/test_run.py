@@ -234,6 +234,17 @@ def test_a_mistake_gets_one_line(case, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_task_of_ones_own_in_the_working_folder(tmp_path, monkeypatch, capsys):
+    code = "from datamodules.tasks import Addition\n\n\nclass OwnSums(Addition):\n    name = 'own_sums'\n"
+    (tmp_path / "own_sums.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    main(["analyze", "--config", "configs/add.yaml", "--data.task", "own_sums.OwnSums", "--lengths", "[1,2]"])
+    assert "horizon of own_sums, interactive" in capsys.readouterr().out
+    assert (tmp_path / "runs/analysis/own_sums_interactive_local.json").is_file()
+
+
 MIXTURE = ["fit", "--config", str(ROOT / "configs/mixture.yaml")]
 PICTURE = next((ROOT / "docs").rglob("*.png"))
 
@@ -246,6 +257,8 @@ PICTURE = next((ROOT / "docs").rglob("*.png"))
     (["fit", *TINY, "--checkpoint", str(PICTURE)], "is no text, and a YAML file is expected there"),
     (["fit", *TINY, "--data.task", "Sums"], "data.task: there is no class Sums; expected"),
     (["fit", *TINY, "--model.backbone", "Mambo"], "model.backbone: there is no class Mambo; expected"),
+    (["fit", *TINY, "--data.task", "sums.Sums"], "sums.Sums cannot be imported: No module named 'sums'; searched: /"),
+    (["fit", *TINY, "--model.backbone", "mambo.Mambo"], "No module named 'mambo'; searched: /"),
     ([*MIXTURE, "--data.task.tasks", "[{class_path: Sums}]"], "there is no class Sums; expected"),
     ([*MIXTURE, "--data.task.weights", "[0,0]"], "give numbers from 0 on, not all 0"),
     ([*MIXTURE, "--data.task.weights", "[-1,2]"], "give numbers from 0 on, not all 0"),
