@@ -34,6 +34,9 @@ END_REASON, BUDGET, INVALID = 1, 2, 3
 MOST_TOKENS = 2**15 - 1
 """Memories and logs on the device hold ids of 16 bits."""
 
+LOWEST_TEMPERATURE = 1e-30
+"""Float32 can still divide by it."""
+
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -63,8 +66,9 @@ class Decoding:
         for name in (self.weights, self.states):
             if name not in TYPES:
                 raise UserError(f"unknown type {name!r} of weights or states: expected {' or '.join(TYPES)}")
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"temperature {self.temperature} is not allowed: expected 0 (greedy) or more")
+        if not (self.temperature == 0 or LOWEST_TEMPERATURE <= self.temperature < math.inf):
+            raise UserError(f"temperature {self.temperature} is not allowed: expected 0 (greedy), or a number from "
+                            f"{LOWEST_TEMPERATURE} on")
 
     def batched(self, backbone: Backbone, tools: Sequence[Tool]) -> bool:
         """Whether rollouts with these tools stay on the device; raises UserError where they were to, but cannot."""
@@ -125,7 +129,7 @@ class Rows:
     def advance(self, logits: Tensor) -> None:
         """Take each row's next token from the model, unless it is forced (prompt, observation); let the tool answer."""
         if self.temperature:
-            logits = logits.float() / self.temperature + gumbel(self.seeds, self.count, logits.shape[1])
+            logits = drawn_from(logits, self.temperature, self.seeds, self.count)
         running, place = self.reason == 0, self.count.long()[:, None]
         asked = self.count < self.prompt
         cell = (self.memory.origin + place).clamp(max=self.memory.cells.shape[1] - 1)
@@ -151,9 +155,9 @@ class Rows:
 
         memory, wide = self.memory, triton.next_power_of_2(self.size)
         advance[(len(self.tokens),)](
-            logits, self.tokens, self.count, self.pending, self.reason, self.budget, self.prompt, self.seeds, self.log,
-            memory.cells, memory.ends, memory.heads, memory.operation, memory.argument, self.end, memory.blank,
-            memory.origin, self.temperature or 1.0, self.size, self.log.shape[1], memory.cells.shape[1],
+            logits.contiguous(), self.tokens, self.count, self.pending, self.reason, self.budget, self.prompt,
+            self.seeds, self.log, memory.cells, memory.ends, memory.heads, memory.operation, memory.argument, self.end,
+            memory.blank, memory.origin, self.temperature or 1.0, self.size, self.log.shape[1], memory.cells.shape[1],
             memory.heads.shape[1], wide, bool(self.temperature), num_warps=1 if wide <= 256 else 4)
 
     def start(self, rows: Sequence[int], prompts: Sequence[np.ndarray], budgets: Sequence[int],
@@ -237,16 +241,32 @@ class Rows:
         return [ids[a - low : b - low] for ids, a, b in zip(log, begin, end, strict=True)]
 
 
+def drawn_from(logits: Tensor, temperature: float, seeds: Tensor, count: Tensor) -> Tensor:
+    """Scores, float32 [B, V], whose largest is a draw from softmax(logits / temperature): the Gumbel-max trick.
+
+    seeds, count: int [B], a row's seed and its number of tokens, of which the draw is a function
+    """
+    # The largest first: at a low temperature nothing else may overflow than what is never drawn.
+    logits = logits.float()
+    return (logits - logits.amax(1, keepdim=True)) / temperature + gumbel(seeds, count, logits.shape[1])
+
+
 def gumbel(seeds: Tensor, count: Tensor, size: int) -> Tensor:
-    """Gumbel noise, float32 [B, size]: a function of the row's seed and its number of tokens, on any device."""
+    """Gumbel noise, float32 [B, size]: a function of the row's seed and its number of tokens, on any device.
+
+    Between -2.9 and 22.9, so that what is impossible stays so. A large number comes from a `small` share of all draws,
+    of which 32 bits tell 2^32 apart, and a logarithm of its complement few: rare tokens keep their frequency.
+    """
     def mix(x: Tensor) -> Tensor:
         x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
         x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
         return x ^ (x >> 16)
 
-    draw = mix(torch.arange(size, device=seeds.device) ^ mix(count.long() ^ mix(seeds))[:, None])
-    uniform = (draw >> 8).float() * 2.0**-24 + 2.0**-25
-    return -torch.log(-torch.log(uniform))
+    key = mix(count.long() ^ mix(seeds))[:, None]
+    # Once is not enough: the numbers of neighbouring tokens would depend on each other.
+    draw = mix(mix(torch.arange(size, device=seeds.device) ^ key) ^ mix(key ^ 0x9E3779B9))
+    small = (draw.float() * 2.0**-32 + 2.0**-33).clamp(max=1 - 2.0**-24)
+    return -torch.log(-torch.log1p(-small))
 
 
 class Kinds:

@@ -24,9 +24,13 @@ def advance(logits, tokens, count, pending, reason, budget, prompt, seeds, log, 
         score = tl.load(logits + row * V + v, mask=v < V, other=-float("inf")).to(tl.float32)
         n = tl.load(count + row)
         if SAMPLE:
-            draw = _mix(v.to(tl.uint32) ^ _mix(n.to(tl.uint32) ^ _mix(tl.load(seeds + row).to(tl.uint32))))
-            uniform = (draw >> 8).to(tl.float32) * 5.9604644775390625e-08 + 2.98023223876953125e-08
-            score = score / temperature - tl.log(-tl.log(uniform))
+            key = _mix(n.to(tl.uint32) ^ _mix(tl.load(seeds + row).to(tl.uint32)))
+            draw = _mix(_mix(v.to(tl.uint32) ^ key) ^ _mix(key ^ 0x9E3779B9))
+            small = tl.minimum(draw.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10, 0.99999994)
+            series = small * (1 + small * (0.5 + small * (0.33333333 + small * (0.25 + small * 0.2))))
+            # -log(1 - small): the logarithm near 1 would lose the digits of a small one.
+            waiting_time = tl.where(small < 0.0625, series, -tl.log(1 - small))
+            score = (score - tl.max(score, 0)) / temperature - tl.log(waiting_time)
         token = tl.minimum(tl.argmax(score, 0), V - 1).to(tl.int32)
         waiting = tl.load(pending + row)
         asked = n < tl.load(prompt + row)

@@ -1,10 +1,14 @@
 """Every benchmark finds what it imports, started from any folder, and keeps what others have measured."""
 
 import json
+import math
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 LOAD = """
@@ -33,3 +37,17 @@ def test_rows_of_a_file_keep_the_run_that_measured_them(tmp_path, monkeypatch):
         {"what": "x"}, {"what": "y", "commit": "2"}]}))
     assert kept(tmp_path / "some.json") == [{"command": "a", "commit": "1", "what": "x"},
                                             {"command": "a", "commit": "2", "what": "y"}]
+
+
+def test_draws_are_counted_and_held_against_what_is_expected():
+    from benchmarks.sampling import drawn, p_value, probabilities
+
+    chances = probabilities()
+    counts = drawn(chances, 60_000, 0.7, torch.device("cpu"), rows=256)
+    assert counts.sum() >= 60_000 and not counts[:4].any()
+    assert all(p_value(int(count), int(counts.sum()), float(chance)) > 1e-4
+               for count, chance in zip(counts, chances, strict=True))
+    binomial = [math.comb(20, k) * 0.03**k * 0.97 ** (20 - k) for k in range(21)]
+    assert p_value(3, 20, 0.03) == pytest.approx(2 * sum(binomial[3:]), rel=0.15)
+    assert p_value(50_400, 100_000, 0.5) == pytest.approx(math.erfc(400 / math.sqrt(2 * 25_000)))
+    assert p_value(1, 100, 0.0) == 0 and p_value(0, 100, 0.0) == 1

@@ -1,4 +1,5 @@
 import functools
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turi
 from lightning_modules import batched_rollout, prefill
 from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, scan_cuda
 from lightning_modules.backbones.decoder import StepDecoder
-from lightning_modules.batched_rollout import TYPES, Decoding, Rows
+from lightning_modules.batched_rollout import TYPES, Decoding, Rows, drawn_from, gumbel
 from lightning_modules.prefill import Passes
 from lightning_modules.rollout import budget, rollout
 from tools import UserError
@@ -157,12 +158,43 @@ def test_draws_depend_on_the_seed_and_the_problem_alone():
 
 
 def test_draws_have_the_softmax_s_frequencies():
-    from lightning_modules.batched_rollout import gumbel
-
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
-    noise = torch.cat([gumbel(torch.full((1000,), seed), torch.arange(1000), 4) for seed in range(20)])
-    share = torch.bincount((logits + noise).argmax(-1), minlength=4) / len(noise)
+    share = torch.zeros(4)
+    for seed in range(20):
+        scores = drawn_from(2 * logits.expand(1000, 4), 2.0, torch.full((1000,), seed), torch.arange(1000))
+        share += torch.bincount(scores.argmax(-1), minlength=4) / 20_000
     assert torch.allclose(share, logits.softmax(-1), atol=0.015)
+
+
+LARGEST = [(2_907_763, 6), (224_544, 11)]
+
+
+def _mixed(x):
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) % 2**32
+    x = ((x ^ (x >> 15)) * 0x846CA68B) % 2**32
+    return x ^ (x >> 16)
+
+
+def test_noise_is_finite_and_exact_where_it_is_large():
+    """At these places of a row of seed 0 the hash is among the largest and the smallest."""
+    for count, token in (*LARGEST, (4_150_823, 9), (2_568_701, 15), (17, 3), (18, 5)):
+        key = _mixed(count ^ _mixed(0))
+        hashed = _mixed(_mixed(token ^ key) ^ _mixed(key ^ 0x9E3779B9))
+        noise = gumbel(torch.zeros(1, dtype=torch.long), torch.tensor([count]), 16)
+        assert noise.isfinite().all()
+        # A small number can only lose, so that it need not be exact.
+        exact = max(-2.8, -math.log(-math.log1p(-(hashed + 0.5) / 2**32)))
+        assert noise[0, token].item() == pytest.approx(exact, abs=0.02 if exact == -2.8 else 1e-5), (count, token)
+
+
+def test_a_token_of_probability_0_is_not_drawn_even_where_the_noise_is_largest():
+    seeds, counts = torch.zeros(4, dtype=torch.long), torch.tensor([4_150_823, 2_568_701, *(n for n, _ in LARGEST)])
+    for impossible in (-math.inf, -110.0):
+        logits = torch.full((4, 16), impossible)
+        logits[:, 4] = 0
+        assert drawn_from(logits, 1.0, seeds, counts).argmax(-1).tolist() == [4] * 4
+    steep = torch.tensor([[-1e30, 5.0, 1e30, 0.0]]).expand(4, 4)  # at a low temperature only the largest is possible
+    assert drawn_from(steep, 1e-30, seeds, counts).argmax(-1).tolist() == [2] * 4
 
 
 def test_what_cannot_be_decoded_is_told():
@@ -172,7 +204,8 @@ def test_what_cannot_be_decoded_is_told():
         rollout(backbone, task.vocabulary(), task, [(task.problem("test", 0, 4, 0, task.variants[0]), 50)], 1,
                 Decoding("device"))
     for wrong, message in (({"engine": "gpu"}, "unknown engine 'gpu'"), ({"weights": "int8"}, "unknown type 'int8'"),
-                           ({"temperature": -1.0}, "temperature -1.0")):
+                           ({"temperature": -1.0}, "temperature -1.0"), ({"temperature": 1e-40}, "temperature 1e-40"),
+                           ({"temperature": math.nan}, "temperature nan")):
         with pytest.raises(UserError, match=message):
             Decoding(**wrong)
 
@@ -190,6 +223,26 @@ def test_a_gpu_says_what_the_cpu_says(backbone):
     found = rollout(model.cuda(), task.vocabulary(), task, problems, 4, Decoding("device"))
     assert [(row.tokens, row.kinds, row.reason) for row in expected] == [
         (row.tokens, row.kinds, row.reason) for row in found]
+
+
+@needs_cuda
+def test_a_gpu_draws_what_the_cpu_draws():
+    task = Addition(4)
+    model, problems = _setting(task)
+    decoding = Decoding("device", temperature=1.5, seed=3)
+    expected = rollout(model, task.vocabulary(), task, problems, 4, decoding)
+    found = rollout(model.cuda(), task.vocabulary(), task, problems, 4, decoding)
+    assert [row.tokens for row in expected] == [row.tokens for row in found]
+
+
+@needs_cuda
+def test_the_kernel_s_draws_have_the_softmax_s_frequencies():
+    from benchmarks.sampling import drawn, p_value, probabilities
+
+    chances = probabilities()
+    counts = drawn(chances, 2 * 10**7, 0.7, torch.device("cuda"), rows=16_384)
+    for chance, count in zip(chances.tolist(), counts.tolist(), strict=True):
+        assert p_value(count, int(counts.sum()), chance) > 1e-4, (chance, count)
 
 
 @needs_cuda
