@@ -1,6 +1,7 @@
 """The command line: fit, validate, test, rollout (one problem, step by step), export (for transformers), analyze
 (horizons, no training), sweep (a grid of runs), report (docs/results.md) and collect (trajectories of agents)."""
 
+import importlib
 import inspect
 import itertools
 import logging
@@ -9,12 +10,12 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import lightning
 import torch
 import yaml
-from jsonargparse import auto_cli
+from jsonargparse import Namespace, auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -43,6 +44,7 @@ from lightning_modules.runs import claim_folder, load_checkpoint, newest_checkpo
 from lightning_modules.sweep import sweep
 from lightning_modules.traces import trace_legend, trace_text
 from tools import UserError
+from tools.errors import is_out_of_memory
 
 warnings.filterwarnings("ignore", ".*does not have many workers.*")  # on the CPU none is right
 warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of PyTorch
@@ -196,8 +198,11 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (ValueError, MisconfigurationException) as error:
-            raise UserError(f"the trainer cannot be built: {' '.join(str(error).split())}") from error
+        except Exception as error:  # Lightning's checks of its arguments raise anything
+            if isinstance(error, UserError):
+                raise
+            what = "" if isinstance(error, ValueError | MisconfigurationException) else f"{type(error).__name__}: "
+            raise UserError(f"the trainer cannot be built: {what}{' '.join(str(error).split())}") from error
         # Here, so that --trainer.enable_progress_bar false still means none.
         trainer.callbacks[:] = [RunProgress() if isinstance(c, ProgressBar) else c for c in trainer.callbacks]
         trainer.callbacks.insert(0, DataWait())
@@ -210,6 +215,12 @@ class CLI(LightningCLI):
         parser.link_arguments("data.vocabulary", "model.vocabulary", apply_on="instantiate")
         parser.link_arguments("data.task_name", "model.task_name", apply_on="instantiate")
 
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        for key, cls in {"data": TrajectoryDataModule, "model": TrajectoryModel, "trainer": lightning.Trainer,
+                         "evaluation": LengthGeneralization, "checkpoint": LastCheckpoint}.items():
+            _check_nulls(key, cls, config.get(key))
+
     def before_fit(self) -> None:
         if rank_zero_only.rank == 0 and isinstance(logger := self.trainer.logger, TensorBoardLogger):
             self._claim = claim_folder(logger, self.config[self.subcommand].get("ckpt_path"))
@@ -217,7 +228,9 @@ class CLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and not is_out_of_memory(error):
+                raise
             raise UserError(self._too_large(subcommand)) from error
 
     def _too_large(self, subcommand: str) -> str:
@@ -240,6 +253,26 @@ class CLI(LightningCLI):
         for callback in self.trainer.callbacks:
             if isinstance(callback, LengthGeneralization):
                 callback.check_task(self.datamodule.task)  # before the training, not after it
+
+
+def _check_nulls(key: str, cls: type, settings: Any) -> None:
+    """Raises UserError if a setting of a class, or of one inside it, is null and must not be: the parser takes it."""
+    if not isinstance(settings, Namespace):
+        raise UserError(f"{key} {settings!r} is not possible: expected a mapping with its settings")
+    try:
+        hints = get_type_hints(cls.__init__)
+    except NameError:  # of names that are imported for type checkers alone
+        return
+    for name, value in vars(settings).items():
+        if value is None and (hint := hints.get(name, Any)) is not Any and type(None) not in get_args(hint) \
+                and inspect.signature(cls).parameters[name].default is not None:
+            raise UserError(f"{key}.{name} null is not possible: expected {getattr(hint, '__name__', hint)}; leave the "
+                            f"key out for its default")
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Namespace) and "class_path" in part:
+                module, _, inner = part.class_path.rpartition(".")
+                _check_nulls(f"{key}.{name}", getattr(importlib.import_module(module), inner),
+                             part.get("init_args", Namespace()))
 
 
 def complete(arguments: list[str]) -> list[str]:
@@ -339,6 +372,8 @@ def main(arguments: list[str]) -> None:
             raise SystemExit(REQUEUE)
     except UserError as error:
         message = str(error)
+    except MemoryError:
+        message = "what is asked for does not fit in this machine's memory: give smaller sizes or lengths"
     except UnicodeDecodeError:
         message = _not_text(arguments)
         if not message:

@@ -18,6 +18,7 @@ from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.low_rank import trained_text
 from lightning_modules.initial_states import InitialStates
 from tools import UserError
+from tools.errors import is_out_of_memory
 
 IGNORED = -100
 
@@ -64,7 +65,13 @@ class TrajectoryModel(LightningModule):
                 raise UserError(f"{name} {value} is not allowed: expected a number from 0 on")
         if not all(0 <= beta < 1 for beta in betas):
             raise UserError(f"betas {list(betas)} are not allowed: expected two numbers from 0 to below 1")
-        self.backbone = backbone(len(vocabulary))
+        try:
+            self.backbone = backbone(len(vocabulary))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError("the backbone does not fit in memory: give smaller sizes (--model.backbone.n_layer, "
+                            "d_model, ...)") from error
         self.initial_states = InitialStates(self.backbone, state_passing, state_noise)
         self.vocabulary, self.task_name = vocabulary, task_name
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas

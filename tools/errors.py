@@ -6,3 +6,9 @@ class UserError(Exception):
 
     `run.py` prints the message alone, without a traceback, and exits with status 2.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, numpy or PyTorch on the CPU did not get the memory that it asked for."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("can't allocate memory", "multiplication overflow", "calculation overflowed")))

@@ -21,6 +21,9 @@ SETTINGS = ("interactive", "no_tool", "single_turn", "direct", "direct_reversed"
 with the question, then the answer; `direct`: the answer at once; `direct_reversed`: the same, last token first."""
 
 
+LONGEST_TRAINED = 10**6
+"""No row has room for a trajectory of a longer problem."""
+
 NewScribe = Callable[[Tool, Sequence[str], str], Scribe]
 
 
@@ -152,8 +155,8 @@ class ToolTask(Task):
     phases: tuple[str, ...]
     shortest = 1
     """The least possible length."""
-    longest: int | None = None
-    """The greatest possible length, if there is one."""
+    longest = 10**9
+    """The greatest possible length."""
 
     def __init__(self, max_length: int, style: str = "local", setting: str = "interactive") -> None:
         if missing := [key for key in ("name", "symbols", "phases") if not hasattr(self, key)]:
@@ -164,6 +167,8 @@ class ToolTask(Task):
         if setting not in self.settings:
             raise UserError(f"unknown setting {setting!r}: {self.name} has {', '.join(self.settings)}")
         self.check_length(max_length)
+        if max_length > LONGEST_TRAINED:
+            raise UserError(f"max_length {max_length} is not allowed: training problems go up to {LONGEST_TRAINED:,}")
         self.max_length = max_length
         self.style, self.setting = style, setting
         if setting == "single_turn":
@@ -253,8 +258,8 @@ class ToolTask(Task):
     def check_length(self, length: int) -> None:
         if length < self.shortest:
             raise UserError(f"length {length} is not allowed: {self.name} needs at least {self.shortest}")
-        if self.longest is not None and length > self.longest:
-            raise UserError(f"length {length} is not allowed: {self.name} goes up to {self.longest}")
+        if length > self.longest:
+            raise UserError(f"length {length} is not allowed: {self.name} goes up to {self.longest:,}")
 
 
 def digits(rng: random.Random, length: int, zero: bool = False) -> str:

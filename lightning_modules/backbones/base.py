@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from lightning_modules.backbones.decoder import Decoder, StepDecoder
 from tools import UserError
 
+MOST_LAYERS, LARGEST = 10_000, 2**24
+
 State = Any
 """A pytree (lists, tuples, dicts) of tensors whose first dimension is the batch."""
 
@@ -116,10 +118,11 @@ def _broadcasts(initial: Tensor, leaf: Any) -> bool:
 
 
 def check_sizes(name: str, **sizes: int) -> None:
-    """Raises UserError that names the first of `sizes` that is below 1."""
+    """Raises UserError that names the first of `sizes` that is below 1, or so large that no machine could hold it."""
     for key, value in sizes.items():
-        if value < 1:
-            raise UserError(f"{name} {key} {value} is not allowed: expected at least 1")
+        most = MOST_LAYERS if key == "n_layer" else LARGEST
+        if not 1 <= value <= most:
+            raise UserError(f"{name} {key} {value} is not allowed: expected at least 1 and at most {most:,}")
 
 
 def check_step_sizes(name: str, dt_min: float, dt_max: float) -> None:

@@ -4,8 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import Backbone, State
-from tools import UserError
+from lightning_modules.backbones.base import Backbone, State, check_sizes
 
 END = 0
 """Id of the end token: the first of every vocabulary."""
@@ -29,8 +28,7 @@ class Suffix(Backbone):
 
     def __init__(self, vocab_size: int, window: int = 12, min_count: int = 4) -> None:
         super().__init__(vocab_size)
-        if window < 1 or min_count < 1:
-            raise UserError(f"Suffix window {window}, min_count {min_count} are not allowed: expected at least 1")
+        check_sizes("Suffix", window=window, min_count=min_count)
         self.window, self.min_count = window, min_count
         self.confidence = nn.Parameter(torch.tensor(10.0))  # the logit of the prediction; the others are 0
         random = torch.Generator().manual_seed(0)
