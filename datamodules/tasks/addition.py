@@ -12,7 +12,9 @@ from tools import PointerMemory, UserError
 class Addition(ToolTask):
     """n-digit addition: `1 2 + 9 =` is answered by `2 1`. Length: digits of the longer operand.
 
-    Training operands have U{1..max_length} digits each, test operands exactly `length`. A trajectory has 35 tokens a
+    Training operands have U{1..max_length} digits each. Test operands have exactly `length` in the variant without a
+    name, as in the paper; in `n + m` one of them, either, has `length` and the other U{1..length}, so that all kinds of
+    training problems are tested too: carries go on where the shorter operand has ended. A trajectory has 35 tokens a
     digit. For `7+5=` in style `paper` (Q prompt, T thought, C command, O observation, A output)::
 
         7 + 5 =            QQQQ       p1.init p2.init                         CC
@@ -29,6 +31,7 @@ class Addition(ToolTask):
     name = "addition"
     symbols = (*DIGITS, "+", "=")
     phases = ("start", "find_plus", "find_equals", "add", "find_answer", "copy")
+    variants = ("", "n + m")
 
     def memory(self) -> PointerMemory:
         return PointerMemory(2)
@@ -37,7 +40,8 @@ class Addition(ToolTask):
         return PointerMemory.command_tokens(2)
 
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
-        return self._problem(digits(rng, length, zero=True), digits(rng, length, zero=True))
+        sizes = rng.sample((length, rng.randint(1, length)), 2) if variant else (length, length)
+        return self._problem(*(digits(rng, size, zero=True) for size in sizes), variant)
 
     def sample_training(self, rng: random.Random) -> Problem:
         sizes = rng.randint(1, self.max_length), rng.randint(1, self.max_length)
@@ -71,5 +75,5 @@ class Addition(ToolTask):
         return self._problem(*match.groups())
 
     @staticmethod
-    def _problem(left: str, right: str) -> Problem:
-        return Problem((*left, "+", *right, "="), max(len(left), len(right)))
+    def _problem(left: str, right: str, variant: str = "") -> Problem:
+        return Problem((*left, "+", *right, "="), max(len(left), len(right)), variant)

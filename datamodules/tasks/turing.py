@@ -22,6 +22,9 @@ class Turing(ToolTask):
     follows. The next token always follows from the last few, in both styles. Length: that of the machine's inputs (see
     its file).
 
+    A part of an input with up to n symbols has exactly n in the test problems of the variant without a name; a machine
+    that has such parts is tested on inputs like those of the training too, in the variant `up to n`.
+
     machine: name of a file in datamodules/tasks/machines (`increment`, `add`, `multiply_unary`, `palindrome`,
              `brackets`, `copy`, `sort`), or the path of your own; `datamodules.tasks.machine` says what is in it
     """
@@ -33,6 +36,7 @@ class Turing(ToolTask):
         self.name = f"turing_{self.machine.name}"
         self._thoughts = {state: f"<{state}>" for state in self.machine.states}
         self.symbols = (*self.machine.symbols, BLANK, *self._thoughts.values())
+        self.variants = ("", "up to n") if self.machine.varies else ("",)
         super().__init__(max_length, style, setting)
 
     def memory(self) -> Tape:
@@ -42,7 +46,7 @@ class Turing(ToolTask):
         return Tape.command_tokens((*self.machine.symbols, BLANK))
 
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
-        return Problem(self.machine.sample(rng, length, exact=True), length)
+        return Problem(self.machine.sample(rng, length, exact=not variant), length, variant)
 
     def sample_training(self, rng: random.Random) -> Problem:
         length = rng.randint(1, self.max_length)
