@@ -60,7 +60,7 @@ def add_low_rank(model: nn.Module, rank: int, alpha: float, targets: Sequence[st
                         f"above 0")
     heads = {"lm_head", "embed_out"}
     maps = {name: module for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | _transposed_linear()) and name.split(".")[-1] not in heads}
+            if isinstance(module, _linear_maps()) and name.split(".")[-1] not in heads}
     names = sorted({name.split(".")[-1] for name in maps})
     if targets is not None and (wrong := [target for target in targets if target not in names]):
         raise UserError(f"lora_targets {wrong[0]!r} is no linear map of this model: expected some of "
@@ -76,10 +76,10 @@ def add_low_rank(model: nn.Module, rank: int, alpha: float, targets: Sequence[st
         parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank, alpha, transposed))
 
 
-def _transposed_linear() -> type[nn.Module] | tuple[()]:
-    """GPT-2's linear map, whose weight is [in, out]; it is there where a model of transformers is."""
+def _linear_maps() -> tuple[type[nn.Module], ...]:
+    """Also GPT-2's, whose weight is [in, out]; its class is there where a model of transformers is."""
     module = sys.modules.get("transformers.pytorch_utils")
-    return module.Conv1D if module else ()
+    return (nn.Linear, module.Conv1D) if module else (nn.Linear,)
 
 
 def trained_text(model: nn.Module) -> str:

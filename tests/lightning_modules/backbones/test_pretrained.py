@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_modules.backbones import LSTM, Mamba, Mamba2, Mistral, Pretrained, Pythia
+from lightning_modules.backbones.low_rank import add_low_rank
 from lightning_modules.backbones.pretrained import export
 from tools import UserError
 
@@ -259,3 +260,10 @@ def test_what_transformers_does_not_have(tmp_path):
         export(Mamba(VOCABULARY, d_model=32, d_inner=48), tmp_path / "out", [])
     with pytest.raises(UserError, match=r"a LSTM cannot be exported.*expected Mamba, Mamba2, Pythia, Mistral"):
         export(LSTM(VOCABULARY), tmp_path / "out", [])
+
+
+def test_low_rank_updates_do_not_need_transformers(monkeypatch):
+    monkeypatch.delitem(sys.modules, "transformers.pytorch_utils", raising=False)
+    net = Mamba(VOCABULARY, n_layer=1, d_model=16)
+    add_low_rank(net, 2, 4.0, None)
+    assert sum(parameter.requires_grad for parameter in net.parameters()) == 2 * 4
