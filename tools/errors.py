@@ -7,6 +7,10 @@ class UserError(Exception):
     `run.py` prints the message alone, without a traceback, and exits with status 2.
     """
 
+    def __init__(self, message: str) -> None:
+        # A DataLoader hands on what a worker process raised as the last line of its traceback.
+        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].strip())
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, numpy or PyTorch on the CPU did not get the memory that it asked for."""

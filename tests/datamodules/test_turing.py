@@ -2,7 +2,9 @@ import random
 
 import pytest
 import yaml
+from torch.utils.data import DataLoader
 
+from datamodules.stream import TrajectoryStream
 from datamodules.tasks import Problem, Turing
 from datamodules.tasks.machine import FOLDER
 from datamodules.tokens import Kind
@@ -173,3 +175,15 @@ def test_a_machine_that_halts_on_a_blank(halting, expected, tmp_path):
     task = Turing(str(tmp_path / "mine.yaml"), 3)
     problem = task.parse("011")
     assert task.answer(problem) == tuple(task.record(problem).outputs()) == tuple(expected)
+
+
+def test_an_input_on_which_a_machine_never_halts_is_one_line_from_a_worker_process_too(tmp_path):
+    row = {"0": ["0", "S", "go"], "else": ["same", "S", "done"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(GOOD | {"transitions": {"go": row}}))
+    stream = TrajectoryStream(Turing(str(tmp_path / "mine.yaml"), 3), 0)
+    errors = []
+    for workers in (0, 1):
+        with pytest.raises(UserError) as error:
+            list(DataLoader(stream, sampler=range(50), num_workers=workers, collate_fn=len))
+        errors.append(str(error.value))
+    assert errors[0] == errors[1] and errors[0].startswith("machine mine does not halt on '0")
