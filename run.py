@@ -30,6 +30,7 @@ from datamodules.horizon import verdict
 from datamodules.tasks import Task, ToolTask
 from lightning_modules.analysis import analysis_table, analyze, clash_text
 from lightning_modules.backbones import Backbone
+from lightning_modules.backbones.cuda_kernels import ensure_triton_cache
 from lightning_modules.backbones.pretrained import export
 from lightning_modules.callbacks import REQUEUE, DataWait, LastCheckpoint, LengthGeneralization, RunProgress
 from lightning_modules.callbacks.last_checkpoint import run_folder
@@ -366,6 +367,8 @@ def main(arguments: list[str]) -> None:
         if arguments[:1] in (["report"], ["sweep"], ["collect"]):
             auto_cli({"report": report, "sweep": sweep, "collect": collect}, args=arguments, parser_class=Parser)
             return
+        if torch.cuda.is_available():
+            ensure_triton_cache()
         sys.argv[1:] = complete(arguments)
         callbacks = command_line().trainer.callbacks
         if any(isinstance(callback, LastCheckpoint) and callback.terminated for callback in callbacks):

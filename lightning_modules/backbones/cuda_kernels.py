@@ -1,6 +1,11 @@
 """CUDA kernels of our own: compiled when first used, by cuda.core (NVRTC), and launched on PyTorch's stream."""
 
+import atexit
 import functools
+import os
+import shutil
+import tempfile
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +33,21 @@ def kernels(device: int, file: str, names: tuple[str, ...], capability: str, /, 
     options = ProgramOptions(arch=f"sm_{capability}", std="c++17", use_fast_math=True)
     program = Program("\n".join((lines, common, code, own)), "c++", options).compile("cubin")
     return {name: program.get_kernel(name) for name in names}
+
+
+def ensure_triton_cache() -> None:
+    """Give Triton a temporary folder for what it compiles where its own cannot hold a file: it runs nothing without."""
+    home = os.path.join(os.environ.get("TRITON_HOME") or os.path.expanduser("~"), ".triton", "cache")
+    folder = os.environ.get("TRITON_CACHE_DIR") or home
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))  # on a full disk an empty file can still be made
+    except OSError as error:
+        os.environ["TRITON_CACHE_DIR"] = own = tempfile.mkdtemp(prefix="triton")
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        warnings.warn(f"Triton's kernels are compiled again in every run: {folder} cannot be written to "
+                      f"({error.strerror}); TRITON_CACHE_DIR can name another folder to keep them in", stacklevel=2)
 
 
 def current_stream():
