@@ -55,6 +55,16 @@ def test_a_task_whose_trajectories_say_something_else():
         TrajectoryDataModule(Wrong(5))
 
 
+def test_the_last_part_of_a_mixture_is_tried_too():
+    """Its problems are none of the shortest, and it has none of their length."""
+    class Wrong(LogicalGraph):
+        def answer(self, problem):
+            return ("True" if super().answer(problem) == ("False",) else "False",)
+
+    with pytest.raises(UserError, match=r"the trajectory of '.*=.*outputs '(True|False)'"):
+        TrajectoryDataModule(Mixture([Copy(2), Wrong(5)]))
+
+
 def test_a_task_without_a_name():
     class Nameless(Copy):
         name = ""

@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 
 from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Mixture, Multiplication, Reverse
+from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Mixture, Multiplication, Reverse, Task
 from lightning_modules.analysis import analyze
 from lightning_modules.backbones import LSTM
 from lightning_modules.evaluation import evaluate
@@ -31,6 +31,11 @@ def test_parts_keep_their_trajectories_answers_and_tools():
         assert tuple(task.record(problem).outputs()) == task.answer(problem) == task.outputs(problem)
         vocabulary.encode(task.record(problem).tokens)
         assert len(part.tool().commands) == 8
+
+
+def test_all_that_a_task_may_define_is_passed_on():
+    methods = {name for name, value in vars(Task).items() if callable(value) and not name.startswith("_")}
+    assert methods - {"problem"} <= vars(Mixture).keys()
 
 
 def test_weights_are_shares_of_the_trajectories():
@@ -72,7 +77,7 @@ def test_parts_with_different_lengths():
         task.check_length(length)
         assert list(task.variants_at(length)) == variants
     for length, message in ((0, "hanoi_iterative needs at least 1; .*logical_graph needs at least 4"),
-                            (20_000, "hanoi_iterative goes up to 20; .*logical_graph goes up to 10500")):
+                            (20_000, "hanoi_iterative goes up to 20; .*logical_graph goes up to 10,500")):
         with pytest.raises(UserError, match=message):
             task.check_length(length)
     with pytest.raises(UserError, match="length 3 is not allowed: logical_graph needs at least 4"):
