@@ -28,6 +28,7 @@ import lightning_modules.backbones
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.horizon import verdict
 from datamodules.tasks import Task, ToolTask
+from lightning_modules.agreement import check_agreement
 from lightning_modules.analysis import analysis_table, analyze, clash_text
 from lightning_modules.backbones import Backbone
 from lightning_modules.backbones.cuda_kernels import ensure_triton_cache
@@ -107,6 +108,7 @@ class Trainer(lightning.Trainer):
         model.to(self.strategy.root_device).eval()
         reference = task.record(problem)
         decoding, = (c.decoding for c in self.callbacks if isinstance(c, LengthGeneralization))
+        check_agreement(model.backbone, task, model.vocabulary, decoding)
         row, = rollout(model.backbone, model.vocabulary, task, [(problem, budget(reference))], decoding=decoding)
         console = Console()
         console.print(trace_legend())

@@ -62,9 +62,13 @@ class LayeredBackbone(Backbone):
         return self.parts[3](hidden), state
 
     def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+        if not unchanged(self, LayeredBackbone, "forward"):
+            return super().logits_at(tokens, chosen)
         return self.parts[3](self._features(tokens, None, return_state=False)[0][chosen])
 
     def prefill(self, tokens: Tensor, state: State) -> State:
+        if not unchanged(self, LayeredBackbone, "forward"):
+            return super().prefill(tokens, state)
         return self._features(tokens, state, return_state=True)[1]
 
     def _features(self, tokens: Tensor, state: State | None, return_state: bool) -> tuple[Tensor, State | None]:
@@ -74,7 +78,9 @@ class LayeredBackbone(Backbone):
             self.check_state(state, len(tokens))
         elif return_state:
             state = self.initial_state(len(tokens))
-        if tokens.is_cuda and isinstance(layers[0], Block) and self.fast.norm and (add_norm := norm_kernel()):
+        if (tokens.is_cuda and self.fast.norm and all(unchanged(layer, Block, "forward", "add") for layer in layers)
+                and all(type(part) is nn.RMSNorm for part in (norm, *(layer.norm for layer in layers)))
+                and (add_norm := norm_kernel())):
             hidden, new = add_blocks(embedding(tokens), layers, norm, add_norm, state)
             return hidden, new if return_state else None
         hidden, new = embedding(tokens), []
@@ -91,6 +97,11 @@ class LayeredBackbone(Backbone):
             hidden, layer_state = layer.step(hidden, layer_state)
             new.append(layer_state)
         return head(norm(hidden)), new
+
+
+def unchanged(module: nn.Module, base: type, *names: str) -> bool:
+    """Whether a module has these methods from `base`: only then may something faster take their place."""
+    return all(getattr(type(module), name, None) is getattr(base, name) for name in names)
 
 
 def add_blocks(hidden: Tensor, blocks: Iterable["Block"], last: nn.RMSNorm, add_norm: Callable,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_modules.backbones.base import State, check_sizes, check_step_sizes
 from lightning_modules.backbones.decoder import Decoder, StepDecoder
 from lightning_modules.backbones.fast import Fast, carried_scan_kernel, convolution_kernel, scan_kernel
-from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
+from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks, unchanged
 from lightning_modules.backbones.selective_scan import (
     convolution_step,
     cuda_kernels,
@@ -68,19 +68,32 @@ class Mamba(LayeredBackbone):
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         # Without a check of the state, which would take longer than a step of a small model.
         embedding, layers, norm, head = self.parts
-        hidden = embedding(tokens)
+        hidden, new = embedding(tokens), []
         for layer, layer_state in zip(layers, state, strict=True):
-            hidden, _ = layer.step(hidden, layer_state)
-        return head(norm(hidden)), state
+            hidden, layer_state = layer.step(hidden, layer_state)
+            new.append(layer_state)
+        return head(norm(hidden)), new
 
     def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
                 states: torch.dtype = torch.float32) -> Decoder:
-        if self.lm_head.weight.is_cuda and find_spec("triton"):
+        if self.lm_head.weight.is_cuda and find_spec("triton") and self.is_plain():
             from lightning_modules.backbones.mamba_decode import MambaDecoder, can_decode
 
             if can_decode(self):
                 return MambaDecoder(self, rows, weights, states)
         return StepDecoder(self, rows, length)  # the parameters of the recurrence need float32
+
+
+    def is_plain(self) -> bool:
+        """Whether it computes what its weights alone tell, so that a decoder may read those: no part of it is changed
+        by a subclass, replaced by another module or hooked into."""
+        _, blocks, norm, head = self.parts
+        return (unchanged(self, Mamba, "forward", "step", "prefill", "parts", "_features")
+                and all(unchanged(block, Block, "forward", "step", "add") and type(block.norm) is nn.RMSNorm
+                        and unchanged(block.mixer, Mixer, "forward", "step", "_convolve", "_selection")
+                        and block.mixer.in_proj.bias is block.mixer.x_proj.bias is block.mixer.out_proj.bias is None
+                        for block in blocks) and type(norm) is nn.RMSNorm and head.bias is None
+                and not any(part._forward_hooks or part._forward_pre_hooks for part in self.modules()))
 
 
 class Mixer(Layer):
@@ -112,7 +125,7 @@ class Mixer(Layer):
     def forward(self, hidden: Tensor,
                 state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """hidden [B, T, d_model], from `state`."""
-        kernels = cuda_kernels() if hidden.is_cuda else None
+        kernels = cuda_kernels() if hidden.is_cuda and unchanged(self, Mixer, "_convolve", "_selection") else None
         if state is None and kernels:
             return self.fused(hidden), None
         state = self.initial_state(len(hidden)) if state is None else state
@@ -213,6 +226,9 @@ class Mixer(Layer):
         return x, dt, z, B, C, -torch.exp(self.A_log.float()), self.D, self.dt_proj.bias
 
     def step(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if not unchanged(self, Mixer, "forward", "_convolve", "_selection"):  # a subclass's formulas stand there alone
+            hidden, state = self(hidden[:, None], state)
+            return hidden[:, 0], state
         recent, h = state
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         x = convolution_step(x, recent, self.conv1d.weight[:, 0], self.conv1d.bias)

@@ -11,9 +11,11 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from datamodules.tasks import Task
+from lightning_modules.agreement import check_agreement
 from lightning_modules.batched_rollout import Decoding
 from lightning_modules.callbacks.last_checkpoint import LastCheckpoint, run_folder
 from lightning_modules.evaluation import EVALUATORS, check_lengths, evaluate
@@ -74,11 +76,25 @@ class LengthGeneralization(Callback):
         self._begun: float | None = None  # since when training has been running
         self._trained = False
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_agreement(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_agreement(trainer, pl_module)
+
+    def _check_agreement(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises UserError where what is trained or loaded is another model than what is rolled out."""
+        with getattr(trainer.strategy, "whole", nullcontext)():
+            check_agreement(pl_module.backbone, trainer.datamodule.task, pl_module.vocabulary, self.decoding,
+                            self.batch_size, trainer.precision_plugin.forward_context)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun, self._trained = time.perf_counter(), True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause()
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._check_agreement(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun = time.perf_counter()
