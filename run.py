@@ -15,10 +15,10 @@ from typing import Any, get_args, get_type_hints
 import lightning
 import torch
 import yaml
-from jsonargparse import Namespace, auto_cli
+from jsonargparse import ArgumentParser, Namespace, auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
@@ -42,19 +42,46 @@ from lightning_modules.model import TrajectoryModel
 from lightning_modules.plots import horizon_figure, save_figure
 from lightning_modules.report import report
 from lightning_modules.rollout import budget, rollout
-from lightning_modules.runs import claim_folder, load_checkpoint, newest_checkpoint, newest_run, origin, shipped
+from lightning_modules.runs import (
+    CHECKPOINT,
+    ReadOnce,
+    RunFolder,
+    differences,
+    existing,
+    logger_configs,
+    newest_run,
+    origin,
+    read_checkpoint,
+    shipped,
+)
 from lightning_modules.sweep import sweep
 from lightning_modules.traces import trace_legend, trace_text
 from tools import UserError
 from tools.errors import is_out_of_memory
 
 warnings.filterwarnings("ignore", ".*does not have many workers.*")  # on the CPU none is right
+warnings.filterwarnings("ignore", ".*Experiment logs directory.*")  # a run's folder is its own
 warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of PyTorch
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in str(record.msg))
 
 
 class Trainer(lightning.Trainer):
-    """Lightning's Trainer, and the commands `rollout`, `export` and `analyze`."""
+    """Lightning's Trainer, and the commands `rollout`, `export` and `analyze`.
+
+    folder: of the training run, which rank 0 knows, and the others once they have asked for `log_dir`, as all must
+    """
+
+    folder: str | None = None
+    _agreed = False
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run's folder, whatever its loggers are; that of the checkpoint where one is evaluated."""
+        if self.state.fn == "fit" and not self._agreed:
+            self.folder, self._agreed = self.strategy.broadcast(self.folder), True
+        if self.state.fn != "fit" and self.ckpt_path:
+            return str(Path(self.ckpt_path).resolve().parent.parent)
+        return self.folder or super().log_dir
 
     def analyze(self, model: TrajectoryModel, datamodule: TrajectoryDataModule,
                 lengths: list[int] = [5, 10, 20, 50, 100, 200], problems: int = 50,  # noqa: B006 (jsonargparse)
@@ -102,7 +129,7 @@ class Trainer(lightning.Trainer):
             raise UserError("rollout needs a trained model: give --ckpt_path, or no --config to take the newest run")
         task = datamodule.task
         problem = task.parse(prompt)
-        checkpoint = load_checkpoint(ckpt_path)
+        checkpoint = self.strategy.checkpoint_io.load_checkpoint(ckpt_path)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
         model.to(self.strategy.root_device).eval()
@@ -132,7 +159,7 @@ class Trainer(lightning.Trainer):
         """
         if ckpt_path is None:
             raise UserError("export needs a trained model: give --ckpt_path, or no --config to take the newest run")
-        checkpoint = load_checkpoint(ckpt_path)
+        checkpoint = self.strategy.checkpoint_io.load_checkpoint(ckpt_path)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
         architecture = export(model.backbone, out, model.vocabulary.tokens)
@@ -176,10 +203,10 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self.overwrite = isinstance(trainer.logger, TensorBoardLogger)  # whose folder `claim_folder` has made ours
-        super().setup(trainer, pl_module, stage)
         folder = run_folder(trainer)  # on every rank: the ranks agree on it
-        if trainer.is_global_zero:
+        if trainer.folder and trainer.is_global_zero:
+            self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True,
+                             multifile=self.multifile)
             trainer.datamodule.task.save(folder)
 
 
@@ -191,6 +218,9 @@ class CLI(LightningCLI):
         commands = LightningCLI.subcommands()
         del commands["predict"]
         return {**commands, **{name: {"model", "datamodule"} for name in ("rollout", "export", "analyze")}}
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would read the checkpoint for hyperparameters, and the suite's have none."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("dump_header", [f"lightning=={lightning.__version__}"])
@@ -225,8 +255,54 @@ class CLI(LightningCLI):
             _check_nulls(key, cls, config.get(key))
 
     def before_fit(self) -> None:
-        if rank_zero_only.rank == 0 and isinstance(logger := self.trainer.logger, TensorBoardLogger):
-            self._claim = claim_folder(logger, self.config[self.subcommand].get("ckpt_path"))
+        """Find the run that goes on, or claim the folder of a new one; point the loggers to it."""
+        config, trainer = self.config.fit, self.trainer
+        if trainer.fast_dev_run:
+            return
+        run = RunFolder.named(config.trainer, self.datamodule.task_name)
+        if config.ckpt_path == "last":
+            run.version = run.newest()
+            self.config_init.fit.ckpt_path = str(run.path / CHECKPOINT)
+        if rank_zero_only.rank != 0:
+            self._read()
+            return
+        checkpoint = self.config_init.fit.ckpt_path
+        resumed = checkpoint is not None and run.version is not None \
+            and Path(checkpoint).resolve().parent.parent == run.path.resolve()
+        if resumed:
+            self._compare(run.path / "config.yaml")
+            config.ckpt_path = None  # what is saved begins the same run again
+        self._read()
+        run.claim(resumed)
+        self._run, trainer.folder = run, str(run.path)  # the run is locked as long as it is kept
+        if loggers := [run.pointed(logger) for logger in logger_configs(config.trainer.logger)]:
+            parser = ArgumentParser()
+            parser.add_argument("--loggers", type=list[Logger])
+            instantiate = getattr(parser, "instantiate", parser.instantiate_classes)
+            trainer.loggers = instantiate(Namespace(loggers=loggers)).loggers
+
+    def _compare(self, path: Path) -> None:
+        """Raises UserError if a run that goes on would not be the run of the configuration beside it."""
+        parser = self._parser("fit")
+        if not path.is_file():
+            return
+        known, given = (yaml.safe_load(parser.dump(config, skip_none=False))
+                        for config in (parser.parse_path(path), self.config.fit))
+        if found := differences(known, given):
+            raise UserError(f"the run in {path.parent} has another configuration: {'; '.join(found)}. Give it as it "
+                            f"was (--config {path}), or begin another run: without --ckpt_path, or with the path of "
+                            f"this run's checkpoint and another --trainer.logger.version")
+
+    def _read(self) -> None:
+        """Read the checkpoint, once, for whoever asks the trainer's strategy for it."""
+        config, strategy, content = self.config_init[self.subcommand], self.trainer.strategy, None
+        if config.ckpt_path:
+            if rank_zero_only.rank == 0:
+                path, content = read_checkpoint(config.ckpt_path)
+                config.ckpt_path = str(path)
+            strategy.checkpoint_io = ReadOnce(strategy, content)
+
+    before_validate = before_test = before_rollout = before_export = _read
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
@@ -279,13 +355,8 @@ def _check_nulls(key: str, cls: type, settings: Any) -> None:
 
 
 def complete(arguments: list[str]) -> list[str]:
-    """Fill in what the user left out: evaluations take the newest run, and `--ckpt_path last` its checkpoint."""
+    """Fill in what the user left out: evaluations take the newest run."""
     arguments = _shipped(arguments)
-    for i, argument in enumerate(arguments):
-        if argument == "--ckpt_path" and arguments[i + 1 : i + 2] == ["last"]:
-            arguments[i + 1] = str(newest_checkpoint(newest_run()))
-        elif argument == "--ckpt_path=last":
-            arguments[i] = f"--ckpt_path={newest_checkpoint(newest_run())}"
     for name in [*_values(arguments, "--config"), *_values(arguments, "-c")]:
         _check_yaml(name)
     given = {argument.split("=")[0] for argument in arguments}
@@ -298,8 +369,6 @@ def complete(arguments: list[str]) -> list[str]:
         elif command in ("test", "validate") and not given & {"--ckpt_path"}:
             raise UserError(f"{command} needs a trained model: give --ckpt_path, or no --config to take the newest run")
         arguments += ["--trainer.logger", "false"]  # results go to the run's folder, not to a new one
-    for checkpoint in _values(arguments, "--ckpt_path")[-1:]:
-        load_checkpoint(checkpoint)
     return arguments
 
 
@@ -337,12 +406,12 @@ def _not_text(arguments: list[str]) -> str:
 def _trained(checkpoint: str | None = None) -> list[str]:
     """Arguments that name the configuration and the checkpoint of a run: the newest, or that of `checkpoint`."""
     if checkpoint:
-        load_checkpoint(checkpoint)
+        existing(checkpoint)
     run = Path(checkpoint).resolve().parent.parent if checkpoint else newest_run()
     if not (run / "config.yaml").is_file():
         raise UserError(f"{checkpoint} has no run folder with a config.yaml around it: give its --config too")
     print(f"run: {run}", file=sys.stderr)
-    return ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint or str(newest_checkpoint(run))]
+    return ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint or str(run / CHECKPOINT)]
 
 
 def _values(arguments: list[str], name: str) -> list[str]:

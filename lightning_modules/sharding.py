@@ -71,7 +71,7 @@ class FullyShard(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load model and optimizers; returns the rest. Raises what the model's `on_load_checkpoint` raises."""
-        content = torch.load(self.broadcast(checkpoint_path), map_location="cpu", mmap=True, weights_only=True)
+        content = self.checkpoint_io.load_checkpoint(checkpoint_path)
         self.lightning_module.on_load_checkpoint(content)  # Lightning asks it too, but only once the weights are there
         options = StateDictOptions(full_state_dict=True)
         set_model_state_dict(self.model, content.pop("state_dict"), options=options)

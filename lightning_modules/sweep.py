@@ -22,7 +22,7 @@ import yaml
 from rich.console import Console
 
 from lightning_modules.callbacks import REQUEUE
-from lightning_modules.runs import newest_checkpoint, shipped
+from lightning_modules.runs import SWEEPS, newest_checkpoint, shipped
 from tools import UserError
 
 try:
@@ -107,7 +107,7 @@ def _cells(path: Path, block: dict[str, Any], common: str) -> Iterable[tuple[int
         for place, seed in enumerate(seeds):
             name = "_".join([*(label for axis, label in labels.items() if axis not in shared), f"seed{seed}"])
             yield place, Cell(name, (*_configs_first(options), "--seed_everything", str(seed)), folder / f"{name}.json",
-                              Path("runs/sweeps") / path.stem / folder.name, float(minutes))
+                              SWEEPS / path.stem / folder.name, float(minutes))
 
 
 def _configs_first(options: Sequence[str]) -> list[str]:

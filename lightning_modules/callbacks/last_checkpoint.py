@@ -147,7 +147,5 @@ def replace(new: Path, path: Path, keep: bool) -> None:
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The run's folder, `runs/<experiment>/<version>`; of the checkpoint, where one is evaluated without a logger."""
-    if trainer.logger is None and trainer.ckpt_path:
-        return Path(trainer.ckpt_path).resolve().parent.parent
+    """The run's folder, `runs/<experiment>/<version>`."""
     return Path(trainer.log_dir or trainer.default_root_dir)

@@ -216,13 +216,13 @@ class LengthGeneralization(Callback):
         console.print(records_table(records, train_length))
         if diverged:
             console.print("diverged: the loss or weights are no numbers any more; the run counts as what it solves")
-        if isinstance(trainer.logger, TensorBoardLogger):
-            board = trainer.logger.experiment
+        for logger in (logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)):
+            board = logger.experiment
             board.add_figure("accuracy by length", figure, trainer.global_step)
             board.add_text("stream", data.learnt.markdown(), trainer.global_step)
             board.add_text("sample trace", self._sample_trace(trainer, model), trainer.global_step)
             board.flush()
-            console.print(f"Curves: tensorboard --logdir {trainer.logger.root_dir}")
+            console.print(f"Curves: tensorboard --logdir {logger.root_dir}")
         console.print(f"Results: {folder}/metrics.json, {folder}/curve.png\n"
                       f"One problem, step by step: python run.py rollout --prompt PROBLEM")
 

@@ -1,0 +1,142 @@
+"""What a run leaves, where, and what goes on from it, whatever its loggers are called."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.loggers import Logger
+from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
+
+from lightning_modules import runs
+from lightning_modules.runs import differences, newest_run
+from run import main
+from tests.test_run import TINY
+
+FEW = ["fit", *TINY, "--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--evaluation.evaluators",
+       "[verify]", "--evaluation.lengths", "[2]"]
+
+
+class Remote(Logger):
+    """As wandb's: a name and a version of its own, and files below `save_dir` that are not in a run folder's places."""
+
+    def __init__(self, name: str | None = None, save_dir: str = ".", version: str | None = None):
+        super().__init__()
+        self._name, self.folder, self._version = name, Path(save_dir, "remote"), version
+
+    @property
+    def name(self):
+        return self._name
+
+    @property
+    def version(self):
+        return self._version
+
+    @property
+    def save_dir(self):
+        return str(self.folder.parent)
+
+    def log_hyperparams(self, *arguments, **options):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "steps.txt", "a", encoding="utf-8") as file:
+            file.write(f"{step} {min(metrics)}\n")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+
+
+def listed(*loggers):
+    return yaml.safe_dump([{"class_path": name, "init_args": settings} for name, settings in loggers],
+                          default_flow_style=True)
+
+
+BOARD, TABLE = (("lightning.pytorch.loggers." + name, {"save_dir": "runs", "name": "add"})
+                for name in ("TensorBoardLogger", "CSVLogger"))
+REMOTE = ("tests.test_run_folder.Remote", {})
+CASES = {
+    "none": (["--trainer.logger", "false"], "runs/addition"),
+    "CSV": (["--trainer.logger", "CSVLogger"], "runs/add"),
+    "first as wandb": (["--trainer.logger", listed(REMOTE, BOARD)], "runs/add"),
+    "three": (["--trainer.logger", listed(TABLE, BOARD, REMOTE)], "runs/add"),
+    "a name with a slash": (["--trainer.logger.name", "sums/short"], "runs/sums/short"),
+    "elsewhere": (["--trainer.logger.save_dir", "PLACE/other place"], "PLACE/other place/add"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_run_has_its_folder_and_is_found_again(case, tmp_path, capsys):
+    """A run, one that goes on, and the evaluations of the newest; then another run."""
+    options = [option.replace("PLACE", str(tmp_path)) for option in CASES[case][0]]
+    experiment = CASES[case][1].replace("PLACE", str(tmp_path))
+    first = Path(experiment, "version_0")
+    main([*FEW, *options])
+    (first / "metrics.json").unlink()
+    main([*FEW, *options, "--ckpt_path", "last"])
+    assert all((first / name).is_file() for name in ("config.yaml", "checkpoints/last.ckpt", "metrics.json",
+                                                     "curve.png"))
+    main(["test"])
+    assert (first / "test/metrics.json").is_file()
+    main(["rollout", "--prompt", "1+2"])
+    assert "expected 3" in capsys.readouterr().out
+    main([*FEW, *options, "--trainer.max_steps", "1"])
+    assert sorted(path.name for path in Path(experiment).iterdir()) == ["version_0", "version_1"]
+    assert newest_run().resolve() == Path(experiment, "version_1").resolve()
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs", "other place"}
+    if "BoardLogger" in str(options) or case in ("a name with a slash", "elsewhere"):
+        board = EventAccumulator(str(first), {IMAGES: 0, SCALARS: 0}).Reload()
+        assert board.Tags()["images"] == ["accuracy by length"] and "validation/loss" in board.Tags()["scalars"]
+    if "CSVLogger" in str(options):
+        assert "validation/loss" in (first / "metrics_before_0.csv").read_text()
+    if "Remote" in str(options):
+        assert (first / "remote/steps.txt").is_file() and not Path("remote").exists()
+
+
+def test_what_goes_on_is_a_run_of_the_same_configuration(capsys):
+    """Not another experiment's, which is newer, nor one that would be another run; what its weights do not depend on
+    may change, and the run goes on in its own folder."""
+    main([*FEW, "--trainer.logger.name", "mine"])
+    main([*FEW, "--trainer.logger.name", "other"])
+    mine = [*FEW, "--trainer.logger.name", "mine", "--ckpt_path", "last"]
+    for options in (["--model.learning_rate", "0.1"], ["--seed_everything", "7"], ["--trainer.max_steps", "3"],
+                    ["--data.task.max_length", "4"], ["--trainer.gradient_clip_val", "0.5"]):
+        with pytest.raises(SystemExit):
+            main([*mine, *options])
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        before = {"--model.learning_rate": "0.005", "--seed_everything": "42", "--trainer.max_steps": "2",
+                  "--data.task.max_length": "5", "--trainer.gradient_clip_val": "1.0"}[options[0]]
+        name = options[0].removeprefix("--").replace("task.max", "task.init_args.max")
+        assert f"another configuration: {name} {options[1]} (in the run {before})" in error
+    main([*mine, "--evaluation.lengths", "[2,3]", "--data.num_workers", "0", "--trainer.devices", "1"])
+    assert [path.name for path in Path("runs/mine").iterdir()] == ["version_0"]
+    saved = yaml.safe_load(Path("runs/mine/version_0/config.yaml").read_text())
+    assert saved["evaluation"]["lengths"] == [2, 3] and saved["ckpt_path"] is None
+    with pytest.raises(SystemExit):
+        main([*FEW, "--trainer.logger.name", "none", "--ckpt_path", "last"])
+    assert "there is no run with a checkpoint in runs/none/" in capsys.readouterr().err
+
+
+def test_the_last_step_may_change_where_the_learning_rate_does_not_depend_on_it():
+    known = {"model": {"schedule": "constant"}, "trainer": {"max_steps": 2, "precision": "32-true"}}
+    more = {"model": {"schedule": "constant"}, "trainer": {"max_steps": 3, "precision": "32-true"}}
+    assert differences(known, more) == []
+    cosine = [config | {"model": {"schedule": "cosine"}} for config in (known, more)]
+    assert differences(*cosine) == ["trainer.max_steps 3 (in the run 2)"]
+
+
+@pytest.mark.parametrize("command", [["rollout", "--prompt", "1+2"], ["test"], [*FEW, "--ckpt_path", "last"]],
+                         ids=lambda command: command[0])
+def test_a_checkpoint_is_read_once(command, monkeypatch):
+    main(FEW)
+    read, checked, load = [], [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *arguments, **options: read.append(arguments) or load(
+        *arguments, **options))
+    monkeypatch.setattr(runs.zipfile.ZipFile, "testzip", lambda archive: checked.append(archive))
+    main(command)
+    assert len(read) == len(checked) == 1
