@@ -94,7 +94,7 @@ BAD = [
     ({"inputs": [[{"symbols": "", "length": "n"}]]}, "expected one of symbols, balanced, mirror and change"),
     ({"inputs": [[{"balanced": "0", "length": "n"}]]}, "an opening and a closing symbol"),
     ({"inputs": [[{"mirror": True}]]}, "needs something before it"),
-    ({"inputs": [["0", {"chance": 1}]]}, "'chance' is not accepted"),
+    ({"inputs": [["0", {"chance": 1}]]}, "'chance' is not"),
     ({"transitions": {}}, "transitions is empty"),
     ({"transitions": ["go"]}, "transitions: Expected a dict"),
     ({"transitions": {"go": ["same", "S", "done"]}}, "transitions: Expected a dict"),
@@ -105,7 +105,7 @@ BAD = [
     ({"symbols": 10}, "symbols: Expected a str. Got value: 10"),
     ({"symbols": "011"}, "symbol '1' is given twice"),
     ({"halt": "done"}, "halt: Expected a list. Got value: done"),
-    ({"steps": 5}, "'steps' is not accepted"),
+    ({"steps": 5}, "'steps' is not"),
 ]
 
 
