@@ -12,6 +12,7 @@ line, `hangs` those that were cut off before their first step.
 
 import argparse
 import contextlib
+import copy
 import functools
 import io
 import json
@@ -25,7 +26,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,13 @@ OTHERS = (
     None, "", "text", "a.b", "../..", "0", "1e3", "null", "\0", "\u00e9" * 300, True, False, [], {}, [1, 2], ["a"],
     [None], [[]], {"a": 1}, {1: 2}, {"class_path": "Mamba"}, {"class_path": "torch.nn.Linear"}, [3, 2, 1], [10**12])
 
-SMALL = {"max_steps": 2, "val_check_interval": 2, "batch_size": 2, "lengths": [3], "validation_lengths": [3],
+SMALL = {"max_steps": 2, "val_check_interval": 2, "batch_size": 2, "lengths": [4], "validation_lengths": [4],
          "verify_lengths": [5], "problems": 1, "problems_at_longest": 1, "verify_problems": 1, "validation_problems": 1,
-         "every_n_steps": 1, "log_every_n_steps": 1, "max_length": 3, "n_layer": 1, "d_model": 16, "warmup_steps": 1}
+         "every_n_steps": 1, "log_every_n_steps": 1, "max_length": 4, "n_layer": 1, "d_model": 16, "warmup_steps": 1}
 """Keys of a configuration as they are before the change, for a training of a second."""
 
 BRIEF = ["--data.validation_rows", "2", "--trainer.enable_progress_bar", "false"]
 """Before the configuration, which goes before them."""
-
-Change = Callable[[Any, random.Random], Any]
-
 
 class Cut(BaseException):
     """The time is up; no `Exception`, so that nothing takes it for its own."""
@@ -104,15 +102,20 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
         yield from places(part, (*path, key))
 
 
-def change(content: Any, rng: random.Random) -> str:
-    """Change one place of a YAML file's content, and say how."""
-    where = rng.choice(list(places(content)) or [()])
-    if not where:
+def change(content: Any, rng: random.Random, kinds: Sequence[str]) -> str:
+    """Change one place of a YAML file's content in one of some ways, and say how."""
+    found, kind = list(places(content)), rng.choice(kinds)
+    if kind == "value":
+        found = [where for where in found if type(at(content, where)) in LIKE]
+    if not found:
         return "nothing"
-    parent = functools.reduce(lambda part, key: part[key], where[:-1], content)
-    name, kind = ".".join(map(str, where)), rng.choice(list(CHANGES))
-    said = CHANGES[kind](parent, where[-1], content, rng)
-    return f"{name}: {kind}{said}"
+    where = rng.choice(found)
+    said = CHANGES[kind](at(content, where[:-1]), where[-1], content, rng)
+    return f"{'.'.join(map(str, where))}: {kind}{said}"
+
+
+def at(content: Any, where: tuple) -> Any:
+    return functools.reduce(lambda part, key: part[key], where, content)
 
 
 def _delete(parent, key, content, rng) -> str:
@@ -122,7 +125,7 @@ def _delete(parent, key, content, rng) -> str:
 
 def _set(values) -> Callable:
     def put(parent, key, content, rng) -> str:
-        parent[key] = rng.choice(values)
+        parent[key] = copy.deepcopy(rng.choice(values))
         return f" {parent[key]!r}"[:60]
 
     return put
@@ -137,7 +140,7 @@ def _rename(parent, key, content, rng) -> str:
 def _elsewhere(parent, key, content, rng) -> str:
     where = rng.choice(list(places(content)))
     # A copy: a part that holds itself is no file.
-    parent[key] = json.loads(json.dumps(functools.reduce(lambda part, k: part[k], where, content), default=str))
+    parent[key] = json.loads(json.dumps(at(content, where), default=str))
     return " " + ".".join(map(str, where))
 
 
@@ -148,14 +151,13 @@ def _wrap(parent, key, content, rng) -> str:
 
 def _like(parent, key, content, rng) -> str:
     """Another value of the same type."""
-    if type(parent[key]) not in LIKE:
-        return _delete(parent, key, content, rng)
     return _set(LIKE[type(parent[key])])(parent, key, content, rng)
 
 
-CHANGES = {"value": _like, "other value": _like, "value again": _like, "deleted": _delete, "number": _set(NUMBERS),
-           "type": _set(OTHERS), "renamed": _rename,
+CHANGES = {"value": _like, "deleted": _delete, "number": _set(NUMBERS), "type": _set(OTHERS), "renamed": _rename,
            "from elsewhere": _elsewhere, "wrapped": _wrap}
+ANY, MILD = ("value", *CHANGES), ("value", "value", "value", "deleted", "number")
+"""How the files are changed, and those that are trained, so that some come to it."""
 
 
 def sources(folder: Path) -> list[Source]:
@@ -197,7 +199,7 @@ def load(source: Source, folder: Path, small: bool) -> Any:
     content = yaml.safe_load(source.path.read_text(encoding="utf-8"))
     if source.kind in ("experiment", "overlay"):
         for where in list(places(content)):
-            parent = functools.reduce(lambda part, key: part[key], where[:-1], content)
+            parent = at(content, where[:-1])
             if where[-1] == "trajectories":
                 parent["trajectories"] = str(folder / "trajectories")
             elif where[-1] == "tokenizer":
@@ -207,7 +209,7 @@ def load(source: Source, folder: Path, small: bool) -> Any:
             elif where[-1] == "unsandboxed":
                 parent["unsandboxed"] = True
             elif small and where[-1] in SMALL:
-                parent[where[-1]] = SMALL[where[-1]]
+                parent[where[-1]] = copy.deepcopy(SMALL[where[-1]])
     return content
 
 
@@ -216,9 +218,9 @@ def write(source: Source, content: Any, folder: Path, rng: random.Random) -> Pat
     text = json.dumps(content, indent=1) if source.kind == "collection" else \
         yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     data = text.encode("utf-8", errors="replace")
-    if rng.random() < 0.04:
+    if rng.random() < 0.02:
         data = data[: rng.randrange(len(data) + 1)]
-    elif rng.random() < 0.04 and data:
+    elif rng.random() < 0.02 and data:
         at = rng.randrange(len(data))
         data = data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
     path = folder / "changed" / (META if source.kind == "collection" else source.path.name)
@@ -311,7 +313,7 @@ def case(number: int, seed: int, chosen: list[Source], folder: Path) -> tuple[So
     source = chosen[number % len(chosen)]
     train = source.kind == "experiment" and rng.random() < 0.5 and "codefix" not in source.path.name
     content = load(source, folder, train)
-    said = "; ".join(change(content, rng) for _ in range(rng.choice((1, 1, 2, 3))))
+    said = "; ".join(change(content, rng, MILD if train else ANY) for _ in range(rng.choice((1, 1, 2, 3))))
     return source, train, said, write(source, content, folder, rng)
 
 

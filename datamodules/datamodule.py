@@ -19,6 +19,9 @@ from datamodules.stream import ALIGNMENT, VERSION, BatchStream, Counting, Trajec
 from datamodules.tasks import Problem, Task, check_task
 from tools import UserError
 
+LARGEST_BATCH = 2**31
+"""Tokens of the rows of one batch: they take 9 bytes each on the host alone."""
+
 
 class TimedLoader(DataLoader):
     """A DataLoader that adds up the seconds that its user has waited for batches, in `waited`."""
@@ -63,8 +66,11 @@ class TrajectoryDataModule(LightningDataModule):
         for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"{name} {value} is not allowed: expected at least 1")
-        if num_workers is not None and num_workers < 0:
-            raise UserError(f"num_workers {num_workers} is not allowed: expected 0 (none) or more, or null")
+        if batch_size * row_length > LARGEST_BATCH:
+            raise UserError(f"batch_size {batch_size} x row_length {row_length} is not allowed: expected at most "
+                            f"{LARGEST_BATCH:,} tokens")
+        if num_workers is not None and not 0 <= num_workers <= 1000:
+            raise UserError(f"num_workers {num_workers} is not allowed: expected 0 (none) to 1,000, or null")
         for name, value in {"mistakes": mistakes, "corrupted": corrupted}.items():
             if not 0 <= value <= 1:
                 raise UserError(f"{name} {value} is not a share: expected a number from 0 to 1")

@@ -6,6 +6,7 @@ kept with their rotation. C starts at 1 and doubles when a row needs more, up to
 and grows no more. Within a CUDA graph nothing can grow: `Cache.reserve` makes the room before.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,7 @@ class Cache:
     heads:  of keys and values
     width:  of one head
     window: tokens that a token sees, itself included; None: all
-    theta, rotary_width: of the rotary embedding
+    theta, rotary_width: of the rotary embedding; raises UserError unless theta is above 0
     """
 
     heads: int
@@ -48,6 +49,10 @@ class Cache:
     window: int | None
     theta: float
     rotary_width: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.theta < math.inf:
+            raise UserError(f"rope_theta {self.theta} is not allowed: expected a number above 0")
 
     def initial_state(self, batch_size: int, like: Tensor) -> State:
         empty = like.new_zeros(batch_size, 1, self.heads, self.width)

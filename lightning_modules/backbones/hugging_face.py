@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_modules.backbones.base import Backbone, State, reset_rows, select_rows
+from lightning_modules.backbones.base import Backbone, State, check_sizes, reset_rows, select_rows
 from lightning_modules.backbones.checkpoints import find_folder, required
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.low_rank import add_low_rank
 from tools import UserError
+
+LAYERS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
+"""What transformers' configurations call the number of layers."""
 
 PROBE = 8
 """Tokens on which a model must show that it goes on from its cache."""
@@ -223,6 +226,9 @@ def _from_config(config: dict[str, Any], vocab_size: int) -> Any:
     transformers = required("transformers")
     settings = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None, **config, "vocab_size": vocab_size}
     kind = settings.pop("model_type", None)
+    for key in LAYERS & settings.keys():
+        if isinstance(settings[key], int):
+            check_sizes("HuggingFace", n_layer=settings[key])
     try:
         return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **settings))
     except Exception as error:

@@ -45,8 +45,10 @@ class Hybrid(LayeredBackbone):
                  initializer_range: float = 0.02, norm_eps: float = 1e-5) -> None:
         super().__init__(vocab_size)
         n_kv_head = n_head if n_kv_head is None else n_kv_head
-        check_sizes("Hybrid", n_layer=n_layer, d_model=d_model, n_head=n_head, n_kv_head=n_kv_head, d_state=d_state,
-                    d_conv=d_conv, window=1 if window is None else window)
+        d_inner = 2 * d_model if d_inner is None else d_inner
+        dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        check_sizes("Hybrid", n_layer=n_layer, d_model=d_model, d_inner=d_inner, n_head=n_head, n_kv_head=n_kv_head,
+                    d_state=d_state, d_conv=d_conv, dt_rank=dt_rank, window=1 if window is None else window)
         check_step_sizes("Hybrid", dt_min, dt_max)
         if wrong := [i for i in attention if not 0 <= i < n_layer]:
             raise UserError(f"Hybrid attention layer {wrong[0]} is none of its {n_layer} layers: give numbers from 0 "
@@ -54,8 +56,8 @@ class Hybrid(LayeredBackbone):
         width = head_width("Hybrid", d_model, n_head, n_kv_head)
         cache = Cache(n_kv_head, width, window, rope_theta, width)
         mixers = (SelfAttention(d_model, cache) if i in attention else
-                  Mixer(d_model, d_inner or 2 * d_model, d_state, d_conv, dt_rank or math.ceil(d_model / 16),
-                        dt_min, dt_max) for i in range(n_layer))
+                  Mixer(d_model, d_inner, d_state, d_conv, dt_rank, dt_min, dt_max)
+                  for i in range(n_layer))
         self.backbone = nn.ModuleDict({
             "embedding": nn.Embedding(vocab_size, d_model),
             "layers": nn.ModuleList(Block(d_model, mixer, norm_eps) for mixer in mixers),

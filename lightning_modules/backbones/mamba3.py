@@ -49,9 +49,9 @@ class Mamba3(LayeredBackbone):
                  dt_min: float = 0.001, dt_max: float = 0.1, initializer_range: float = 0.02,
                  norm_eps: float = 1e-5) -> None:
         super().__init__(vocab_size)
-        check_sizes("Mamba3", n_layer=n_layer, d_model=d_model, d_state=d_state, head_dim=head_dim)
+        d_inner = 2 * d_model if d_inner is None else d_inner
+        check_sizes("Mamba3", n_layer=n_layer, d_model=d_model, d_inner=d_inner, d_state=d_state, head_dim=head_dim)
         check_step_sizes("Mamba3", dt_min, dt_max)
-        d_inner = d_inner or 2 * d_model
         if d_inner % head_dim:
             raise UserError(f"Mamba3 head_dim {head_dim} does not divide d_inner {d_inner}: give a divisor of it")
         if d_state % 4 or rope_share not in (0.5, 1.0):

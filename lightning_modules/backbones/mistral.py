@@ -32,12 +32,14 @@ class Mistral(LayeredBackbone):
                  rope_theta: float = 10_000.0, initializer_range: float = 0.02, norm_eps: float = 1e-6) -> None:
         super().__init__(vocab_size)
         n_kv_head = n_head if n_kv_head is None else n_kv_head
-        check_sizes("Mistral", n_layer=n_layer, d_model=d_model, n_head=n_head, n_kv_head=n_kv_head, window=window)
+        d_inner = 4 * d_model if d_inner is None else d_inner
+        check_sizes("Mistral", n_layer=n_layer, d_model=d_model, d_inner=d_inner, n_head=n_head, n_kv_head=n_kv_head,
+                    window=window)
         width = head_width("Mistral", d_model, n_head, n_kv_head)
         cache = Cache(n_kv_head, width, window, rope_theta, width)
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(vocab_size, d_model),
-            "layers": nn.ModuleList(MistralLayer(d_model, d_inner or 4 * d_model, cache, norm_eps)
+            "layers": nn.ModuleList(MistralLayer(d_model, d_inner, cache, norm_eps)
                                     for _ in range(n_layer)),
             "norm": nn.RMSNorm(d_model, norm_eps)})
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_modules.backbones.attention import Cache, State, head_width, initialize
 from lightning_modules.backbones.base import check_sizes
 from lightning_modules.backbones.layered import Layer, LayeredBackbone
+from tools import UserError
 
 
 class Pythia(LayeredBackbone):
@@ -29,12 +30,15 @@ class Pythia(LayeredBackbone):
                  n_head: int = 4, rotary_share: float = 0.25, rope_theta: float = 10_000.0,
                  initializer_range: float = 0.02, norm_eps: float = 1e-5) -> None:
         super().__init__(vocab_size)
-        check_sizes("Pythia", n_layer=n_layer, d_model=d_model, n_head=n_head)
+        d_inner = 4 * d_model if d_inner is None else d_inner
+        check_sizes("Pythia", n_layer=n_layer, d_model=d_model, d_inner=d_inner, n_head=n_head)
+        if not 0 <= rotary_share <= 1:
+            raise UserError(f"Pythia rotary_share {rotary_share} is not allowed: expected a share from 0 to 1")
         width = head_width("Pythia", d_model, n_head)
         cache = Cache(n_head, width, None, rope_theta, int(width * rotary_share) // 2 * 2)
         self.gpt_neox = nn.ModuleDict({
             "embed_in": nn.Embedding(vocab_size, d_model),
-            "layers": nn.ModuleList(NeoXLayer(d_model, d_inner or 4 * d_model, cache, norm_eps)
+            "layers": nn.ModuleList(NeoXLayer(d_model, d_inner, cache, norm_eps)
                                     for _ in range(n_layer)),
             "final_layer_norm": nn.LayerNorm(d_model, norm_eps)})
         self.embed_out = nn.Linear(d_model, vocab_size, bias=False)

@@ -45,7 +45,7 @@ test_mamba = builds(functools.partial(Mamba, 9), n_layer=st.integers(-2, 3), d_m
 test_mamba2 = builds(functools.partial(Mamba2, 9), n_layer=st.integers(-2, 3), d_model=SMALL, d_inner=SMALL,
                      d_state=SMALL, head_dim=SMALL, dt_min=REAL, dt_max=REAL)
 test_attention = builds(lambda cls, **values: cls(9, **values), cls=st.sampled_from([Pythia, Mistral]),
-                        n_layer=st.integers(-2, 3), d_model=SMALL, d_inner=SMALL, n_head=SMALL)
+                        rope_theta=REAL, n_layer=st.integers(-2, 3), d_model=SMALL, d_inner=SMALL, n_head=SMALL)
 test_evaluation = builds(LengthGeneralization, lengths=st.lists(WHOLE, max_size=4), problems=WHOLE,
                          problems_at_longest=WHOLE | st.none(), verify_lengths=st.lists(WHOLE, max_size=2),
                          verify_problems=WHOLE, validation_lengths=st.lists(WHOLE, max_size=3),
