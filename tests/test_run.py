@@ -68,6 +68,16 @@ def test_fit_leaves_its_results(trained):
     assert "exact match" in result.stdout
 
 
+def test_tensorboard_reads_a_run(trained, capsys):
+    from tensorboard import main  # noqa: F401  (what the command imports)
+    from tensorboard.program import TensorBoard
+
+    board = TensorBoard()
+    board.configure(argv=["tensorboard", "--inspect", "--logdir", str(trained[0] / "runs")])
+    assert board.main() == 0
+    assert "accuracy by length" in capsys.readouterr().out
+
+
 def test_test_takes_the_newest_run(trained):
     folder, _ = trained
     result = run("test", cwd=folder)
