@@ -106,7 +106,8 @@ class Mixer2(Layer):
 
     def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         projected = self.in_proj(hidden)
-        if state is None and hidden.is_cuda and (kernels := cuda_kernels()):
+        half = projected.dtype != torch.float32  # see `chunk_scan`
+        if state is None and half and hidden.is_cuda and (kernels := cuda_kernels()):
             return self._fused(kernels, projected), None
         recent, h = self.initial_state(len(hidden)) if state is None else state
         z, inputs, dt = self._split(projected)

@@ -211,11 +211,12 @@ def test_on_a_gpu_every_backbone_is_one_model(kind, rows):
 
 
 @CUDA
+@pytest.mark.parametrize("kind", [Mamba, Mamba2])  # mamba-ssm's kernels for Mamba-2 multiply float32 in TF32
 @pytest.mark.parametrize("rows", [2, 64, 1024])
-def test_on_a_gpu_a_mamba_of_the_paper_s_size_is_one_model(rows):
+def test_on_a_gpu_a_mamba_of_the_paper_s_size_is_one_model(kind, rows):
     torch.manual_seed(0)
     task = Addition(5)
-    backbone = Mamba(len(task.vocabulary()), n_layer=24, d_model=768).cuda()
+    backbone = kind(len(task.vocabulary()), n_layer=24, d_model=768).cuda()
     for weights, states in (("float32", "float32"), ("bfloat16", "bfloat16")):
         check_agreement(backbone, task, task.vocabulary(), Decoding("device", weights, states), rows,
                         functools.partial(torch.autocast, "cuda", torch.bfloat16))
