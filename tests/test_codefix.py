@@ -88,4 +88,4 @@ def test_pretrained_models_are_finetuned(family, trajectories, tmp_path, monkeyp
         "--evaluation.evaluators", "[verify]")
     folder = tmp_path / f"runs/codefix_{family}1.4b/version_0"
     assert json.loads((folder / "metrics.json").read_text())["records"][0]["problems"] == 2
-    assert load_checkpoint(folder / "checkpoints/last.ckpt")["TrajectoryDataModule"]["rows"] == 8
+    assert load_checkpoint(folder / "checkpoints/last.ckpt")["TrajectoryDataModule"]["trajectories"] == 8
