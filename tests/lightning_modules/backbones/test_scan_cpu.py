@@ -1,7 +1,11 @@
 """The cache of what numba compiles: with it, without it and with a broken one the same function comes out."""
 
 import importlib
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +52,26 @@ def test_a_cache_is_used_where_there_is_one(square, tmp_path):
     assert square()[1] == [] and list((tmp_path / "__pycache__").glob("*.nbi"))
     again, warned = square()
     assert warned == [] and sum(again.stats.cache_hits.values()) == 1
+
+
+GRADIENTS = """
+import numpy as np
+from lightning_modules.backbones.scan_cpu import backward
+random, f = np.random.default_rng(0), np.float32
+B, T, D, N = 2, 70, 32, 8
+u, delta, b, c, dy = (random.random(shape).astype(f) for shape in ((B, T, D),) * 2 + ((B, T, N),) * 2 + ((B, T, D),))
+out = [np.zeros(shape, f) for shape in ((B, N, D), (B, T, D), (B, T, D), (B, N, D), (B, T, N), (B, T, N))]
+backward(u, delta, -random.random((N, D)).astype(f), b, c, random.random((B, 3, N, D)).astype(f), dy, *out)
+print(b"".join(map(np.ndarray.tobytes, out)).hex())
+"""
+
+
+def test_the_first_run_computes_what_later_ones_do(tmp_path):
+    """Bit for bit: with an empty cache, and with what it has left there."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
+    first, later = (subprocess.run([sys.executable, "-c", GRADIENTS], env=environment, capture_output=True, text=True,
+                                   check=True).stdout for _ in range(2))
+    assert first == later and len(first) > 10_000
 
 
 def test_no_folder_for_the_cache(square, tmp_path):
