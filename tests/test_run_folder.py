@@ -1,11 +1,15 @@
 """What a run leaves, where, and what goes on from it, whatever its loggers are called."""
 
+import contextlib
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 
@@ -120,6 +124,46 @@ def test_what_goes_on_is_a_run_of_the_same_configuration(capsys):
     with pytest.raises(SystemExit):
         main([*FEW, "--trainer.logger.name", "none", "--ckpt_path", "last"])
     assert "there is no run with a checkpoint in runs/none/" in capsys.readouterr().err
+
+
+class Killed(Callback):
+    """Ends the run in its validation number `number` (from 0), or at a step, by an interrupt."""
+
+    def __init__(self, number: int = -1, step: int = -1):
+        self.left, self.step = number, step
+
+    def on_validation_epoch_start(self, trainer, pl_module):
+        self.left -= 1
+        if self.left == -1:
+            raise RuntimeError("killed")
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def curve(folder):
+    board = EventAccumulator(folder, {SCALARS: 0}).Reload()
+    return {name: [(event.step, event.value) for event in board.Scalars(name)]
+            for name in ("validation/loss", "exact_match/2", "reach")}
+
+
+@pytest.mark.parametrize("killed", [{"number": 0}, {"number": 2}, {"step": 3}, {"step": 2}], ids=str)
+def test_a_validation_that_was_cut_off_is_made_up(killed):
+    """Killed in the first and in the last of three validations, and interrupted in a step that one follows and in one
+    that none does: the curve is that of the run that was let alone."""
+    options = [*FEW, "--trainer.max_steps", "6", "--trainer.val_check_interval", "2"]
+    main(options)
+    spec = yaml.safe_dump({"class_path": "tests.test_run_folder.Killed", "init_args": killed}, default_flow_style=True)
+    broken = [*options, "--trainer.logger.name", "killed"]
+    with contextlib.suppress(RuntimeError):
+        main([*broken, f"--trainer.callbacks+={spec}"])
+    assert not Path("runs/killed/version_0/metrics.json").exists()
+    main([*broken, "--ckpt_path", "last"])
+    whole = curve("runs/add/version_0")
+    assert curve("runs/killed/version_0") == whole and [step for step, _ in whole["reach"]] == [1, 3, 5]
+    main([*broken, "--ckpt_path", "last"])  # which has nothing left to do
+    assert curve("runs/killed/version_0") == whole
 
 
 def test_the_last_step_may_change_where_the_learning_rate_does_not_depend_on_it():

@@ -11,8 +11,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_modules.metrics import atomic_path
 from lightning_modules.runs import CHECKPOINT, PREVIOUS
 from tools import UserError
+
+VALIDATED = CHECKPOINT.with_name("validated")
+"""In a run folder: after which step the last validation ended."""
 
 AGREEMENT = 10
 """Steps after which several ranks ask each other whether to stop: asking makes a GPU wait for its last step."""
@@ -29,6 +33,8 @@ class LastCheckpoint(Checkpoint):
     checkpoint resumes exactly (`fit --ckpt_path last`); a second one ends the run at once, and so does the first during
     a validation. SIGTERM, which a scheduler sends before it takes the machine away, does the same, and the command
     exits with `REQUEUE`. Several ranks agree every `AGREEMENT` steps on whether one of them was told to stop.
+
+    A validation that was cut off is made up where the run goes on, so that its curve has the point.
 
     interrupted: whether either of them ended the training
     terminated:  whether it was SIGTERM
@@ -48,6 +54,25 @@ class LastCheckpoint(Checkpoint):
         self._whole = bool(trainer.ckpt_path) and Path(trainer.ckpt_path).resolve() == self.path(trainer).resolve()
         if threading.current_thread() is threading.main_thread():
             self._handlers = {sign: signal.signal(sign, self._interrupt) for sign in (signal.SIGINT, signal.SIGTERM)}
+        self.make_up(trainer)
+
+    def make_up(self, trainer: Trainer) -> None:
+        """Run the validation before which the checkpoint was written that a run goes on from, if that was cut off."""
+        loop, done = trainer.fit_loop.epoch_loop, run_folder(trainer) / VALIDATED
+        cut_off = trainer.ckpt_path is not None and self._due(trainer) and not (
+            done.is_file() and done.read_text(encoding="utf-8") == str(trainer.global_step))
+        if trainer.strategy.broadcast(cut_off):
+            if self._whole:
+                self._saved = trainer.global_step
+            first = trainer._logger_connector._first_loop_iter  # as Lightning does around a validation
+            trainer.validating, loop.val_loop.restarting = True, False
+            loop.val_loop.run()
+            trainer.training, trainer._logger_connector._first_loop_iter = True, first
+
+    @staticmethod
+    def _due(trainer: Trainer) -> bool:
+        """Whether a validation follows the batch that was the last one."""
+        return (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % (trainer.val_check_batch or 1) == 0
 
     def _interrupt(self, sign: int, frame: Any) -> None:
         signal.signal(sign, self._handlers[signal.Signals(sign)])
@@ -67,12 +92,12 @@ class LastCheckpoint(Checkpoint):
             return  # half a step
         told = self._agreed(trainer, pl_module)
         self.interrupted, self.terminated = bool(told), told == signal.SIGTERM
-        validation = (trainer.fit_loop.total_batch_idx + 1) % (trainer.val_check_batch or 1) == 0
-        due = trainer.global_step % self.every_n_steps == 0 or validation or self.interrupted
+        due = trainer.global_step % self.every_n_steps == 0 or self._due(trainer) or self.interrupted
         if due and trainer.global_step != self._saved:
             self._save(trainer)
         if self.interrupted:
             trainer.should_stop = True
+            trainer.fit_loop.epoch_loop._skip_next_val = True  # else it validates
 
     def _agreed(self, trainer: Trainer, pl_module: LightningModule) -> int:
         """The signal that came to any rank; 0 if none did. All ranks must stop after the same step."""
@@ -89,6 +114,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validating = False
+        if trainer.state.fn == "fit" and trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()  # what is said to be done is on the disk
+            with atomic_path(run_folder(trainer) / VALIDATED) as path:
+                path.write_text(str(trainer.global_step), encoding="utf-8")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self._saved:

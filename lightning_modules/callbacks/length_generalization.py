@@ -159,6 +159,9 @@ class LengthGeneralization(Callback):
         """A run that was cut off in its evaluation has no step left, and Lightning calls no hook of the training."""
         if not self._trained:
             pl_module.to(trainer.strategy.root_device)  # the strategy has just moved it away
+            for callback in trainer.callbacks:
+                if isinstance(callback, LastCheckpoint):
+                    callback.make_up(trainer)
             self.on_train_end(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
