@@ -6,7 +6,7 @@
 A model whose logits never change is rolled out by the engine itself, many rows side by side, each with a seed of its
 own. Counted is what is in the rows. A token of probability 0 must not come up once; how often each other one does is
 held against the binomial distribution (Poisson's, where it is rare), and all of them together by Pearson's chi-square
-test. Prints a table and writes results/benchmarks/sampling.json, or sampling_cpu.json.
+test. Prints a table and writes results/benchmarks/sampling_cuda.json, or sampling_cpu.json.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def main() -> None:
     records.append({"what": f"chi-square of {freedom} degrees of freedom", "chi_square": square, "p_value": p})
     table.add_row(f"chi-square ({freedom})", "", f"{square:.1f}", f"{p:.3f}")
     Console(width=100).print(table)
-    write_metrics(options.out or f"results/benchmarks/sampling{'' if device.type == 'cuda' else '_cpu'}.json", records,
+    write_metrics(options.out or f"results/benchmarks/sampling_{device.type}.json", records,
                   **origin(device), draws=draws, temperature=options.temperature, seconds=round(seconds, 1))
     if wrong := [record["what"] for record in records if record["p_value"] < LEAST]:
         raise SystemExit(f"not the softmax's frequencies: {', '.join(wrong)}")

@@ -314,7 +314,8 @@ def test_a_run_whose_loss_is_no_number_leaves_its_results(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["run.py"])
     main(["fit", *TINY, "--model.learning_rate", "1e30", "--trainer.gradient_clip_val", "null"])
     content = json.loads(Path("runs/add/version_0/metrics.json").read_text(), parse_constant=no_number)
-    assert content["diverged"] and content["train_loss"] is None and content["train_tokens"] == 6 * 4 * 512
+    assert content["diverged"] and content["train_loss"] is None
+    assert 0.9 * 6 * 4 * 512 < content["train_tokens"] <= 6 * 4 * 513  # of packed rows, without what fills them up
     assert [(r["length"], r["exact_match"], r["problems"]) for r in content["records"]] == [(2, 0, 2)] * 4
 
 
