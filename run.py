@@ -169,6 +169,14 @@ class Trainer(lightning.Trainer):
 class Parser(LightningArgumentParser):
     """Tells a mistake in one line."""
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError:
+            raise
+        except ValueError as error:  # such as a path with a character of code 0
+            self.error(str(error), error)
+
     def error(self, message: str, ex: Exception | None = None) -> None:
         cause = ex
         while cause is not None:

@@ -263,6 +263,7 @@ def attempt(arguments: list[str], train: bool, seconds: float, memory: int) -> O
 
         return call
 
+    @functools.wraps(run.Trainer.fit)  # its arguments are options of the command line
     def fit(trainer: run.Trainer, *args: Any, **options: Any) -> None:
         if trainer.world_size > 1:  # it would start processes
             raise Built

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentError, ArgumentParser
 
 from datamodules.codebases import CodeBase, check, check_limits, code_base
 from datamodules.scripted import AGENTS, SUBMIT
+from datamodules.typed import typed
 from tools import UserError
 from tools.sandbox import Limits, Sandbox
 
@@ -233,14 +233,9 @@ def read_collection(folder: str | Path) -> Collection:
 
 def read_meta(path: Path) -> Collection:
     """What a collection.json says; raises UserError, with the key that is wrong, if `collect` did not write it."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Collection)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or None in content.values():  # the parser takes null for anything
-            raise ValueError(f"expected values for the keys {', '.join(asdict(Collection()))}, not {content}"[:300])
-        return Collection(**parser.parse_object(content).as_dict())
-    except (OSError, ValueError, RecursionError, ArgumentError, UserError) as error:
+        return typed(Collection, json.loads(path.read_text(encoding="utf-8")), UserError)
+    except (OSError, ValueError, RecursionError, UserError) as error:
         raise UserError(f"{path} is not what collect wrote beside the trajectories ({' '.join(str(error).split())}): "
                         f"copy it again from where they come from, or collect into another folder") from error
 

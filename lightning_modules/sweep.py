@@ -1,6 +1,7 @@
 """Sweeps: every cell of a grid is one `fit` in a process of its own, and leaves one file in results/."""
 
 import itertools
+import math
 import os
 import shlex
 import shutil
@@ -11,7 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import median
 from string import Formatter
@@ -21,6 +22,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from datamodules.typed import typed
 from lightning_modules.callbacks import REQUEUE
 from lightning_modules.runs import SWEEPS, newest_checkpoint, shipped
 from tools import UserError
@@ -30,9 +32,19 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-KEYS = {"results", "options", "grid", "seeds", "minutes"}
 GRACE = 20.0
 """Seconds that running cells get to save when the time is up."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a block of a sweep file says, see `read_sweep`; types alone."""
+
+    results: str
+    options: str = ""
+    grid: dict[str, dict[str, str]] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [1])
+    minutes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,53 +73,67 @@ def read_sweep(files: str | Path) -> list[Cell]:
     """
     ranked: list[tuple[int, Cell]] = []
     for path in map(shipped, str(files).split(",")):
-        content = _content(path)
-        blocks = content.get("blocks", [content])
-        common = content.get("options") or "" if "blocks" in content else ""
-        for block in blocks:
-            ranked += _cells(path, block, common)
+        for block in _blocks(path):
+            ranked += _cells(path, block)
     results = Counter(cell.result for _, cell in ranked)
     if twice := [str(result) for result, count in results.items() if count > 1]:
         raise UserError(f"{files}: two cells have the same name, {twice[0]}; give every axis labels of its own")
     return [cell for _, cell in sorted(ranked, key=lambda pair: pair[0])]  # stable: by the seed's place alone
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _blocks(path: Path) -> list[Block]:
+    """The blocks of a sweep file, with the options of all in theirs; raises UserError that says what is wrong."""
     if not path.is_file():
         raise UserError(f"there is no sweep file {path}: configs/sweeps/ has some, found from any folder")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    def block(part: Any) -> bool:
-        return isinstance(part, dict) and part.keys() <= KEYS and isinstance(part.get("results"), str)
+    if not isinstance(content, dict) or not content.keys() & {"results", "blocks"}:
+        raise UserError(f"{path} is not a sweep: expected the keys {', '.join(key.name for key in fields(Block))}, or "
+                        f"blocks of them")
 
-    several = isinstance(content, dict) and content.keys() <= {"blocks", "options"} \
-        and isinstance(blocks := content.get("blocks"), list) and blocks and all(map(block, blocks))
-    if not several and not block(content):
-        raise UserError(f"{path} is not a sweep: expected the keys {', '.join(sorted(KEYS))}, or blocks of them")
-    return content
+    def block(part: Any) -> Block:
+        if isinstance(part, dict):
+            part = {key: value for key, value in part.items() if value is not None}
+        if isinstance(part, dict) and isinstance(part.get("grid"), dict):  # labels may look like numbers
+            part |= {"grid": {axis: {str(label): text or "" for label, text in labels.items()}
+                                    if isinstance(labels, dict) else labels for axis, labels in part["grid"].items()}}
+        return typed(Block, part, lambda what: UserError(f"{path} is not a sweep: {what}"))
+
+    if "blocks" not in content:
+        return [block(content)]
+    common, blocks = content.get("options") or "", content["blocks"]
+    if content.keys() - {"blocks", "options"} or not isinstance(blocks, list) or not blocks \
+            or not isinstance(common, str):
+        raise UserError(f"{path} is not a sweep: expected a list of blocks and the options of all, as one text")
+    return [replace(one, options=f"{common} {one.options}") for one in map(block, blocks)]
 
 
-def _cells(path: Path, block: dict[str, Any], common: str) -> Iterable[tuple[int, Cell]]:
+def _cells(path: Path, block: Block) -> Iterable[tuple[int, Cell]]:
     """The cells of one block, each with the place of its seed."""
-    grid, seeds, minutes = block.get("grid") or {}, block.get("seeds") or [1], block.get("minutes", 0)
-    if not all(isinstance(axis, dict) and axis for axis in grid.values()) or not all(isinstance(s, int) for s in seeds):
-        raise UserError(f"{path}: every axis of grid needs labels with their options, and seeds are whole numbers")
-    if not isinstance(minutes, int | float) or minutes < 0:
-        raise UserError(f"{path}: minutes {minutes!r} are not a number from 0 on")
-    shared = {name for _, name, _, _ in Formatter().parse(block["results"]) if name is not None}
-    if unknown := shared - grid.keys():
-        raise UserError(f"{path}: results {block['results']!r} names {min(unknown)!r}, which is no axis of grid")
-    for choice in itertools.product(*(axis.items() for axis in grid.values())):
-        labels = dict(zip(grid, (str(label) for label, _ in choice), strict=True))
-        folder = Path(block["results"].format(**labels))
-        options = [*shlex.split(common), *shlex.split(block.get("options") or "")]
-        options += [part for _, text in choice for part in shlex.split(text or "")]
-        for place, seed in enumerate(seeds):
-            name = "_".join([*(label for axis, label in labels.items() if axis not in shared), f"seed{seed}"])
-            yield place, Cell(name, (*_configs_first(options), "--seed_everything", str(seed)), folder / f"{name}.json",
-                              SWEEPS / path.stem / folder.name, float(minutes))
+    grid = block.grid
+    if empty := [axis for axis, labels in grid.items() if not labels]:
+        raise UserError(f"{path}: axis {empty[0]} of grid needs labels with their options")
+    if not 0 <= block.minutes < math.inf:
+        raise UserError(f"{path}: minutes {block.minutes} are not a number from 0 on")
+    if wrong := [seed for seed in block.seeds if not 0 <= seed < 2**32]:
+        raise UserError(f"{path}: seed {wrong[0]} is not possible: expected a whole number from 0 to 4,294,967,295")
+    try:
+        shared = {name for _, name, _, _ in Formatter().parse(block.results) if name is not None}
+        if unknown := shared - grid.keys():
+            raise UserError(f"{path}: results {block.results!r} names {min(unknown)!r}, which is no axis of grid")
+        for choice in itertools.product(*(axis.items() for axis in grid.values())):
+            labels = dict(zip(grid, (label for label, _ in choice), strict=True))
+            folder = Path(block.results.format(**labels))
+            options = _configs_first([part for text in (block.options, *(t for _, t in choice))
+                                      for part in shlex.split(text)])
+            for place, seed in enumerate(block.seeds or [1]):
+                name = "_".join([*(label for axis, label in labels.items() if axis not in shared), f"seed{seed}"])
+                yield place, Cell(name, (*options, "--seed_everything", str(seed)), folder / f"{name}.json",
+                                  SWEEPS / path.stem / folder.name, block.minutes)
+    except ValueError as error:
+        raise UserError(f"{path}: results or options cannot be read: {error}") from error
 
 
 def _configs_first(options: Sequence[str]) -> list[str]:

@@ -1,22 +1,20 @@
 """Turing machines as small YAML tables."""
 
 import random
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt
 
+from datamodules.typed import QUOTES, typed
 from tools import UserError
 from tools.tape import BLANK
 
 FOLDER = Path(__file__).parent / "machines"
 MOVES = {"L": "left", "R": "right", "S": ""}
 SAME, ELSE = "same", "else"
-QUOTES = "; a text that looks like a number, or like yes or no, needs quotes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ def _machine(name: str, content: Any) -> Machine:
     def wrong(what: str) -> UserError:
         return UserError(f"machine {name}: {what}")
 
-    table = Table(**_typed(Table, content, wrong))
+    table = typed(Table, content, wrong)
     if missing := [key for key in Table.__slots__ if not getattr(table, key)]:
         raise wrong(f"{missing[0]} is empty; a machine has {', '.join(Table.__slots__)}")
     symbols, halt, rows = tuple(table.symbols), frozenset(table.halt), table.transitions
@@ -182,33 +180,13 @@ def _machine(name: str, content: Any) -> Machine:
     return Machine(name, symbols, table.start, halt, transitions, inputs)
 
 
-def _typed(cls: type, content: Any, wrong) -> dict[str, Any]:
-    """The fields of a dataclass out of what a YAML file says, checked for their types."""
-    if not isinstance(content, dict) or not content:
-        raise wrong(f"{content} is not a table of {', '.join(cls.__slots__)}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls)
-    try:
-        return parser.parse_object({str(key): value for key, value in content.items()}).as_dict()
-    except ArgumentError as error:
-        raise wrong(_short(" ".join(str(error).split()))) from error
-
-
-def _short(message: str) -> str:
-    """What the parser says, without Python's names of things."""
-    message = re.sub(r'Parser key "(\w+)"|<class \'([\w.]+\.)?(\w+)\'>|typing\.(?=Literal)', r"\1\3", message)
-    if union := re.fullmatch(r"(\w+): Does not validate .* Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", message):
-        message = f"{union[1]}: Expected {union[2]}. Got value: {union[3]}"
-    return message + QUOTES * ("Expected a str" in message)
-
-
 def _input(kind: list[str | dict], symbols: tuple[str, ...], wrong) -> tuple[str | Part, ...]:
     """The parts of one kind of input, checked."""
     parts: list[str | Part] = []
     for given in kind:
         part = given
         if not isinstance(given, str):
-            part = Part(**_typed(Part, given, wrong))
+            part = typed(Part, given, wrong)
             drawn = part.symbols or part.balanced
             if sum(map(bool, (part.symbols, part.balanced, part.mirror, part.change))) != 1:
                 raise wrong(f"{given} is no part of an input: expected one of symbols, balanced, mirror and change")

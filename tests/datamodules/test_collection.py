@@ -68,8 +68,8 @@ def written(folder, content):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    ('{"agent": "inter', "Unterminated string"), ("", "Expecting value"), ([1], "expected values for the keys agent"),
-    ({"agent": "interactive", "lenghts": [4, 8]}, "lenghts"), ({"lengths": None}, "expected values for the keys"),
+    ('{"agent": "inter', "Unterminated string"), ("", "Expecting value"), ([1], "not a table of agent"),
+    ({"agent": "interactive", "lenghts": [4, 8]}, "lenghts"), ({"lengths": None}, "lengths is null"),
     ({"lengths": [4]}, "lengths.*2 elements"), ({"seed": "one"}, "seed.*int"), ({"agent": "me"}, "unknown agent 'me'"),
     ({"lengths": [4, 10**30]}, "not possible"), ({"system": 5}, "system.*str"), ("[" * 100_000, "recursion")])
 def test_a_collection_file_that_is_broken_or_foreign_gets_one_line(content, words, tmp_path):

@@ -209,11 +209,28 @@ def test_cells_share_the_cores(monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("a: 1", "is not a sweep"), ("results: [", "is not YAML"), ("blocks: []", "is not a sweep"),
-    ("results: x\nblocks: [{results: y}]", "is not a sweep"), ("[1]", "is not a sweep"),
-    ("results: x\ngrid: {a: 1}", "labels with their options"), ("results: x\nminutes: long", "minutes 'long'"),
+    ("a: 1", "is not a sweep"),
+    ("results: [", "is not YAML"),
+    ("blocks: []", "is not a sweep"),
+    ("results: x\nblocks: [{results: y}]", "is not a sweep"),
+    ("[1]", "is not a sweep"),
+    ("results: x\ngrid: {a: 1}", "grid: Expected a dict"),
+    ("results: x\nminutes: long", "minutes: Expected a float"),
+    ("results: x\nminutes: .inf", "minutes inf"),
     ("results: 'x_{a}'\ngrid: {b: {c: ''}}", "names 'a', which is no axis"),
-    ("results: x\nseeds: [a]", "whole numbers"), ("results: x\nseeds: [1, 1]", "the same name")])
+    ("results: x\nseeds: [a]", "seeds: Expected a int"),
+    ("results: x\nseeds: 1", "seeds: Expected a list"),
+    ("results: x\nseeds: [-1]", "seed -1 is not possible"),
+    ("results: x\ngrid: {a: {}}", "axis a of grid needs labels"),
+    ("results: x\ngrid: {a: {b: [1]}}", "grid: Expected a str"),
+    ("results: x\ngrid: [1]", "grid: Expected a dict"),
+    ("results: x\noptions: [--a]", "options: Expected a str"),
+    ("results: x\noptions: \"--a 'b\"", "No closing quotation"),
+    ("results: \"x_{a\"\ngrid: {a: {b: c}}", "expected '}'"),
+    ("results: 3", "results: Expected a str"),
+    ("options: 1\nblocks: [{results: y}]", "options of all"),
+    ("results: x\nseed: [1]", "seed"),
+    ("results: x\nseeds: [1, 1]", "the same name")])
 def test_files_that_are_no_sweeps(tmp_path, text, message):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
