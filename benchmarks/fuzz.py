@@ -7,7 +7,7 @@ of trajectories, changes one to three places in it (see `CHANGES`), and gives it
 process: most up to the classes that it builds, half of the experiments through a training and its evaluations. Case i
 is a function of (seed, i), and one that fails is printed. Memory is limited by the system (RLIMIT_AS); what goes on
 longer than --seconds is cut off. Prints a table, writes results/benchmarks/fuzz.json: `line` are those that got one
-line, `hangs` those that were cut off before their first step.
+line, `hangs` those that were cut off before the trainer had them.
 """
 
 import argparse
@@ -267,6 +267,7 @@ def attempt(arguments: list[str], train: bool, seconds: float, memory: int) -> O
     def fit(trainer: run.Trainer, *args: Any, **options: Any) -> None:
         if trainer.world_size > 1:  # it would start processes
             raise Built
+        stage.append("starting")
         super(run.Trainer, trainer).fit(*args, **options)
 
     if arguments[0] == "--config" and not train:
@@ -338,7 +339,7 @@ def fuzz(cases: int, seed: int, seconds: float, memory: int, first: int = 0, tra
                 large = source.kind == "overlay" and not source.path.stem.endswith("small")
                 with torch.device("meta") if large else contextlib.nullcontext():
                     outcome = attempt(source.arguments(str(path)), train and trained, seconds, memory)
-                if outcome.end == "cut off" and outcome.stage != "training":
+                if outcome.end == "cut off" and outcome.stage not in ("starting", "training"):
                     outcome.end = "hangs"
                 counts.setdefault(source.kind, Counter()).update(
                     {outcome.end: 1, "cases": 1, "past parsing": outcome.stage != "parsing" or (
@@ -356,7 +357,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--first", type=int, default=0, help="number of the first case, to see one again")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of one case")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of one case")
     parser.add_argument("--memory", type=float, default=4.0, help="GiB that a case may take")
     parser.add_argument("--verbose", action="store_true", help="print every case")
     parser.add_argument("--out", default="results/benchmarks/fuzz.json")

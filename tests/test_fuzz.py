@@ -38,6 +38,10 @@ MISTAKES = {
     "model.learning_rate": (None, "model.learning_rate null is not possible: expected float"),
     "data.batch_size": (None, "data.batch_size null is not possible: expected int"),
     "model.backbone.init_args.dt_min": (None, "model.backbone.dt_min null is not possible"),
+    "seed_everything": (10**30, "is not possible: expected a whole number from 0 to 4,294,967,295"),
+    "model": ("\0", "embedded null byte"),
+    "data.batch_size ": (2**31, "batch_size 2147483648 x row_length"),
+    "model.backbone": ({"class_path": "Pythia", "init_args": {"d_inner": 0}}, "Pythia d_inner 0 is not allowed"),
     "trainer": ([1], "trainer [1] is not possible: expected a mapping"),
     "checkpoint": (5, "checkpoint 5 is not possible: expected a mapping"),
     "trainer.devices": (0, "the trainer cannot be built"),
@@ -52,7 +56,7 @@ MISTAKES = {
 def test_a_value_that_is_not_possible_gets_one_line(key, tmp_path):
     value, words = MISTAKES[key]
     content = yaml.safe_load((CONFIGS / "add.yaml").read_text())
-    *path, last = key.split(".")
+    *path, last = key.strip().split(".")
     functools.reduce(lambda part, name: part[name], path, content)[last] = value
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(content))
     outcome = fuzz.attempt(["--config", "changed.yaml"], False, 20.0, MEMORY)
