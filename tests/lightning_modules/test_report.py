@@ -74,7 +74,7 @@ def page(tmp_path):
 def test_the_page_has_paper_and_own_results_and_says_what_is_missing(page):
     text = (page / "results.md").read_text()
     assert "| 10 | 1, 2 | 100% | 65% (30\N{EN DASH}100) | add (7) |" in text.replace(f"| {chr(8212)} ", "")
-    assert "`make small_seed1` (commit abc, a CPU)" in text
+    assert "`make small_seed1` (commit abc, a CPU, stream 1)" in text
     assert ("| Figure 2 | mamba | 5 -> 1,000 (100%) | 5 -> 1,000 (30%), 2 seeds (1,000 (30%) to 1,000 (100%)); "
             "mamba 2x64 | 5 -> 10 (80%), 1 seed; mamba 2x64 |") in text
     assert "**Missing** (2): Figure 2: lstm (local), lstm (paper)." in text
@@ -159,7 +159,7 @@ def test_a_run_that_diverged_is_counted_and_said_so(tmp_path):
     assert len(tables) == 4 and sum("| 1, 2 (diverged), 3 |" in line for line in tables) == 3
     assert f"| 100% (0{chr(8211)}100) | 100% (0{chr(8211)}100) |" in text
     assert "small_corrupted5 100 (100%), 3 seeds, 1 of them diverged" in text
-    assert "9 tokens, diverged)" in text and "9 tokens, loss 0.1 at its end)" in text
+    assert "9 tokens, stream 1, diverged)" in text and "9 tokens, loss 0.1 at its end)" in text
 
 
 def test_broken_files_are_named(tmp_path):
