@@ -159,7 +159,7 @@ def test_a_run_that_diverged_is_counted_and_said_so(tmp_path):
     assert len(tables) == 4 and sum("| 1, 2 (diverged), 3 |" in line for line in tables) == 3
     assert f"| 100% (0{chr(8211)}100) | 100% (0{chr(8211)}100) |" in text
     assert "small_corrupted5 100 (100%), 3 seeds, 1 of them diverged" in text
-    assert "9 tokens, stream 1, diverged)" in text and "9 tokens, loss 0.1 at its end)" in text
+    assert "9 tokens, stream 1, diverged)" in text and "9 tokens, stream 1, loss 0.1 at its end)" in text
 
 
 def test_broken_files_are_named(tmp_path):
