@@ -42,7 +42,7 @@ def summary(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
         lines.append(f"Turing machines: {len(machines)}, exact at {min(machines):.0f} to {max(machines):,.0f} times "
                      f"the training length.")
     for setting in ("direct", "direct_reversed", "single_turn", "no_tool"):
-        found = [c for c in everything if c.setting == setting]
+        found = [c for c in everything if c.setting == setting and c.trained]
         if found:
             farthest = max(found, key=lambda c: max(r / c.trained for r, _ in c.reaches()))
             reach = max(farthest.reaches())

@@ -195,43 +195,6 @@ def _nonzero(names: Sequence[str], counts: Tensor) -> dict[str, int]:
     return {name: count for name, count in zip(names, counts.tolist(), strict=True) if count}
 
 
-@dataclass(slots=True, frozen=True)
-class Reach:
-    """How far one curve goes.
-
-    perfect:          largest length at which every problem was exact, as at every smaller length measured;
-                      None if the smallest one already failed
-    partial:          largest length with an exact match of at least 5%, whatever happens before it: the number
-                      that the paper's Table 1 gives; None if there is none
-    partial_accuracy: exact match there, the percentage in brackets in Table 1
-    """
-
-    perfect: int | None
-    partial: int | None
-    partial_accuracy: float | None
-
-
-def reach(records: Iterable[Record], threshold: float = 0.05) -> dict[tuple[str, str, str], Reach]:
-    """Reach by (task, variant, evaluator); see `Reach` for the two numbers.
-
-    Raises ValueError if records of different settings, styles, backbones or seeds would be mixed.
-    """
-    result: dict[tuple[str, str, str], Reach] = {}
-    for cell, curve in group_records(records).items():
-        fields = dict(zip(CELL_FIELDS, cell, strict=True))
-        key = (fields["task"], fields["variant"], fields["evaluator"])
-        if key in result:
-            raise ValueError(f"two curves for {key}: give `reach` the records of one setting, style, backbone and seed")
-        perfect = None
-        for record in curve:
-            if record["exact_match"] != 1.0:
-                break
-            perfect = record["length"]
-        far = next((r for r in reversed(curve) if r["exact_match"] >= threshold), None)
-        result[key] = Reach(perfect, far and far["length"], far and far["exact_match"])
-    return result
-
-
 def group_records(records: Iterable[Record]) -> dict[tuple[str, ...], list[Record]]:
     """Curves: records with problems in them, grouped by `CELL_FIELDS` in order of appearance, sorted by length.
 

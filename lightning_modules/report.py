@@ -167,6 +167,8 @@ def growth_section(everything: Sequence[Curve], figures: Path) -> list[str]:
     by_steps: defaultdict[str, dict[str, dict[int, list[int]]]] = defaultdict(lambda: defaultdict(dict))
     for c in everything:
         scaling, steps = re.fullmatch(r"(.+)_scaling_\d+", c.experiment), re.search(r"(\d+)steps_?", c.recipe)
+        if not c.trained:
+            continue
         if scaling:
             by_length[scaling[1]][", ".join(filter(None, (c.recipe, c.variant)))][c.trained] = c.steady(0.9)
         elif steps:

@@ -68,7 +68,8 @@ class Curve:
 
     @property
     def trained(self) -> int | None:
-        return trained(self.experiment)
+        """Largest training length, by the folder's name or else by the runs' own; None if neither tells."""
+        return trained(self.experiment) or trained(str(self.runs[0].facts.get("experiment")))
 
     def at(self, length: int) -> list[float]:
         """Exact match at a length, of the runs that tried it or had failed before it."""
@@ -115,9 +116,9 @@ class Curve:
 
 
 def trained(experiment: str) -> int | None:
-    """Largest training length, which ends an experiment's name."""
-    number = experiment.rpartition("_")[2]
-    return int(number) if number.isdigit() else None
+    """Largest training length, which ends an experiment's name; None if no number from 1 on does."""
+    found = re.search(r"_0*([1-9][0-9]*)$", experiment)
+    return int(found[1]) if found else None
 
 
 def read_runs(folder: str | Path) -> list[Run]:

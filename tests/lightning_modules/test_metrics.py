@@ -10,9 +10,7 @@ import torch.multiprocessing as mp
 from lightning_modules.metrics import (
     LengthMetrics,
     Outcome,
-    Reach,
     group_records,
-    reach,
     read_metrics,
     wilson_interval,
     write_metrics,
@@ -196,22 +194,9 @@ def record(length: int, exact: float, problems: int = 16, **fields):
     return base | {"exact_match": exact, "exact_match_low": low, "exact_match_high": high} | fields
 
 
-def test_reach_separates_perfect_from_partial():
-    records = [record(n, e) for n, e in [(1000, 0.0), (10, 1.0), (20, 1.0), (50, 0.9), (100, 1.0), (500, 0.06)]]
-    records += [record(n, e, evaluator="verify") for n, e in [(10, 0.9), (20, 1.0), (50, 0.04)]]
-    records += [record(10, 0.01, task="multiplication", variant="n x 2")]
-    assert reach(records) == {
-        ("addition", "", "rollout"): Reach(perfect=20, partial=500, partial_accuracy=0.06),
-        ("addition", "", "verify"): Reach(perfect=None, partial=20, partial_accuracy=1.0),
-        ("multiplication", "n x 2", "rollout"): Reach(perfect=None, partial=None, partial_accuracy=None),
-    }
-
-
-def test_reach_refuses_to_mix_curves():
-    with pytest.raises(ValueError, match="one setting, style, backbone and seed"):
-        reach([record(10, 1.0, style="paper"), record(10, 1.0, style="local")])
+def test_two_records_at_one_length_are_refused():
     with pytest.raises(ValueError, match=r"two records for addition, rollout at length 10"):
-        reach([record(10, 1.0), record(10, 0.5)])
+        group_records([record(10, 1.0), record(10, 0.5)])
 
 
 def test_groups_skip_lengths_without_problems():

@@ -162,6 +162,23 @@ def test_a_run_that_diverged_is_counted_and_said_so(tmp_path):
     assert "9 tokens, stream 1, diverged)" in text and "9 tokens, stream 1, loss 0.1 at its end)" in text
 
 
+@pytest.mark.parametrize("folder", ["odd name", "addition", "addition_0", "addition_\N{SUPERSCRIPT TWO}", "addition_x",
+                                    "addition_scaling_x", "b_5"])
+@pytest.mark.parametrize("known", ["addition_5", "addition"])
+def test_folders_may_have_any_name(tmp_path, folder, known):
+    """The training length is in the files too; where it is in neither, nothing is said of it."""
+    for setting in ("interactive", "direct"):
+        for steps in (150, 300):
+            write(tmp_path / "results", f"{setting}_{steps}steps_seed1", {10: 1.0, 100: 0.2}, experiment=folder,
+                  setting=setting, parameters=9, train_tokens=9)
+    for path in (tmp_path / "results" / folder).iterdir():
+        path.write_text(path.read_text().replace('"experiment": "addition_5"', f'"experiment": "{known}"'))
+    report(str(tmp_path / "results"), str(tmp_path / "results.md"))
+    text = (tmp_path / "results.md").read_text()
+    assert "| 100% | 20% |" in text
+    assert ("(addition: 5 -> 100 (20%))" in text) == (known == "addition_5" or folder == "b_5")
+
+
 def test_broken_files_are_named(tmp_path):
     write(tmp_path, "small_seed1", {10: 1.0})
     (tmp_path / "addition_5" / "other.json").write_text('{"records": [')
