@@ -96,6 +96,9 @@ class Trainer(lightning.Trainer):
             weights_only: see ckpt_path
         """
         task = datamodule.task
+        if not lengths or problems < 1:
+            raise UserError(f"lengths {list(lengths)} with {problems} problems leave nothing to analyze: expected at "
+                            f"least one of each")
         check_lengths(lengths)
         name = f"{task.name}, {task.setting}, {task.style}"
         rows = []

@@ -63,6 +63,9 @@ class TrajectoryModel(LightningModule):
                             "weight_decay": weight_decay, "warmup_steps": warmup_steps}.items():
             if not 0 <= value < math.inf:
                 raise UserError(f"{name} {value} is not allowed: expected a number from 0 on")
+        if schedule == "cosine" and not learning_rate:
+            raise UserError("learning_rate 0 has no cosine down from it: give a number above 0, or --model.schedule "
+                            "constant")
         if not all(0 <= beta < 1 for beta in betas):
             raise UserError(f"betas {list(betas)} are not allowed: expected two numbers from 0 to below 1")
         try:

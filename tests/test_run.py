@@ -271,6 +271,11 @@ PICTURE = next((ROOT / "docs").rglob("*.png"))
     (["fit", *TINY, "--model.backbone", "mambo.Mambo"], "No module named 'mambo'; searched: /"),
     ([*MIXTURE, "--data.task.tasks", "[{class_path: Sums}]"], "there is no class Sums; expected"),
     ([*MIXTURE, "--data.task.weights", "[0,0]"], "give numbers from 0 on, not all 0"),
+    (["fit", *TINY, "--evaluation.lengths", "[]"], "evaluation lengths [] are not allowed: give at least one"),
+    (["fit", *TINY, "--evaluation.evaluators", "[]"], "evaluation evaluators [] are not allowed: give at least one"),
+    (["fit", *TINY, "--model.learning_rate", "0"], "learning_rate 0 has no cosine down from it: give a number above 0"),
+    (["analyze", *TINY[:2], "--lengths", "[]"], "lengths [] with 50 problems leave nothing to analyze: expected at"),
+    (["analyze", *TINY[:2], "--problems", "0"], "with 0 problems leave nothing to analyze: expected at least one"),
     ([*MIXTURE, "--data.task.weights", "[-1,2]"], "give numbers from 0 on, not all 0"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_more_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):

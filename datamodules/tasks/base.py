@@ -47,6 +47,7 @@ class Task(ABC):
     max_length: complexity up to which training problems go
     variants:   kinds of problems that are evaluated apart
     truncated:  whether a trajectory that is longer than a training row is cut
+    streamed:   whether `record` tells a scribe token by token, so that a trajectory of any length can be verified
     passes:     whether what counts is that a problem is solved, however, and not that the trajectory is the reference's
     """
 
@@ -57,6 +58,7 @@ class Task(ABC):
     phases: Sequence[str]
     variants: Sequence[str] = ("",)
     truncated = False
+    streamed = True
     passes = False
 
     @abstractmethod

@@ -89,6 +89,7 @@ class CodeFixing(Task):
     style = "paper"
     phases = PHASES
     truncated = passes = True
+    streamed = False
 
     def __init__(self, trajectories: str, max_length: int = 16, tokenizer: str | None = None, vocab_size: int = 1024,
                  digits: int = 1, shorter_than_average: bool = False, unsandboxed: bool = False,

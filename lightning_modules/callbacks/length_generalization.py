@@ -61,6 +61,9 @@ class LengthGeneralization(Callback):
                             "validation_problems": validation_problems, "batch_size": batch_size}.items():
             if value < 1:
                 raise UserError(f"evaluation {name} {value} is not allowed: expected at least 1")
+        for name, given in {"lengths": lengths, "evaluators": evaluators}.items():
+            if not given:
+                raise UserError(f"evaluation {name} [] are not allowed: give at least one")
         if unknown := [e for e in evaluators if e not in EVALUATORS]:
             raise UserError(f"unknown evaluator {unknown[0]!r}: expected {' or '.join(EVALUATORS)}")
         self.lengths, self.validation_lengths = list(lengths), list(validation_lengths)
@@ -132,6 +135,9 @@ class LengthGeneralization(Callback):
         """Raises UserError if the task has no problems of one of the lengths."""
         for length in (*self.lengths, *self.verify_lengths, *self.validation_lengths):
             task.check_length(length)
+        if self.verify_lengths and not task.streamed:
+            raise UserError(f"verify_lengths {self.verify_lengths} are not possible: the trajectories of {task.name} "
+                            f"are not recorded token by token; give such lengths as evaluation.lengths")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not self.validation_lengths:

@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from datamodules.datamodule import TimedLoader
-from lightning_modules.callbacks import DataWait
+from datamodules.tasks import CodeFixing
+from lightning_modules.callbacks import DataWait, LengthGeneralization
 from lightning_modules.callbacks.last_checkpoint import replace
 from lightning_modules.runs import CHECKPOINT, PREVIOUS, load_checkpoint, newest_checkpoint
 from tools import UserError
@@ -59,6 +60,18 @@ def test_a_torn_checkpoint_never_takes_the_place_of_the_one_before(tmp_path):
         (tmp_path / name).write_bytes(b"torn")
     with pytest.raises(UserError, match="is not a whole checkpoint"):
         newest_checkpoint(tmp_path)
+
+
+def test_lengths_that_are_verified_only_need_trajectories_recorded_token_by_token():
+    class Other:
+        name, streamed = "code_fixing", CodeFixing.streamed
+
+        def check_length(self, length):
+            pass
+
+    with pytest.raises(UserError, match=r"verify_lengths \[64\] are not possible: the trajectories of code_fixing are"):
+        LengthGeneralization([16], verify_lengths=[64]).check_task(Other())
+    LengthGeneralization([16]).check_task(Other())
 
 
 class Slow(torch.utils.data.Dataset):
