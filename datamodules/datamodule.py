@@ -198,12 +198,14 @@ class TrajectoryDataModule(LightningDataModule):
         return {"stream": VERSION, "trajectories": used, "batches": batches, "learnt": self.learnt.counts.clone()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises UserError if a training would go on from another version of the stream."""
-        version = state_dict.get("stream", 1)
-        if version != VERSION and self.trainer.state.fn == "fit":
-            raise UserError(f"the checkpoint was trained on version {version} of the data stream, which is now version "
-                            f"{VERSION}: train again (evaluating it is possible)")
+        """Raises UserError if a training would go on from another version of the stream, or of the task."""
+        version, counts = state_dict.get("stream", 1), state_dict.get("learnt")
+        same = version == VERSION and counts.shape == self.learnt.counts.shape
+        if not same and self.trainer.state.fn == "fit":
+            what = f"version {version} of the data stream, which is now version {VERSION}" if version != VERSION else \
+                f"{self.task_name} with other lengths or variants"
+            raise UserError(f"the checkpoint was trained on {what}: train again (evaluating it is possible)")
         self.learnt.version = version
-        if version == VERSION:
+        if same:
             self._start, self._start_batches = state_dict["trajectories"], state_dict["batches"]
-            self.learnt.counts = state_dict["learnt"].clone()
+            self.learnt.counts = counts.clone()

@@ -155,6 +155,21 @@ def test_padded_rows_are_whole_trajectories_in_multiples_of_64():
     assert ((batch["kinds"] == Kind.END).sum(1) == 1).all()
 
 
+def test_held_out_rows_are_of_held_out_problems():
+    """A task may keep some for them (code fixing does): `sample_held_out` says which."""
+    class Kept(Copy):
+        def sample_training(self, rng):
+            return self.parse("abc")
+
+        def sample_held_out(self, rng, split):
+            return self.parse({"validation": "de", "test": "f"}[split])
+
+    data = TrajectoryDataModule(Kept(3), batch_size=2, row_length=128, num_workers=0, validation_rows=2)
+    loaders = {"abc": data.train_dataloader(), "de": data.val_dataloader(), "f": data.test_dataloader()}
+    for symbols, loader in loaders.items():
+        assert {"".join(said[: said.index("=")]) for said in trajectories(data.task, next(iter(loader)))} == {symbols}
+
+
 def test_packing_by_hand():
     assert pack([6, 4, 5, 3, 2], 10) == [[0, 1], [2, 3, 4]]
     assert pack([10, 10, 1], 10) == [[0], [1], [2]]
@@ -216,6 +231,14 @@ def test_a_checkpoint_of_another_stream_is_not_gone_on_with():
     data.trainer.state.fn = "test"
     data.load_state_dict({"rows": 96, "batches": 4})
     assert data.learnt.summary() == {"version": 1}
+    longer = TrajectoryDataModule(Addition(7))
+    longer.learnt.counts += 1
+    state = {"stream": 2, "trajectories": 96, "batches": 4, "learnt": longer.learnt.counts}
+    data.load_state_dict(state)  # for a test at other lengths
+    assert data.learnt.summary() == {"version": 2}
+    data.trainer.state.fn = "fit"
+    with pytest.raises(UserError, match="trained on addition with other lengths or variants"):
+        data.load_state_dict(state)
 
 
 def test_what_was_learnt_by_hand():
