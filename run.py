@@ -341,9 +341,13 @@ class CLI(LightningCLI):
             return (f"a training step of {rows} rows{tokens} a device does not fit in its memory: give a smaller "
                     f"--data.batch_size{shorter}, with --trainer.accumulate_grad_batches for as many rows a step of "
                     f"the optimizer, or share the model out over several GPUs with --config configs/trainer/fsdp.yaml")
-        rows = self.config[subcommand].evaluation.batch_size
-        return (f"an evaluation of {rows} rows side by side does not fit in the device's memory: give a smaller "
-                f"--evaluation.batch_size")
+        if subcommand in ("rollout", "export"):
+            return (f"the {subcommand} does not fit in the device's memory: give --evaluation.decoding.weights "
+                    f"bfloat16, or --trainer.accelerator cpu")
+        evaluation = self.config[subcommand].evaluation
+        alone = " (or --evaluation.verify_problems, which are side by side too)" if evaluation.verify_lengths else ""
+        return (f"an evaluation of {evaluation.batch_size} rows side by side does not fit in the device's memory: give "
+                f"a smaller --evaluation.batch_size{alone}")
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()

@@ -312,6 +312,22 @@ def test_a_memory_that_is_full_gets_one_line(method, at, message, tmp_path, monk
     assert ended.value.code == 2 and error.startswith("error: ") and message in error
 
 
+@pytest.mark.parametrize(("command", "message"), [
+    (["rollout", "--prompt", "1+2"], "the rollout does not fit in the device's memory: give --evaluation.decoding"),
+    (["test", "--evaluation.verify_lengths", "[6]"], "a smaller --evaluation.batch_size (or --evaluation.verify_probl"),
+], ids=lambda value: value[0])
+def test_a_memory_that_is_full_without_training(trained, command, message, monkeypatch, capsys):
+    def fills_the_memory(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(TrajectoryModel, "on_load_checkpoint", fills_the_memory)
+    monkeypatch.chdir(trained[0])
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit):
+        main(command)
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 def test_a_run_whose_loss_is_no_number_leaves_its_results(tmp_path, monkeypatch):
     """Its loss is NaN from the second step on; strict JSON, which knows no NaN."""
     def no_number(name):
