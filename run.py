@@ -377,7 +377,7 @@ def _check_nulls(key: str, cls: type, settings: Any) -> None:
 
 
 def complete(arguments: list[str]) -> list[str]:
-    """Fill in what the user left out: evaluations take the newest run."""
+    """Fill in what the user left out: evaluations take the newest run (`fit --ckpt_path last` needs its settings)."""
     arguments = _shipped(arguments)
     for name in [*_values(arguments, "--config"), *_values(arguments, "-c")]:
         _check_yaml(name)
@@ -385,6 +385,8 @@ def complete(arguments: list[str]) -> list[str]:
     command = arguments[0] if arguments else ""
     trained = command in ("test", "validate", "rollout", "export", "analyze")
     if trained and not given & {"-h", "--help", "--print_config"}:
+        if _values(arguments, "--ckpt_path")[-1:] == ["last"]:
+            arguments += [f"--ckpt_path={newest_run() / CHECKPOINT}"]
         if not given & {"-c", "--config"}:
             run = _trained(*_values(arguments, "--ckpt_path")[-1:])
             arguments[1:1] = run[:2] if command == "analyze" else run

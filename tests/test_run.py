@@ -92,9 +92,10 @@ def test_test_takes_the_newest_run(trained):
     assert sorted(p.name for p in folder.iterdir()) == ["runs"]
 
 
-def test_rollout_of_a_typed_problem(trained):
+@pytest.mark.parametrize("options", [[], ["--ckpt_path", "last"], ["--ckpt_path=last"]], ids=" ".join)
+def test_rollout_of_a_typed_problem(trained, options):
     folder, _ = trained
-    result = run("rollout", "--prompt", "12+39", cwd=folder)
+    result = run("rollout", "--prompt", "12+39", *options, cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "expected 51" in result.stdout
 
