@@ -1,5 +1,6 @@
 """Finds runs on disk, reads their checkpoints, and tells what made a run."""
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -139,9 +140,10 @@ class RunFolder:
         if resumed and (curve := self.path / "metrics.csv").is_file():  # a CSVLogger begins its file anew
             curve.rename(self.path / f"metrics_before_{len(list(self.path.glob('metrics_before_*')))}.csv")
         if RUNS.resolve() not in self.path.resolve().parents:
-            RUNS.mkdir(exist_ok=True)
-            with open(RUNS / ELSEWHERE, "a", encoding="utf-8") as file:
-                file.write(f"{self.path.resolve()}\n")
+            with contextlib.suppress(OSError):  # where that cannot be written, only `last` finds the run again
+                RUNS.mkdir(exist_ok=True)
+                with open(RUNS / ELSEWHERE, "a", encoding="utf-8") as file:
+                    file.write(f"{self.path.resolve()}\n")
 
     def pointed(self, logger: Namespace) -> Namespace:
         """A logger's configuration with its files in the folder."""

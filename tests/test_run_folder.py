@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 
 from lightning_modules import runs
-from lightning_modules.runs import differences, newest_run
+from lightning_modules.runs import RunFolder, differences, newest_run
 from run import main
 from tests.test_run import TINY
 
@@ -100,6 +100,13 @@ def test_every_run_has_its_folder_and_is_found_again(case, tmp_path, capsys):
         assert "validation/loss" in (first / "metrics_before_0.csv").read_text()
     if "Remote" in str(options):
         assert (first / "remote/steps.txt").is_file() and not Path("remote").exists()
+
+
+def test_a_run_elsewhere_needs_no_folder_here(tmp_path):
+    Path("runs").touch()  # a file where a folder is due, as a working folder that cannot be written to
+    run = RunFolder(tmp_path / "other", "add")
+    run.claim()
+    assert run.path.is_dir() and run.version == "version_0"
 
 
 def test_what_goes_on_is_a_run_of_the_same_configuration(capsys):
