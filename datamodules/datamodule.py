@@ -112,8 +112,8 @@ class TrajectoryDataModule(LightningDataModule):
 
     @cached_property
     def _sample(self) -> list[int]:
-        """Sizes of some trajectories, in tokens: apart from training, and the same for every training seed."""
-        stream, sizes = TrajectoryStream(self.task, self.evaluation_seed, "sizes", self.mistakes), []
+        """Sizes of some trajectories, in tokens: apart from training, and the same for every seed."""
+        stream, sizes = TrajectoryStream(self.task, 0, "sizes", self.mistakes), []
         while len(sizes) < 256 and sum(sizes) < 2**20:
             sizes.append(len(stream[len(sizes)].ids))
         return sizes
@@ -166,8 +166,8 @@ class TrajectoryDataModule(LightningDataModule):
         if self.batch_size < world:
             raise UserError(f"batch_size {self.batch_size} cannot be shared by {world} devices: give at least {world}")
         size, workers = self.batch_trajectories, 0 if held_out else self._workers()
-        start, stop = (0, max(1, round(self.validation_rows * self._row_trajectories))) if held_out \
-            else (self._start, None)
+        stop = max(1, round(self.validation_rows * self._row_trajectories)) if held_out else None
+        start = (lambda: 0) if held_out else self._used
         return TimedLoader(BatchStream(stream, size, self.row_length, self.packed, rank, world, stop), batch_size=None,
                            sampler=Counting(start, size, stop), num_workers=workers, pin_memory=self._on_gpu(),
                            prefetch_factor=8 if workers else None, persistent_workers=workers > 0)
@@ -193,9 +193,15 @@ class TrajectoryDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: trajectories that training has used, and the batches that it took for them."""
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        used = self._start + (batches - self._start_batches) * self.batch_trajectories
-        return {"stream": VERSION, "trajectories": used, "batches": batches, "learnt": self.learnt.counts.clone()}
+        return {"stream": VERSION, "trajectories": self._used(), "batches": self._batches(),
+                "learnt": self.learnt.counts.clone()}
+
+    def _batches(self) -> int:
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self.trainer else self._start_batches
+
+    def _used(self) -> int:
+        """Trajectories that training has used."""
+        return self._start + (self._batches() - self._start_batches) * self.batch_trajectories
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises UserError if a training would go on from another version of the stream, or of the task."""

@@ -3,7 +3,7 @@
 import itertools
 import random
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,13 +93,16 @@ class BatchStream(Dataset):
 
 
 class Counting(Sampler[int]):
-    """start, start + step, start + 2 step, ... below `stop`, if there is one."""
+    """start, start + step, start + 2 step, ... below `stop`, if there is one.
 
-    def __init__(self, start: int, step: int, stop: int | None = None) -> None:
+    start: asked for whenever counting begins, as what Lightning calls an epoch does: a stream has none, and goes on
+    """
+
+    def __init__(self, start: Callable[[], int], step: int, stop: int | None = None) -> None:
         self.start, self.step, self.stop = start, step, stop
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.start, self.step) if self.stop is None else iter(self._range())
+        return itertools.count(self.start(), self.step) if self.stop is None else iter(self._range())
 
     def __len__(self) -> int:
         if self.stop is None:
@@ -107,7 +110,7 @@ class Counting(Sampler[int]):
         return len(self._range())
 
     def _range(self) -> range:
-        return range(self.start, self.stop, self.step)
+        return range(self.start(), self.stop, self.step)
 
 
 def collate(items: Sequence[Item], row_length: int, packed: bool, cut: bool = False) -> dict[str, torch.Tensor]:

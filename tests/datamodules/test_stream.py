@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from types import SimpleNamespace
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -30,6 +31,11 @@ from tools import UserError
 TASKS = [Addition(5), Multiplication(10), HanoiIterative(4), LogicalGraph(8), Turing("palindrome", 6)]
 ROWS = {"addition": 512, "multiplication": 768, "hanoi_iterative": 1280, "logical_graph": 1024,
         "turing_palindrome": 768}
+
+
+def fit_loop():
+    """Of a trainer that has not begun."""
+    return lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).fit_loop
 
 
 def batches(task, count, **settings):
@@ -100,7 +106,7 @@ def test_items_are_a_pure_function_of_seed_and_index():
 def test_ranks_share_the_rows_of_one_batch(world):
     def of_rank(rank, world):
         data = TrajectoryDataModule(Addition(5), batch_size=8, row_length=256, num_workers=0)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world,
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world, fit_loop=fit_loop(),
                                        strategy=SimpleNamespace(root_device=torch.device("cpu")))
         return list(itertools.islice(data.train_dataloader(), 2)), next(iter(data.val_dataloader()))
 
@@ -115,9 +121,38 @@ def test_ranks_share_the_rows_of_one_batch(world):
         assert all(torch.equal(part["size"], batch["size"]) for part in parts)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_goes_on_where_the_one_before_ended(workers):
+    """Lightning begins the loader again after `limit_train_batches`."""
+    seen = []
+
+    class Net(lightning.LightningModule):
+        def training_step(self, batch, index):
+            seen.extend(tuple(row) for row in trajectories(task, batch))
+
+        def configure_optimizers(self):
+            return None
+
+    task = Copy(4)
+    data = TrajectoryDataModule(task, batch_size=2, row_length=128, seed=5, num_workers=workers)
+    trainer = lightning.Trainer(max_epochs=3, limit_train_batches=2, accelerator="cpu", logger=False,
+                                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                                limit_val_batches=0, use_distributed_sampler=False)
+    trainer.fit(Net(), datamodule=data)
+    stream, count = TrajectoryStream(task, 5), 6 * data.batch_trajectories
+    assert Counter(seen) == Counter(tuple(task.vocabulary().decode(stream[i].ids)) for i in range(count))
+    assert data.state_dict()["trajectories"] == data.learnt.summary()["trajectories"] == count
+
+
+def test_a_batch_does_not_depend_on_the_problems_of_the_evaluation():
+    sizes = {TrajectoryDataModule(Multiplication(10), batch_size=20, row_length=768, evaluation_seed=seed)
+             .batch_trajectories for seed in range(4)}
+    assert len(sizes) == 1
+
+
 def test_a_rank_without_a_row_gets_padding():
     data = TrajectoryDataModule(Copy(1), batch_size=2, row_length=1024, num_workers=0, validation_rows=2)
-    data.trainer = SimpleNamespace(global_rank=1, world_size=2,
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2, fit_loop=fit_loop(),
                                    strategy=SimpleNamespace(root_device=torch.device("cpu")))
     data._row_trajectories = 1.0  # two trajectories, in one row
     batch = next(iter(data.train_dataloader()))
