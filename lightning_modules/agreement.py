@@ -106,22 +106,28 @@ def _ways(backbone: Backbone, tokens: Tensor, decoding: Decoding, rows: int,
 
 def _decoded(backbone: Backbone, tokens: Tensor, size: int, rows: int,
              types: tuple[torch.dtype, torch.dtype]) -> tuple[list[int], Tensor]:
-    """Places and logits of a decoder whose first and last row take steps, `size` tokens in a pass, and steps again."""
+    """Places and logits of a decoder whose first and last row take steps, `size` tokens in a pass, and steps again.
+
+    All rows but the last are given back the initial state after a token, and are one behind from there on.
+    """
     length, device = tokens.shape[1], tokens.device
     decoder, pair = backbone.decoder(rows, length, *types), torch.tensor([0, rows - 1], device=device)
+    tokens = torch.stack([tokens[0].roll(1), tokens[1]])
     given = tokens[0].repeat(rows, 1)
     given[-1] = tokens[1]
     decoder.step(given[:, 0])
     decoder.reset(torch.arange(rows, device=device))
-    at_once = range(size, 2 * size) if decoder.prefills else range(0)
-    places, parts = [], []
+    at_once = range(size, 2 * size) if decoder.prefills and length > 5 else range(0)
+    behind, ahead = {}, {}
     for t in range(length):
         if t == at_once.start and at_once:
             decoder.prefill(pair, tokens[:, size : 2 * size])
         if t not in at_once:
-            places.append(t)
-            parts.append(decoder.step(given[:, t])[pair])
-    return places, torch.stack(parts, 1)
+            behind[t - 1], ahead[t] = decoder.step(given[:, t])[pair].unbind()
+        if t == 0:
+            decoder.reset(torch.arange(rows - 1, device=device))
+    places = sorted(behind.keys() & ahead.keys())
+    return places, torch.stack([torch.stack([behind[place], ahead[place]]) for place in places], 1)
 
 
 def _compare(backbone: Backbone, name: str, whole: Tensor, other: Tensor, kind: torch.dtype) -> None:

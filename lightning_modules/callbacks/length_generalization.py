@@ -159,6 +159,7 @@ class LengthGeneralization(Callback):
         for callback in trainer.callbacks:
             if isinstance(callback, LastCheckpoint):  # a failure below must not cost the training
                 callback.on_train_end(trainer, pl_module)
+        self._check_agreement(trainer, pl_module)  # again: what begins as 0 made no difference at the start
         self._final(trainer, pl_module, run_folder(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

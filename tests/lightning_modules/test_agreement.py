@@ -119,6 +119,41 @@ class CoarseDecoder(Mamba):
         return StepDecoder(other, rows, length)
 
 
+class OtherResets(StepDecoder):
+    """Whose rows are reset all or none, whichever are asked for."""
+
+    every = True
+
+    def reset(self, rows):
+        everyone = torch.arange(len(tree_leaves(self.state)[0]))
+        if self.every or len(rows) == len(everyone):
+            super().reset(everyone)
+
+
+class ResetsAll(Mamba):
+    def decoder(self, rows, length, weights=torch.float32, states=torch.float32):
+        return OtherResets(self, rows, length)
+
+
+class ResetsNone(Mamba):
+    def decoder(self, rows, length, weights=torch.float32, states=torch.float32):
+        decoder = OtherResets(self, rows, length)
+        decoder.every = False
+        return decoder
+
+
+class Shifted(Mamba):
+    """With a bias, 0 at first, that a step leaves out."""
+
+    def __init__(self, vocab_size, **settings):
+        super().__init__(vocab_size, **settings)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, tokens, state=None, return_state=True):
+        logits, state = super().forward(tokens, state, return_state)
+        return logits + self.bias, state
+
+
 def changed(vocab_size, mixer=Mixer, block=Block):
     """A Mamba whose blocks are of other classes, with the same weights."""
     torch.manual_seed(0)
@@ -146,6 +181,15 @@ def test_a_block_that_changes_training_alone_is_refused_at_the_start_of_fit(tmp_
     assert "\n" not in str(error.value)
 
 
+def test_what_differs_once_it_is_trained_is_refused_at_the_end_of_fit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the logits of step differ"):
+        fit(functools.partial(Shifted, n_layer=1, d_model=32), Addition(5))
+    task = Addition(5)
+    check_agreement(Shifted(len(task.vocabulary()), n_layer=1, d_model=32), task, task.vocabulary())
+    assert not (tmp_path / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "mamba"])
 def test_training_is_bitwise_what_it_is_without_the_check(kind, tmp_path, monkeypatch):
     """GPT-2 has dropout, which draws random numbers."""
@@ -159,7 +203,8 @@ def test_training_is_bitwise_what_it_is_without_the_check(kind, tmp_path, monkey
 
 
 @pytest.mark.parametrize(("net", "decoding", "way"), [
-    (LoudMamba, Decoding(), "of step differ"),
+    (LoudMamba, Decoding(), "of step differ"), (ResetsAll, Decoding(), "of decoder"),
+    (ResetsNone, Decoding(), "of decoder"),
     (CoarseDecoder, Decoding(weights="bfloat16"), r"of decoder \(weights bfloat16, states float32\) differ")])
 def test_any_way_that_is_another_model_is_named(net, decoding, way):
     task = Addition(5)
