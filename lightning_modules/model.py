@@ -117,7 +117,7 @@ class TrajectoryModel(LightningModule):
         loss, losses = self.losses(batch)
         self.backbone.learn(batch["tokens"][:, :-1], masked_targets(batch["tokens"], batch["kinds"]))
         self._tokens += batch["kinds"][:, 1:].numel()
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (every := self.trainer.log_every_n_steps) and (self.global_step + 1) % every == 0:  # 0: never
             self._log_training(loss, losses.detach(), batch)
         return loss
 

@@ -70,6 +70,15 @@ def test_what_may_be_null_may(tmp_path):
     assert outcome.end == "runs", outcome
 
 
+def test_a_run_that_logs_nothing_trains(tmp_path):
+    source = next(one for one in fuzz.sources(tmp_path) if one.path.name == "add.yaml")
+    content = fuzz.load(source, tmp_path, small=True)
+    content["trainer"]["log_every_n_steps"] = 0
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(content))
+    outcome = fuzz.attempt(["--config", "changed.yaml"], True, 60.0, MEMORY)
+    assert (outcome.end, outcome.stage) == ("runs", "training"), outcome
+
+
 def test_cases_are_a_function_of_seed_and_number(tmp_path):
     fuzz.prepare(tmp_path)
     chosen = fuzz.sources(tmp_path)

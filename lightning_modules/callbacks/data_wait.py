@@ -21,7 +21,8 @@ class DataWait(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
         waited = getattr(trainer.train_dataloader, "waited", None)  # None: a loader of another data module
-        if waited is None or trainer.global_step % trainer.log_every_n_steps:
+        every = trainer.log_every_n_steps  # 0: never
+        if waited is None or not every or trainer.global_step % every:
             return
         now = time.perf_counter()
         if self._since:
