@@ -1,17 +1,22 @@
 """What is tried of a task before anything is trained on it."""
 
 import random
+from copy import copy
+from dataclasses import replace
 from itertools import chain
 
-from datamodules.tasks.base import Task
+from datamodules.tasks.base import Problem, Task, ToolTask
+from datamodules.trajectory import Scribe
 from tools import UserError
 
 
 def check_task(task: Task, problems: int = 8) -> None:
-    """Raises UserError for a task without a name, and where a trajectory's outputs are not the answer.
+    """Raises UserError for a task without a name, where a trajectory's outputs are not the answer, and for a training
+    problem of a length or variant that the task has not.
 
-    Tried are the shortest of a few training problems, at most `problems` of a variant, and a short problem of each
-    other variant; none where a trajectory needs not be the reference's (`Task.passes`), which has no answer.
+    Tried are a few training problems, at most `problems` of a variant, from short to long, and a short problem of each
+    other variant; none where a trajectory needs not be the reference's (`Task.passes`), which has no answer. In the
+    settings that take the answer as it is, the trajectory of the interactive one is held against it.
     """
     if not getattr(task, "name", ""):
         raise UserError(f"task {type(task).__name__} has no name: give its class one, such as name = \"my_task\"")
@@ -19,12 +24,37 @@ def check_task(task: Task, problems: int = 8) -> None:
         return
     rng = random.Random(0)
     drawn = sorted((task.sample_training(rng) for _ in range(4 * problems)), key=lambda problem: len(problem.prompt))
-    few = {variant: [problem for problem in drawn if problem.variant == variant][:problems]
+    for problem in drawn:
+        if not 0 <= problem.length <= task.max_length or problem.variant not in task.variants:
+            raise UserError(f"{task.name}: sample_training gave a problem of length {problem.length} and variant "
+                            f"{problem.variant!r}; expected a length of at most max_length {task.max_length:,} and one "
+                            f"of the variants {', '.join(map(repr, task.variants))}")
+    few = {variant: _spread([problem for problem in drawn if problem.variant == variant], problems)
            or [task.problem("validation", 0, drawn[0].length, 0, variant)]
            for variant in (*(problem.variant for problem in drawn), *task.variants_at(drawn[0].length))}
     for problem in chain.from_iterable(few.values()):
         said, expected = tuple(task.record(problem).outputs()), task.outputs(problem)
+        if said == expected and isinstance(task.part(problem.variant)[0], ToolTask):
+            said, expected = _solved(task, problem), task.answer(problem)
         if said != expected:
             raise UserError(f"{task.name}: the trajectory of {' '.join(problem.prompt)[:80]!r} outputs "
                             f"{' '.join(said)[:80] or 'nothing'!r}, but the answer is "
                             f"{' '.join(expected)[:80] or 'nothing'!r}: mend its solve or its answer")
+
+
+def _spread(ordered: list[Problem], most: int) -> list[Problem]:
+    """At most so many of them, the first and the last among them."""
+    last = len(ordered) - 1
+    return ordered if last < most else [ordered[i * last // (most - 1)] for i in range(most)]
+
+
+def _solved(task: Task, problem: Problem) -> tuple[str, ...]:
+    """What the trajectory outputs, also in a setting that has none."""
+    part, variant = task.part(problem.variant)
+    own = copy(part)
+    if part.setting not in ("interactive", "no_tool"):
+        own.setting = "interactive"
+        own.__dict__.pop("phases", None)  # the setting's; the class has those of `solve`
+    scribe = Scribe(own.memory(), problem.prompt, "paper")
+    own.solve(replace(problem, variant=variant), scribe)
+    return tuple(scribe.end().outputs())

@@ -1,6 +1,7 @@
 """Every task's trajectories say its answers, and a task of one's own that is not sound gets one line."""
 
 import random
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -53,6 +54,38 @@ def test_a_task_whose_trajectories_say_something_else():
     with pytest.raises(UserError, match=r"^reverse: the trajectory of '. . =' outputs '(.) (.)', but the answer is '\2 "
                                         r"\1': mend its solve or its answer$"):
         TrajectoryDataModule(Wrong(5))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_wrong_answer_is_found_in_every_setting(setting):
+    """Where the answer is the trajectory there is nothing else in it to hold it against."""
+    class Wrong(Sort):
+        def answer(self, problem):
+            return problem.prompt[:-1]
+
+    with pytest.raises(UserError, match=r"mend its solve or its answer$"):
+        check_task(Wrong(5, setting=setting))
+
+
+def test_an_answer_that_is_wrong_for_long_problems_alone():
+    class Wrong(Reverse):
+        def answer(self, problem):
+            return super().answer(problem)[:: -1 if problem.length > 7 else 1]
+
+    with pytest.raises(UserError, match=r"mend its solve or its answer$"):
+        check_task(Wrong(10))
+
+
+@pytest.mark.parametrize(("length", "variant", "message"), [
+    (-1, "", r"length -1 and variant ''"), (11, "", r"length 11 .* at most max_length 10"),
+    (3, "other", r"variant 'other'; expected .* variants ''")])
+def test_a_training_problem_that_the_task_has_not(length, variant, message):
+    class Wrong(Reverse):
+        def sample_training(self, rng):
+            return replace(self.sample(rng, 3, ""), length=length, variant=variant)
+
+    with pytest.raises(UserError, match=message):
+        check_task(Wrong(10))
 
 
 def test_the_last_part_of_a_mixture_is_tried_too():

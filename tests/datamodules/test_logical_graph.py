@@ -151,5 +151,5 @@ def test_text_that_is_a_problem():
 
 
 def test_more_nodes_than_labels():
-    with pytest.raises(UserError, match="goes up to 10500"):
+    with pytest.raises(UserError, match="goes up to 10,500"):
         TASKS[0].problem("test", 0, 10501, 0, "any")
