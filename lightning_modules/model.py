@@ -152,8 +152,9 @@ class TrajectoryModel(LightningModule):
         self._held_out("test", batch)
 
     def _held_out(self, name: str, batch: dict[str, torch.Tensor]) -> None:
-        predicted = int((masked_targets(batch["tokens"], batch["kinds"]) != IGNORED).sum())  # the weight of the batch
-        self.log(f"{name}/loss", self.losses(batch)[0], sync_dist=True, batch_size=predicted)
+        predicted = int((masked_targets(batch["tokens"], batch["kinds"]) != IGNORED).sum())
+        # The weight of the batch; times the ranks, over whose number Lightning divides whole numbers.
+        self.log(f"{name}/loss", self.losses(batch)[0], sync_dist=True, batch_size=predicted * self.trainer.world_size)
 
     def configure_optimizers(self) -> dict[str, Any]:
         decayed, exempt = [], []

@@ -97,6 +97,7 @@ def test_weights_and_stream_are_those_of_one_process(folder, name):
 def test_uneven_shares_of_problems_add_up(folder, name):
     one, other = (json.loads((folder / f"runs/add/{name}/metrics.json").read_text()) for name in ("one", name))
     assert name != "two" or one["train_tokens"] == other["train_tokens"]
+    assert one["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-5)
     for a, b in zip(one["records"], other["records"], strict=True):
         assert a == {**b, "token_accuracy": pytest.approx(b["token_accuracy"], abs=0.02)}
     assert {r["problems"] for r in other["records"]} <= {5, 3}
