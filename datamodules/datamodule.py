@@ -134,6 +134,9 @@ class TrajectoryDataModule(LightningDataModule):
         return max(1, round(self.batch_size * self._row_trajectories))
 
     def train_dataloader(self) -> DataLoader:
+        if repeated := getattr(self.trainer, "overfit_batches", 0):
+            raise UserError(f"overfit_batches {repeated} is not possible: the training stream has "
+                            f"no end and repeats nothing; give a task with few problems, such as a small max_length")
         if self.task.truncated and (cut := self._cut()):
             rank_zero_warn(cut)
         return self._loader(TrajectoryStream(self.task, self.seed, "training", self.mistakes, self.corrupted))

@@ -329,6 +329,16 @@ def test_a_memory_that_is_full_without_training(trained, command, message, monke
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_a_finished_run_that_goes_on_keeps_its_validation_loss(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    losses = []
+    for options in ([], ["--ckpt_path", "last"]):
+        main(["fit", *TINY, "--evaluation.evaluators", "[verify]", *options])
+        losses.append(json.loads(Path("runs/add/version_0/metrics.json").read_text())["validation_loss"])
+    assert losses[0] == losses[1] > 0
+
+
 def test_a_run_whose_loss_is_no_number_leaves_its_results(tmp_path, monkeypatch):
     """Its loss is NaN from the second step on; strict JSON, which knows no NaN."""
     def no_number(name):

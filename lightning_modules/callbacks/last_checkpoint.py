@@ -1,5 +1,6 @@
 """Keeps the newest state of a run on disk, also when it is interrupted."""
 
+import math
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ from lightning_modules.runs import CHECKPOINT, PREVIOUS
 from tools import UserError
 
 VALIDATED = CHECKPOINT.with_name("validated")
-"""In a run folder: after which step the last validation ended."""
+"""In a run folder: after which step the last validation ended, and its loss."""
 
 AGREEMENT = 10
 """Steps after which several ranks ask each other whether to stop: asking makes a GPU wait for its last step."""
@@ -58,9 +59,9 @@ class LastCheckpoint(Checkpoint):
 
     def make_up(self, trainer: Trainer) -> None:
         """Run the validation before which the checkpoint was written that a run goes on from, if that was cut off."""
-        loop, done = trainer.fit_loop.epoch_loop, run_folder(trainer) / VALIDATED
-        cut_off = trainer.ckpt_path is not None and self._due(trainer) and not (
-            done.is_file() and done.read_text(encoding="utf-8") == str(trainer.global_step))
+        loop = trainer.fit_loop.epoch_loop
+        cut_off = trainer.ckpt_path is not None and self._due(trainer) \
+            and last_validation(run_folder(trainer))[0] != trainer.global_step
         if trainer.strategy.broadcast(cut_off):
             if self._whole:
                 self._saved = trainer.global_step
@@ -118,7 +119,8 @@ class LastCheckpoint(Checkpoint):
             for logger in trainer.loggers:
                 logger.save()  # what is said to be done is on the disk
             with atomic_path(run_folder(trainer) / VALIDATED) as path:
-                path.write_text(str(trainer.global_step), encoding="utf-8")
+                loss = float(trainer.callback_metrics.get("validation/loss", math.nan))
+                path.write_text(f"{trainer.global_step} {loss!r}", encoding="utf-8")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self._saved:
@@ -174,6 +176,15 @@ def replace(new: Path, path: Path, keep: bool) -> None:
         else:
             os.replace(link, path.with_name(PREVIOUS.name))
     os.replace(new, path)
+
+
+def last_validation(run: Path) -> tuple[int, float]:
+    """After which step a run's last validation ended, and its loss; -1 and NaN if there was none."""
+    try:
+        step, loss = (run / VALIDATED).read_text(encoding="utf-8").split()
+        return int(step), float(loss)
+    except (OSError, ValueError):  # none yet, or torn
+        return -1, math.nan
 
 
 def run_folder(trainer: Trainer) -> Path:

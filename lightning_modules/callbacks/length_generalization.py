@@ -12,12 +12,13 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
 from datamodules.tasks import Task
 from lightning_modules.agreement import check_agreement
 from lightning_modules.batched_rollout import Decoding
-from lightning_modules.callbacks.last_checkpoint import LastCheckpoint, run_folder
+from lightning_modules.callbacks.last_checkpoint import LastCheckpoint, last_validation, run_folder
 from lightning_modules.evaluation import EVALUATORS, check_lengths, evaluate
 from lightning_modules.metrics import Record, write_metrics
 from lightning_modules.plots import accuracy_figure, save_figure
@@ -78,6 +79,7 @@ class LengthGeneralization(Callback):
         self._train_loss: torch.Tensor | None = None  # running mean over about ten steps, on the device
         self._begun: float | None = None  # since when training has been running
         self._trained = False
+        self._disagreement: str | None = None  # what the check of the trained backbone found
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_agreement(trainer, pl_module)
@@ -127,8 +129,9 @@ class LengthGeneralization(Callback):
 
     @staticmethod
     def _validation_loss(trainer: Trainer) -> float | None:
-        """Of the last validation of this process; None if there was none, or it is no number."""
-        loss = float(trainer.callback_metrics.get("validation/loss", math.nan))
+        """Of the run's last validation; None if there was none, or it is no number."""
+        own = trainer.callback_metrics.get("validation/loss")
+        loss = last_validation(run_folder(trainer))[1] if own is None else float(own)
         return loss if math.isfinite(loss) else None
 
     def check_task(self, task: Task) -> None:
@@ -159,7 +162,11 @@ class LengthGeneralization(Callback):
         for callback in trainer.callbacks:
             if isinstance(callback, LastCheckpoint):  # a failure below must not cost the training
                 callback.on_train_end(trainer, pl_module)
-        self._check_agreement(trainer, pl_module)  # again: what begins as 0 made no difference at the start
+        try:  # again: what begins as 0 made no difference at the start
+            self._check_agreement(trainer, pl_module)
+        except UserError as error:  # no reason to lose the evaluation, whose results say so
+            self._disagreement = str(error)
+            rank_zero_warn(self._disagreement)
         self._final(trainer, pl_module, run_folder(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -220,7 +227,7 @@ class LengthGeneralization(Callback):
                       parameters=model.backbone.num_parameters, train_tokens=stream.get("tokens"),
                       train_seconds=round(self._train_seconds, 1),
                       train_loss=loss if finite else None, validation_loss=self._validation_loss(trainer),
-                      diverged=diverged, stream=stream)
+                      diverged=diverged, disagreement=self._disagreement, stream=stream)
         figure = accuracy_figure(records, train_length, passes=data.task.passes and "rollout" in self.evaluators)
         save_figure(figure, folder / "curve.png")
         console.print(records_table(records, train_length))

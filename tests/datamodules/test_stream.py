@@ -250,10 +250,11 @@ def test_impossible_settings(settings, message):
 
 @pytest.mark.parametrize(("loader", "settings", "message"), [
     ("val_dataloader", {"validation_rows": 3}, "validation_rows 3 cannot be shared by 4 devices"),
-    ("train_dataloader", {"batch_size": 3}, "batch_size 3 cannot be shared by 4 devices")])
-def test_more_ranks_than_rows(loader, settings, message):
+    ("train_dataloader", {"batch_size": 3}, "batch_size 3 cannot be shared by 4 devices"),
+    ("train_dataloader", {}, "overfit_batches 2 is not possible")])
+def test_trainers_that_ask_for_what_a_stream_has_not(loader, settings, message):
     data = TrajectoryDataModule(Addition(5), **settings)
-    data.trainer = SimpleNamespace(global_rank=1, world_size=4)
+    data.trainer = SimpleNamespace(global_rank=1, world_size=4, overfit_batches=0 if settings else 2)
     with pytest.raises(UserError, match=message):
         getattr(data, loader)()
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import json
 
 import lightning
 import pytest
@@ -181,13 +182,16 @@ def test_a_block_that_changes_training_alone_is_refused_at_the_start_of_fit(tmp_
     assert "\n" not in str(error.value)
 
 
-def test_what_differs_once_it_is_trained_is_refused_at_the_end_of_fit(tmp_path, monkeypatch):
+def test_what_differs_once_it_is_trained_is_said_at_the_end_of_fit(tmp_path, monkeypatch):
+    """And in its results; a command that loads it is refused."""
     monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="the logits of step differ"):
+        trainer = fit(functools.partial(Shifted, n_layer=1, d_model=32), Addition(5))
+    assert "the logits of step differ" in json.loads((tmp_path / "metrics.json").read_text())["disagreement"]
     with pytest.raises(UserError, match="the logits of step differ"):
-        fit(functools.partial(Shifted, n_layer=1, d_model=32), Addition(5))
+        trainer.test(trainer.model, datamodule=trainer.datamodule)
     task = Addition(5)
     check_agreement(Shifted(len(task.vocabulary()), n_layer=1, d_model=32), task, task.vocabulary())
-    assert not (tmp_path / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mamba"])
