@@ -219,7 +219,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(trained, tmp_path):
                             capture_output=True, timeout=300)
     assert result.returncode == 2 and "is still the one before: make room" in result.stderr, result.stderr[-3000:]
     assert "Traceback" not in result.stderr and checkpoint.read_bytes() == before
-    assert {path.name for path in checkpoint.parent.iterdir()} == {"last.ckpt", "previous.ckpt"}
+    assert {path.name for path in checkpoint.parent.iterdir()} == {"last.ckpt", "previous.ckpt", "validated"}
 
 
 BAD = {
