@@ -1,8 +1,6 @@
 """What every backbone promises, each held against an implementation that is not ours."""
 
-import json
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -321,15 +319,6 @@ def test_impossible_sizes(name):
 def test_impossible_step_sizes(name):
     with pytest.raises(UserError, match=f"{name} dt_min 0.5 and dt_max 0.1 are not allowed"):
         type(make(name))(VOCABULARY, dt_min=0.5)
-
-
-@pytest.mark.parametrize("name", ["mamba", "mamba2", "lstm", "gru"])
-def test_addition_up_to_5_digits_carries_to_1000_as_the_results_say(name):
-    files = [json.loads(path.read_text()) for path in (Path(__file__).parents[3] / "results/addition_5").glob("*.json")]
-    exact = {record["evaluator"] for run in files for record in run["records"]
-             if run["backbone"].split()[0] == name and run["seed"] == 1 and "CPU" in run["device"]
-             and record["style"] == "local" and record["length"] == 1000 and record["exact_match"] == 1.0}
-    assert exact == {"rollout", "verify"}
 
 
 @CUDA
