@@ -19,6 +19,7 @@ from datamodules.codebases import CodeBase, check, check_limits, code_base
 from datamodules.scripted import AGENTS, SUBMIT
 from datamodules.typed import typed
 from tools import UserError
+from tools.prompt import NAMES, fill
 from tools.sandbox import Limits, Sandbox
 
 try:
@@ -46,8 +47,8 @@ class Collection:
     seed:        of the code bases
     lengths:     fewest and most functions of a code base; uniform between them
     shard_size:  trajectories in one file
-    system, instance: templates of the first two messages; empty: short ones for scripted agents, mini-swe-agent's own
-                 for an LLM
+    system, instance: the first two messages, in which {{task}} is what to do (`tools.prompt`); empty: short ones for
+                 scripted agents, mini-swe-agent's own for an LLM
     step_limit:  most messages of an agent
     model:       mini-swe-agent's configuration of a model: `model_name`, `model_class`, `model_kwargs`, ...
     unsandboxed: run commands as they are on this machine
@@ -74,6 +75,8 @@ class Collection:
         if self.agent == "llm" and not self.model.get("model_name"):
             raise UserError("agent llm needs a model: give --model with a model_name, such as "
                             "'{model_name: openai/NAME, model_kwargs: {api_base: http://HOST/v1}}'")
+        for text in (self.system, self.instance):
+            fill(text, dict.fromkeys(NAMES, ""))
 
     def templates(self):
         """The first two messages of its agents."""

@@ -36,8 +36,8 @@ def collect(folder: str, agent: str = "interactive", count: int = 2000, lengths:
         seed: of the code bases
         shard_size: trajectories in one file
         workers: trajectories side by side; null: one for each core
-        system: template of the first message; empty: a short one, or for an LLM mini-swe-agent's own
-        instance: template of the second message, in which {{task}} is what to do
+        system: the first message; empty: a short one, or for an LLM mini-swe-agent's own
+        instance: the second message, in which {{task}} is what to do
         step_limit: most messages of an agent; 0 is no limit
         model: of agent llm, as in mini-swe-agent's configuration: '{model_name: openai/NAME, model_kwargs: {api_base:
             http://HOST/v1, api_key: KEY}}'

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from tools.base import InvalidCommand, Tool
 from tools.errors import UserError
+from tools.prompt import fill
 from tools.sandbox import FOLDER, Limits, Sandbox
 
 os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
@@ -20,6 +21,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import
 os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", os.path.join(tempfile.gettempdir(), "mini-swe-agent"))
 try:
     from jinja2 import StrictUndefined, Template
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
     from minisweagent.agents.default import AgentConfig, DefaultAgent
     from minisweagent.environments.local import LocalEnvironment
     from minisweagent.exceptions import LimitsExceeded
@@ -65,7 +67,7 @@ Policy = Callable[[Sequence[Message]], str]
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """The first two messages of an agent, as jinja templates; `{{task}}` is what it should do.
+    """The first two messages of an agent, which `tools.prompt.fill` fills in.
 
     step_limit: most messages of an agent; 0 is no limit
     """
@@ -77,10 +79,18 @@ class Templates:
 
 def llm_templates(step_limit: int) -> Templates:
     """The messages that mini-swe-agent gives models which write their commands as text."""
-    from minisweagent.config import get_config_from_spec
+    import yaml
+    from minisweagent.config import builtin_config_dir  # not a file of that name in the working folder
 
-    agent = get_config_from_spec("mini_textbased.yaml")["agent"]
-    return Templates(agent["system_template"], agent["instance_template"], step_limit)
+    agent = yaml.safe_load((builtin_config_dir / "mini_textbased.yaml").read_text(encoding="utf-8"))["agent"]
+    known = machine() | {"task": "{{task}}"}
+    return Templates(*(_template(agent[key]).render(known) for key in ("system_template", "instance_template")),
+                     step_limit)
+
+
+def machine() -> dict[str, str]:
+    """What messages may say of the sandbox; not the host's, for prompts must not depend on where they are made."""
+    return {"cwd": FOLDER, "system": "Linux", "release": "", "version": "", "machine": platform.machine()}
 
 
 def llm(config: Mapping[str, Any]) -> Any:
@@ -114,8 +124,7 @@ class SandboxEnvironment(LocalEnvironment):
         return output
 
     def get_template_vars(self, **kwargs: Any) -> dict[str, Any]:
-        # Not the host's: prompts must not depend on where they are made.
-        return {"cwd": FOLDER, "system": "Linux", "release": "", "version": "", "machine": platform.machine(), **kwargs}
+        return machine() | kwargs
 
 
 class PolicyModel:
@@ -151,7 +160,7 @@ class Agent(DefaultAgent):
         return super().save(path, *extra_dicts) if path else {}
 
     def _render_template(self, template: str) -> str:
-        return _template(template).render(**self.get_template_vars())
+        return fill(template, machine() | {"task": self.extra_template_vars["task"]})
 
 
 def run_agent(model: Any, sandbox: Sandbox, task: str, templates: Templates) -> tuple[list[Message], str]:
@@ -167,16 +176,14 @@ def run_agent(model: Any, sandbox: Sandbox, task: str, templates: Templates) -> 
 
 def prompt_messages(task: str, templates: Templates) -> list[Message]:
     """The first two messages of an agent."""
-    agent = Agent(PolicyModel(lambda _: ""), SandboxEnvironment.__new__(SandboxEnvironment),
-                  system_template=templates.system, instance_template=templates.instance)
-    agent.extra_template_vars = {"task": task}
-    return [{"role": role, "content": agent._render_template(template)}
-            for role, template in (("system", templates.system), ("user", templates.instance))]
+    return [{"role": role, "content": fill(text, machine() | {"task": task})}
+            for role, text in (("system", templates.system), ("user", templates.instance))]
 
 
 @cache
 def _template(text: str) -> Template:
-    return Template(text, undefined=StrictUndefined)  # compiling one takes as long as a short command
+    """Of mini-swe-agent's templates or this file's; compiling one takes as long as a short command."""
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(text)
 
 
 def observation_text(output: Mapping[str, Any]) -> str:

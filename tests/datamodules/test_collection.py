@@ -79,6 +79,21 @@ def test_a_collection_file_that_is_broken_or_foreign_gets_one_line(content, word
         start_collection(str(tmp_path), collection())
 
 
+@pytest.mark.parametrize("key", ["system", "instance"])
+@pytest.mark.parametrize("text", [
+    "{{ cycler.__init__.__globals__.os.system('touch touched') }}", "{{ ''.__class__.__mro__ }}", "{{task|upper}}",
+    "{% for i in range(10**9) %}{% endfor %}", "{# no #}", "{{name}}", "{{ task", "{{{task}}}", "{{'a' * 10**9}}"])
+def test_text_of_a_collection_file_is_never_run(key, text, tmp_path, monkeypatch):
+    """Of a fetched file, or of one's own: the text stands for itself, but for a few names."""
+    monkeypatch.chdir(tmp_path)
+    words = r"is not possible in the text of a message: expected \{\{task\}\}, "
+    with pytest.raises(UserError, match=rf"collection.json is not what collect wrote.*{words}"):
+        read_collection(written(tmp_path, {"agent": "interactive", key: f"Repair. {text}"}))
+    with pytest.raises(UserError, match=words):
+        collection(**{key: text})
+    assert [path.name for path in tmp_path.iterdir()] == ["collection.json"]
+
+
 def test_a_collection_file_of_before_is_read(tmp_path):
     """A key that is not there has its default, as when the file was written by an older version."""
     assert read_collection(written(tmp_path, {"agent": "llm", "model": {"model_name": "m"}})).seed == 0

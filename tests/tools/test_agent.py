@@ -1,15 +1,19 @@
 """mini-swe-agent's real loop with policies that are not a model."""
 
+import platform
 import time
 
+import jinja2
 import pytest
+import yaml
+from minisweagent.config import builtin_config_dir
 
 from datamodules.codebases import check, check_limits, code_base
 from datamodules.scripted import AGENTS, SUBMIT, message
 from datamodules.text import TextCodec
 from tests.agents import UNSANDBOXED
 from tools import InvalidCommand
-from tools.agent import AgentTool, PolicyModel, Templates, prompt_messages, run_agent
+from tools.agent import AgentTool, PolicyModel, Templates, llm_templates, prompt_messages, run_agent
 from tools.sandbox import Limits, Sandbox
 
 TEMPLATES = Templates("You repair code.", "Please: {{task}}")
@@ -36,6 +40,25 @@ def test_scripted_agents_fix_the_code(agent, n):
         assert len(messages) == 5
 
 
+@pytest.mark.parametrize("text", ["{{task}}", " {{ task }}\n\n", "a\r\nb\rc\n{{\ntask}}{{cwd}}", "{ {task} }} % #",
+                                  "{{system}} {{release}} {{version}} {{machine}}", "", "\n"])
+def test_first_messages_are_what_jinja_made_of_them(text):
+    task = "fix {{cwd}} {% it %}\n"
+    known = {"task": task, "cwd": "/repo", "system": "Linux", "release": "", "version": "",
+             "machine": platform.machine()}
+    assert [m["content"] for m in prompt_messages(task, Templates(text, "x{{task}}"))] == [
+        jinja2.Template(text).render(known), f"x{task}"]
+
+
+def test_first_messages_of_an_llm_are_mini_swe_agents(tmp_path, monkeypatch):
+    agent = yaml.safe_load((builtin_config_dir / "mini_textbased.yaml").read_text(encoding="utf-8"))["agent"]
+    known = {"task": "fix it", "system": "Linux", "release": "", "version": "", "machine": platform.machine()}
+    monkeypatch.chdir(tmp_path)  # where a file of that name says something else
+    (tmp_path / "mini_textbased.yaml").write_text("agent: {system_template: '{{task}}', instance_template: ''}")
+    assert [m["content"] for m in prompt_messages("fix it", llm_templates(0))] == [
+        jinja2.Template(agent[key]).render(known) for key in ("system_template", "instance_template")]
+
+
 def test_observations_are_those_of_mini_swe_agent():
     said = iter([message("one", "echo out; echo err >&2; exit 3"), message("two", "sleep 60"),
                  message("three", "seq 100000"), message("done", SUBMIT)])
@@ -49,6 +72,7 @@ def test_observations_are_those_of_mini_swe_agent():
 
 
 BAD = {"no command": "I do not know.", "two commands": message("a", "ls") + message("b", "ls"), "nothing": "",
+       "a template": "{{ cycler.__init__.__globals__.os.system('false') }}{% raise %}",
        "rubbish": "\x00\ufffd\x1b[2J```mswea_bash_command\nls", "another language": "```python\nprint(1)\n```"}
 
 
