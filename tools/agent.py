@@ -18,16 +18,20 @@ from tools.sandbox import FOLDER, Limits, Sandbox
 
 os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import asks the network
-os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", os.path.join(tempfile.gettempdir(), "mini-swe-agent"))
-try:
-    from jinja2 import StrictUndefined, Template
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from minisweagent.agents.default import AgentConfig, DefaultAgent
-    from minisweagent.environments.local import LocalEnvironment
-    from minisweagent.exceptions import LimitsExceeded
-    from minisweagent.models.utils.actions_text import parse_regex_actions
-except ImportError as error:
-    raise UserError(f"code fixing needs mini-swe-agent ({error}): pip install -e '.[codefix]'") from error
+with tempfile.TemporaryDirectory(prefix="mini-swe-agent-") as _empty:  # its import reads settings: none of others'
+    _settings = os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", _empty)
+    try:
+        from jinja2 import StrictUndefined, Template
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from minisweagent.agents.default import AgentConfig, DefaultAgent
+        from minisweagent.environments.local import LocalEnvironment
+        from minisweagent.exceptions import LimitsExceeded
+        from minisweagent.models.utils.actions_text import parse_regex_actions
+    except ImportError as error:
+        raise UserError(f"code fixing needs mini-swe-agent ({error}): pip install -e '.[codefix]'") from error
+    finally:
+        if _settings == _empty:  # what this process starts makes a folder of its own
+            del os.environ["MSWEA_GLOBAL_CONFIG_DIR"]
 
 SUBMITTED = "Submitted"
 

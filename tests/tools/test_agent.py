@@ -1,7 +1,12 @@
 """mini-swe-agent's real loop with policies that are not a model."""
 
+import os
 import platform
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import jinja2
 import pytest
@@ -69,6 +74,37 @@ def test_observations_are_those_of_mini_swe_agent():
     assert seen[1] == ("<exception>An error occurred while executing the command: timed out after 2 seconds</exception>"
                        "\n<returncode>-1</returncode>\n<output>\n</output>")
     assert "488895 characters elided" in seen[2] and len(seen[2]) < 110_000  # 588,895 in all
+
+
+IMPORTING = """
+import dotenv, os, subprocess, sys
+from pathlib import Path
+def load(dotenv_path=None, **options):
+    if Path(dotenv_path or "").parent.parent == Path(os.environ["TMPDIR"]):
+        listed = subprocess.run(["ls", dotenv_path.parent], user=65534, group=65534, capture_output=True)
+        print(oct(dotenv_path.parent.stat().st_mode & 0o777), listed.returncode != 0)
+    return real(dotenv_path, **options)
+real, dotenv.load_dotenv = dotenv.load_dotenv, load
+import tools.agent
+print(os.environ.get("PLANTED"), os.environ.get("MSWEA_GLOBAL_CONFIG_DIR"), sorted(os.listdir(os.environ["TMPDIR"])))
+"""
+
+
+def imported(folder, **environment):
+    return subprocess.run([sys.executable, "-c", IMPORTING], cwd=Path(__file__).parents[2], text=True, check=True,
+                          env=os.environ | {"TMPDIR": folder, "LITELLM_MODE": "PRODUCTION"} | environment,
+                          capture_output=True).stdout.splitlines()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="root alone can act as two users")
+def test_settings_that_another_user_planted_are_not_read():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o1777)
+        subprocess.run(["bash", "-c", "mkdir mini-swe-agent; echo PLANTED=yes | tee .env > mini-swe-agent/.env"],
+                       cwd=folder, user=65534, group=65534, check=True)
+        assert imported(folder) == ["0o700 True", "None None ['.env', 'mini-swe-agent']"]
+        own = f"{folder}/mini-swe-agent"  # of the user, who says so
+        assert imported(folder, MSWEA_GLOBAL_CONFIG_DIR=own)[1] == f"yes {own} ['.env', 'mini-swe-agent']"
 
 
 BAD = {"no command": "I do not know.", "two commands": message("a", "ls") + message("b", "ls"), "nothing": "",
