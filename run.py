@@ -44,6 +44,7 @@ from lightning_modules.report import report
 from lightning_modules.rollout import budget, rollout
 from lightning_modules.runs import (
     CHECKPOINT,
+    MATTERS,
     ReadOnce,
     RunFolder,
     differences,
@@ -56,6 +57,7 @@ from lightning_modules.runs import (
 )
 from lightning_modules.sweep import sweep
 from lightning_modules.traces import trace_legend, trace_text
+from lightning_modules.trust import import_only
 from tools import UserError
 from tools.errors import is_out_of_memory
 
@@ -193,6 +195,10 @@ class Parser(LightningArgumentParser):
 
 def _unknown_class(text: str) -> str:
     """The parser's message; where there is no such class, with those that there are, or where it was looked for."""
+    if refused := re.search(r"Importing '([\w.]+)' is not allowed, denied by the", text):
+        return (f"{refused[1]} has not been imported: a configuration is a program, and this one, of a run folder, may "
+                f"name only what is of this suite and Lightning; if you trust it, give "
+                f"--trusted_packages {refused[1].partition('.')[0]}")
     if missing := re.search(r"No module named '[\w.]+'", text):
         given = re.search(r"(?:class_path '|Got value: )([\w.]+)", text)
         own = [os.path.abspath(folder) for folder in sys.path if not folder.startswith((sys.prefix, sys.base_prefix))]
@@ -222,7 +228,14 @@ class SaveConfig(SaveConfigCallback):
 
 
 class CLI(LightningCLI):
-    """LightningCLI whose model gets its vocabulary from the data; `evaluation` configures the rollouts."""
+    """LightningCLI whose model gets its vocabulary from the data; `evaluation` configures the rollouts.
+
+    guarded: the configuration is not one that the user named
+    """
+
+    def __init__(self, *args: Any, guarded: bool = False, **kwargs: Any) -> None:
+        self._guarded = guarded
+        super().__init__(*args, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -262,7 +275,12 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
         command = self.config.get("subcommand")
-        seed = (self.config[command] if command else self.config).seed_everything
+        config = self.config[command] if command else self.config
+        said = any(re.match(r"--[\w.]+\.unsandboxed(=|$)", argument) for argument in sys.argv)
+        if self._guarded and not said and any(name.endswith(".unsandboxed") and v for name, v in config.items()):
+            raise UserError("the run's configuration would let what a model writes run outside the sandbox: say "
+                            "yourself whether it may, with --data.task.unsandboxed true or false")
+        seed = config.seed_everything
         if not 0 <= seed < 2**32:
             raise UserError(f"seed_everything {seed} is not possible: expected a whole number from 0 to 4,294,967,295")
 
@@ -304,8 +322,13 @@ class CLI(LightningCLI):
         parser = self._parser("fit")
         if not path.is_file():
             return
+        import_only(_packages(self.config.fit))
+        _check_yaml(str(path))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and isinstance(trainer := content.get("trainer"), dict):  # not its callbacks, say
+            content["trainer"] = {key: value for key, value in trainer.items() if f"trainer.{key}" in MATTERS}
         known, given = (yaml.safe_load(parser.dump(config, skip_none=False))
-                        for config in (parser.parse_path(path), self.config.fit))
+                        for config in (parser.parse_string(yaml.safe_dump(content)), self.config.fit))
         if found := differences(known, given):
             raise UserError(f"the run in {path.parent} has another configuration: {'; '.join(found)}. Give it as it "
                             f"was (--config {path}), or begin another run: without --ckpt_path, or with the path of "
@@ -376,9 +399,36 @@ def _check_nulls(key: str, cls: type, settings: Any) -> None:
                              part.get("init_args", Namespace()))
 
 
-def complete(arguments: list[str]) -> list[str]:
-    """Fill in what the user left out: evaluations take the newest run (`fit --ckpt_path last` needs its settings)."""
-    arguments = _shipped(arguments)
+def _packages(config: Any) -> set[str]:
+    """Packages of all classes in a configuration."""
+    if isinstance(config, list | tuple):
+        return set().union(*map(_packages, config))
+    if not isinstance(config, dict | Namespace):
+        return set()
+    parts = config if isinstance(config, dict) else vars(config)
+    name = parts.get("class_path")
+    return set().union({name.partition(".")[0]} if isinstance(name, str) else (), *map(_packages, parts.values()))
+
+
+def trusted(arguments: list[str]) -> tuple[list[str], list[str] | None]:
+    """The arguments without --trusted_packages, and what was given for it; None if it was not given."""
+    option, kept, packages = "--trusted_packages", [], None
+    for before, argument in itertools.pairwise(["", *arguments]):
+        if before == option or argument.startswith(f"{option}="):
+            packages = (packages or []) + [name for name in argument.removeprefix(f"{option}=").split(",") if name]
+        elif argument != option:
+            kept.append(argument)
+    if arguments[-1:] == [option]:
+        raise UserError(f"{option} needs names of packages with commas between")
+    return kept, packages
+
+
+def complete(arguments: list[str]) -> tuple[list[str], bool]:
+    """Fill in what the user left out: evaluations take the newest run (`fit --ckpt_path last` needs its settings).
+
+    Whether a configuration is taken that the user has not named, too.
+    """
+    arguments, found = _shipped(arguments), False
     for name in [*_values(arguments, "--config"), *_values(arguments, "-c")]:
         _check_yaml(name)
     given = {argument.split("=")[0] for argument in arguments}
@@ -390,10 +440,11 @@ def complete(arguments: list[str]) -> list[str]:
         if not given & {"-c", "--config"}:
             run = _trained(*_values(arguments, "--ckpt_path")[-1:])
             arguments[1:1] = run[:2] if command == "analyze" else run
+            found = True
         elif command in ("test", "validate") and not given & {"--ckpt_path"}:
             raise UserError(f"{command} needs a trained model: give --ckpt_path, or no --config to take the newest run")
         arguments += ["--trainer.logger", "false"]  # results go to the run's folder, not to a new one
-    return arguments
+    return arguments, found
 
 
 def _shipped(arguments: list[str]) -> list[str]:
@@ -448,7 +499,9 @@ def _values(arguments: list[str], name: str) -> list[str]:
 def command_line(**options: Any) -> CLI:
     """The suite's LightningCLI, which reads sys.argv; `run=False` only builds model, data and trainer."""
     about = ("Three more commands: sweep (a grid of runs), report (docs/results.md from the files in results/) and "
-             "collect (trajectories for code fixing); each has its own --help.")
+             "collect (trajectories for code fixing); each has its own --help. A configuration is a program. One that "
+             "you name may import anything, one of a run folder only this suite, Lightning, and what you name with "
+             "--trusted_packages, with commas between; with that option, so may those that you name.")
     return CLI(TrajectoryModel, TrajectoryDataModule, save_config_callback=SaveConfig, trainer_class=Trainer,
                parser_kwargs={"epilog": about},
                trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
@@ -456,16 +509,20 @@ def command_line(**options: Any) -> CLI:
 
 
 def main(arguments: list[str]) -> None:
-    if "" not in sys.path:
-        sys.path.append("")  # the working folder, for tasks of the user's own; last, so that it hides no module
+    # The working folder, for tasks of the user's own; last, so that it hides no module. By its name, for "" is the
+    # folder of a configuration while that is read, which may be a fetched one.
+    sys.path[:] = dict.fromkeys([*(folder or os.getcwd() for folder in sys.path), os.getcwd()])
     try:
         if arguments[:1] in (["report"], ["sweep"], ["collect"]):
             auto_cli({"report": report, "sweep": sweep, "collect": collect}, args=arguments, parser_class=Parser)
             return
         if torch.cuda.is_available():
             ensure_triton_cache()
-        sys.argv[1:] = complete(arguments)
-        callbacks = command_line().trainer.callbacks
+        given, packages = trusted(arguments)
+        sys.argv[1:], found = complete(given)
+        if guarded := found or packages is not None:
+            import_only(packages or ())
+        callbacks = command_line(guarded=guarded).trainer.callbacks
         if any(isinstance(callback, LastCheckpoint) and callback.terminated for callback in callbacks):
             raise SystemExit(REQUEUE)
     except UserError as error:

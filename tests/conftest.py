@@ -4,6 +4,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
+import jsonargparse._common
 import pytest
 
 from benchmarks.processes import Command
@@ -28,3 +29,9 @@ def no_command_is_left():
     """A run that hangs fails its test, and must not hang the others."""
     yield
     Command.kill_all()
+
+
+@pytest.fixture(autouse=True)
+def imports_are_one_commands_own(monkeypatch):
+    """What a command may import it settles for its whole process, which here has many."""
+    monkeypatch.setattr(jsonargparse._common, "parsing_settings", dict(jsonargparse._common.parsing_settings))

@@ -52,13 +52,14 @@ def test_fit_test_and_rollout(trajectories, tmp_path, monkeypatch, capsys):
     assert records[0]["answer_accuracy"] == 0 < records[0]["answer_high"]
     task = CodeFixing(str(trajectories / "interactive"), tokenizer=str(folder / "tokenizer.json"))
     assert list(task.vocabulary().tokens) == load_checkpoint(folder / "checkpoints/last.ckpt")["vocabulary"]
-    run(monkeypatch, tmp_path, "test")
+    run(monkeypatch, tmp_path, "test", "--data.task.unsandboxed", PLAIN)
     assert json.loads((folder / "test/metrics.json").read_text())["records"] == records
     run(monkeypatch, tmp_path, "test", "--ckpt_path", folder / "checkpoints/last.ckpt", "--data.task.trajectories",
-        folder, "--data.task.tokenizer", folder / "tokenizer.json")  # as where the trajectories are not
+        folder, "--data.task.tokenizer", folder / "tokenizer.json",  # as where the trajectories are not
+        "--data.task.unsandboxed", PLAIN)
     assert json.loads((folder / "test/metrics.json").read_text())["records"] == records
     capsys.readouterr()
-    run(monkeypatch, tmp_path, "rollout", "--prompt", "4/1")
+    run(monkeypatch, tmp_path, "rollout", "--prompt", "4/1", "--data.task.unsandboxed", PLAIN)
     assert "wrong" in capsys.readouterr().out
 
 

@@ -85,9 +85,9 @@ def test_every_run_has_its_folder_and_is_found_again(case, tmp_path, capsys):
     main([*FEW, *options, "--ckpt_path", "last"])
     assert all((first / name).is_file() for name in ("config.yaml", "checkpoints/last.ckpt", "metrics.json",
                                                      "curve.png"))
-    main(["test"])
+    main(["test", "--trusted_packages", "tests"])
     assert (first / "test/metrics.json").is_file()
-    main(["rollout", "--prompt", "1+2"])
+    main(["rollout", "--prompt", "1+2", "--trusted_packages=tests"])
     assert "expected 3" in capsys.readouterr().out
     main([*FEW, *options, "--trainer.max_steps", "1"])
     assert sorted(path.name for path in Path(experiment).iterdir()) == ["version_0", "version_1"]

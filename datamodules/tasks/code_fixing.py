@@ -162,7 +162,7 @@ class CodeFixing(Task):
         facts = hashlib.sha256((self._contents + self.codec.tokenizer.to_str()).encode())
         path = self._kept(f"tokens_{facts.hexdigest()[:16]}.npz", encode)
         try:
-            with np.load(path) as arrays:
+            with np.load(path, allow_pickle=False) as arrays:
                 return Tokens(arrays["ids"], arrays["kinds"], arrays["starts"], {name: arrays[name] for name in SPLITS})
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is not whole ({type(error).__name__}): delete it; it is made anew") from error

@@ -230,7 +230,8 @@ def _from_config(config: dict[str, Any], vocab_size: int) -> Any:
         if isinstance(settings[key], int):
             check_sizes("HuggingFace", n_layer=settings[key])
     try:
-        return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **settings))
+        return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **settings),
+                                                             trust_remote_code=False)
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise UserError(f"transformers cannot make a causal language model of {config} ({text})") from error
@@ -240,7 +241,8 @@ def _from_name(name: str, vocab_size: int, resize: bool) -> Any:
     transformers = required("transformers")
     folder = find_folder(name)
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False,
+                                                                  weights_only=True)
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise UserError(f"transformers cannot load {name} ({text})") from error

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_modules.backbones import HuggingFace, Mamba
 from lightning_modules.backbones.base import reset_rows, select_rows
+from lightning_modules.backbones.checkpoints import read_weights
 from lightning_modules.backbones.low_rank import add_low_rank, trained_text
 from lightning_modules.backbones.pretrained import export
 from tools import UserError
@@ -195,3 +196,31 @@ def test_what_is_trained_is_said_and_nothing_is_refused():
         make("gpt2", lora_rank=2, lora_targets=[])
     with pytest.raises(UserError, match="no linear maps but its head"):
         add_low_rank(torch.nn.ModuleDict({"lm_head": torch.nn.Linear(3, 3)}), 2, 1.0, None)
+
+
+class Touch:
+    """What pickles to an order to make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_no_code_of_a_fetched_model_is_run(tmp_path, monkeypatch):
+    """A class of its own, of a type that transformers knows and of one that it does not; weights that are a program."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # who is asked whether to run it, and says yes
+    (tmp_path / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nModel = Config")
+    for kind in ("unheard_of", "gpt2"):
+        own = {"auto_map": {"AutoConfig": "modeling.Config", "AutoModelForCausalLM": "modeling.Model"}}
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "n_layer": 1, **own}))
+        torch.save({"wte": Touch(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
+        with pytest.raises(UserError, match="transformers cannot load"):
+            HuggingFace(VOCABULARY, name=str(tmp_path))
+    settings = {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1,
+                "auto_map": {"AutoModelForCausalLM": f"{tmp_path}--modeling.Model"}}
+    assert type(HuggingFace(VOCABULARY, config=settings).model).__module__.startswith("transformers.")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin cannot be read"):
+        read_weights(tmp_path)
+    assert not (tmp_path / "ran").exists()
