@@ -60,6 +60,7 @@ from lightning_modules.traces import trace_legend, trace_text
 from lightning_modules.trust import import_only
 from tools import UserError
 from tools.errors import is_out_of_memory
+from tools.files import read_yaml
 
 warnings.filterwarnings("ignore", ".*does not have many workers.*")  # on the CPU none is right
 warnings.filterwarnings("ignore", ".*Experiment logs directory.*")  # a run's folder is its own
@@ -323,8 +324,7 @@ class CLI(LightningCLI):
         if not path.is_file():
             return
         import_only(_packages(self.config.fit))
-        _check_yaml(str(path))
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _yaml(str(path))
         if isinstance(content, dict) and isinstance(trainer := content.get("trainer"), dict):  # not its callbacks, say
             content["trainer"] = {key: value for key, value in trainer.items() if f"trainer.{key}" in MATTERS}
         known, given = (yaml.safe_load(parser.dump(config, skip_none=False))
@@ -430,7 +430,7 @@ def complete(arguments: list[str]) -> tuple[list[str], bool]:
     """
     arguments, found = _shipped(arguments), False
     for name in [*_values(arguments, "--config"), *_values(arguments, "-c")]:
-        _check_yaml(name)
+        _yaml(name)
     given = {argument.split("=")[0] for argument in arguments}
     command = arguments[0] if arguments else ""
     trained = command in ("test", "validate", "rollout", "export", "analyze")
@@ -455,13 +455,13 @@ def _shipped(arguments: list[str]) -> list[str]:
             for option, part in itertools.pairwise(["", *parts])]
 
 
-def _check_yaml(path: str) -> None:
-    """Raises UserError for a configuration file that is not there or not YAML; the parser would not name it."""
+def _yaml(path: str) -> Any:
+    """A configuration file's content. UserError if it is not there or not YAML; the parser would not name it."""
     if not Path(path).is_file():
         raise UserError(f"there is no configuration file {path}: configs/ has some, found from any folder")
     try:
-        yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return read_yaml(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 

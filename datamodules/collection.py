@@ -5,6 +5,7 @@ import json
 import os
 import random
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -19,6 +20,7 @@ from datamodules.codebases import CodeBase, check, check_limits, code_base
 from datamodules.scripted import AGENTS, SUBMIT
 from datamodules.typed import typed
 from tools import UserError
+from tools.files import RECORDS, SETTINGS, gzip_lines, parsed, read_json
 from tools.prompt import NAMES, fill
 from tools.sandbox import Limits, Sandbox
 
@@ -34,6 +36,9 @@ META = "collection.json"
 SPLITS = ("training", "validation", "test")
 HELD_OUT = 0.05
 """Share of the trajectories that the validation loss and the test loss have each."""
+
+PACKED, UNPACKED = 2**27, 2**29
+"""Most bytes of a file of trajectories, and of what is in it; 200 of the scripted agents have 40,000 and 600,000."""
 
 Record = dict[str, Any]
 """A trajectory: `index`, `n`, `messages` (role and content each), `status` of the loop, `fixed`, `needless` files."""
@@ -181,11 +186,14 @@ def summary(record: Record) -> Record:
 
 
 def write_shard(path: Path, records: Sequence[Record]) -> None:
-    """Write a file at once or not at all; the same records give the same bytes."""
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    """Write a file at once or not at all; the same records give the same bytes. UserError if it would be too large."""
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode("utf-8", "replace")
+    if len(lines) > UNPACKED:
+        raise UserError(f"{len(records)} trajectories of {len(lines):,} bytes are too many for one file, which holds "
+                        f"{UNPACKED:,}: give a smaller --shard_size")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(gzip.compress(lines.encode("utf-8", errors="replace"), 6, mtime=0))
+        temporary.write_bytes(gzip.compress(lines, 6, mtime=0))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -193,22 +201,34 @@ def write_shard(path: Path, records: Sequence[Record]) -> None:
 
 def read_shard(path: Path) -> list[Record]:
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            records = [json.loads(line) for line in file]
-        if wrong := [number for number, record in enumerate(records, 1) if not _whole(record)]:
-            raise ValueError(f"line {wrong[0]} is no trajectory")
+        records = []
+        for number, line in enumerate(gzip_lines(path, PACKED, UNPACKED, RECORDS), 1):
+            records.append(_record(parsed(line)))
+            if records[-1] is None:
+                raise ValueError(f"line {number} is no trajectory")
         return records
-    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole file of trajectories ({error}): delete it and collect again") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole file of trajectories ({_short(error)}): delete it and collect again"
+                        ) from error
 
 
-def _whole(record: Any) -> bool:
-    """Whether it has what a record has."""
+def _record(content: Any) -> Record | None:
+    """What a record has, and nothing else; None if it has not."""
     kinds = {"index": int, "n": int, "messages": list, "status": str, "fixed": bool, "needless": list}
-    return (isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in kinds.items())
+    if not (isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in kinds.items())
             and all(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-                    for m in record["messages"])
-            and (not record["fixed"] or any(m["role"] == "assistant" for m in record["messages"])))
+                    for m in content["messages"])
+            and all(isinstance(file, str) for file in content["needless"])
+            and (not content["fixed"] or any(m["role"] == "assistant" for m in content["messages"]))):
+        return None
+    # JSON can spell halves of characters, which are no text.
+    messages = [{key: m[key].encode("utf-8", "replace").decode("utf-8") for key in ("role", "content")}
+                for m in content["messages"]]
+    return {key: content[key] for key in kinds} | {"messages": messages}
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def start_collection(folder: str, collection: Collection) -> None:
@@ -217,7 +237,7 @@ def start_collection(folder: str, collection: Collection) -> None:
     content = json.loads(json.dumps(asdict(collection)))
     del content["unsandboxed"]  # makes no difference
     content["model"].pop("model_kwargs", None)  # may hold a key
-    if path.is_file():
+    if path.exists():
         there = json.loads(json.dumps(asdict(read_meta(path))))
         if different := [key for key in content if there[key] != content[key]]:
             raise UserError(f"{folder} holds trajectories with another {', '.join(different)}: give another --folder")
@@ -237,10 +257,10 @@ def read_collection(folder: str | Path) -> Collection:
 def read_meta(path: Path) -> Collection:
     """What a collection.json says; raises UserError, with the key that is wrong, if `collect` did not write it."""
     try:
-        return typed(Collection, json.loads(path.read_text(encoding="utf-8")), UserError)
+        return typed(Collection, read_json(path, SETTINGS), UserError)
     except (OSError, ValueError, RecursionError, UserError) as error:
-        raise UserError(f"{path} is not what collect wrote beside the trajectories ({' '.join(str(error).split())}): "
-                        f"copy it again from where they come from, or collect into another folder") from error
+        raise UserError(f"{path} is not what collect wrote beside the trajectories ({_short(error)}): copy it "
+                        f"again from where they come from, or collect into another folder") from error
 
 
 def shards(folder: str | Path) -> list[Path]:
@@ -249,8 +269,12 @@ def shards(folder: str | Path) -> list[Path]:
 
 
 def read_records(folder: str | Path) -> Iterator[Record]:
-    """A folder's trajectories, in order."""
-    return (record for shard in shards(folder) for record in read_shard(shard))
+    """A folder's trajectories, in order; a file that is not whole is left out, and a warning names it."""
+    for shard in shards(folder):
+        try:
+            yield from read_shard(shard)
+        except UserError as error:
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
 
 
 def split(indices: Sequence[int]) -> dict[str, np.ndarray]:
@@ -293,12 +317,20 @@ def read_files(source: str, folder: str, shard_size: int) -> list[Record]:
     """Take over mini-swe-agent's .traj.json files of a folder into shards; returns the records without messages.
 
     Whether their code was fixed is not known here: it counts as fixed if the agent submitted. n is 0 unless the file
-    says it (`info.n`). Raises UserError for a file that is no such trajectory.
+    says it (`info.n`). A file that is no such trajectory is left out, and a warning names it; UserError if none is.
     """
     paths = sorted(Path(source).rglob("*.traj.json"))
     if not paths:
         raise UserError(f"there are no .traj.json files in {source}: give the folder that mini-swe-agent wrote them to")
-    records = [read_trajectory(path, index) for index, path in enumerate(paths)]
+    records = []
+    for index, path in enumerate(paths):
+        try:
+            records.append(read_trajectory(path, index))
+        except UserError as error:
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
+    if not records:
+        raise UserError(f"none of the {len(paths)} .traj.json files in {source} is a trajectory of mini-swe-agent: see "
+                        f"the warnings, and give the folder that it wrote them to")
     for number, start in enumerate(range(0, len(records), shard_size)):
         write_shard(Path(folder) / f"{number:05}.jsonl.gz", records[start : start + shard_size])
     return [summary(record) for record in records]
@@ -307,14 +339,14 @@ def read_files(source: str, folder: str, shard_size: int) -> list[Record]:
 def read_trajectory(path: Path, index: int = 0) -> Record:
     """One of mini-swe-agent's .traj.json files as a record."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         info = content.get("info", {})
         messages = [plain(message) for message in content["messages"] if message.get("role") != "exit"]
         if not any(message["role"] == "assistant" for message in messages):
             raise ValueError("no message of an agent")
         status, n = info.get("exit_status") or "", int(info.get("n", 0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} is not a trajectory of mini-swe-agent ({type(error).__name__}: {error}): expected "
-                        f"JSON with messages") from error
+        raise UserError(f"{path} is not a trajectory of mini-swe-agent ({type(error).__name__}: {_short(error)}): "
+                        f"expected JSON with messages") from error
     return {"index": index, "n": n, "messages": messages, "status": str(status), "fixed": status == "Submitted",
             "needless": []}

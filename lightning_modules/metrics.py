@@ -15,6 +15,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from tools.files import read_json
+
 REASONS = ("end", "budget", "invalid_command", "tool_error", "verify")
 """Why an evaluation ended: the four of a rollout, and `verify` for the chunked parallel pass."""
 
@@ -243,7 +245,7 @@ def write_metrics(path: str | os.PathLike, records: Iterable[Record], **facts: A
 
 def read_metrics(path: str | os.PathLike) -> list[Record]:
     """Records of a file that `write_metrics` wrote. Raises ValueError if it is something else."""
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("records"), list):
         raise ValueError(f'{path} holds no metrics: expected {{"records": [...]}}')
     return content["records"]

@@ -20,9 +20,12 @@ from lightning_modules.claims import (
 )
 from lightning_modules.metrics import atomic_path
 from lightning_modules.plots import growth_figure, reach_figure, save_figure, seeds_figure
-from lightning_modules.results import PASSES, Curve, Run, curves, read_json, read_runs
+from lightning_modules.results import PASSES, Curve, Run, curves, read_results, read_runs
 from lightning_modules.sweep import read_sweep
 from tools import UserError
+
+HORIZON = ("task", "setting", "style", "verdict"), ("horizon", "length", "phases")
+"""What a file of `analyze` has, and each of its records."""
 
 NOTHING, TO = "\N{EM DASH}", "\N{EN DASH}"
 
@@ -40,7 +43,7 @@ def report(results: str = "results", out: str = "docs/results.md", queue: str = 
     runs = read_runs(results)
     everything = curves(runs)
     figures = Path(out).parent / "figures"
-    horizons = [read_json(path) for path in sorted(Path(results, "horizon").glob("*.json"))]
+    horizons = [read_results(path, *HORIZON) for path in sorted(Path(results, "horizon").glob("*.json"))]
     rows = paper_rows(everything, Path(results) / "paper.yaml")
     page = ["# Results", "",
             f"Made by `python run.py report` from the {len(runs)} training runs in `{results}/`; no number is typed by "
@@ -272,7 +275,7 @@ def benchmark_section(title: str, folder: Path, figures: Path) -> list[str]:
     time backbones by length."""
     page = []
     for path in sorted(folder.glob("*.json")):
-        content = read_json(path)
+        content = read_results(path)
         rows = content["records"]
         # Rows of several runs name their own, and the table has their commits and devices beside them.
         runs = dict.fromkeys(tuple(row.get(name, content.get(name)) for name in ("command", "commit", "device"))

@@ -1,6 +1,5 @@
 """Curves over lengths and seeds, from the files in results/."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,9 +10,14 @@ from typing import Any
 from datamodules.tasks import CodeFixing
 from lightning_modules.metrics import Record, as_passes, wilson_interval
 from tools import UserError
+from tools.files import read_json
 
 PASSES = {CodeFixing.name}
 """Tasks where what counts is that a problem is solved: their curves are pass rates."""
+
+KINDS = {"task": str, "variant": str, "setting": str, "style": str, "evaluator": str, "length": int, "problems": int,
+         "exact_match": int | float, "first_error_phases": dict}
+"""What a record of an evaluation has."""
 
 SEED = re.compile(r"_?seed\d+(_rollout)?")
 """What the names of one recipe's files differ in; rollouts of a model may have a file of their own."""
@@ -125,19 +129,33 @@ def read_runs(folder: str | Path) -> list[Run]:
     """All results below a folder, `<experiment>/<recipe>_seed<n>.json`; raises UserError for a file that is broken."""
     runs = []
     for path in sorted(Path(folder).glob("*/*.json")):
-        content = read_json(path)
-        records = content.get("records", ()) if isinstance(content, dict) else ()
+        content = read_results(path)
+        records = content["records"]
         if records and {"task", "exact_match"} <= records[0].keys():
+            if wrong := [record for record in records if not all(
+                    isinstance(record.get(key), kind) for key, kind in KINDS.items())]:
+                raise UserError(f"{path} holds a record that is none: {str(wrong[0])[:200]}; expected "
+                                f"{', '.join(KINDS)}; remove it, or make it again")
             records = as_passes(records) if records[0]["task"] in PASSES else records
             runs.append(Run(path.parent.name, path.stem, content, records))
     return runs
 
 
-def read_json(path: Path) -> Any:
+def read_results(path: Path, facts: Iterable[str] = (), names: Iterable[str] = ()) -> dict[str, Any]:
+    """A file of results, with `records`, none where it has none. UserError if it is broken, or lacks one of the facts
+    or names of a record's values that are given."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not JSON: {error}; remove it, or make it again") from None
+    content = content if isinstance(content, dict) else {}
+    records = content.get("records", [])
+    if not isinstance(records, list) or not all(
+            isinstance(record, dict) and record.keys() >= set(names) for record in records) \
+            or not content.keys() >= set(facts) or (facts and not records):
+        raise UserError(f"{path} holds no results: expected {', '.join([*facts, 'records, a list of mappings'])}"
+                        f"{' with ' * bool(names)}{', '.join(names)}; remove it, or make it again")
+    return {**content, "records": records}
 
 
 def curves(runs: Iterable[Run]) -> list[Curve]:

@@ -240,6 +240,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     existing(path)
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load would not notice a flipped bit
+            if any(member.compress_type for member in archive.infolist()):
+                raise ValueError("it is compressed, so it may unpack to any size")
             if broken := archive.testzip():
                 raise ValueError(f"checksum of {broken}")
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -19,13 +19,13 @@ from string import Formatter
 from typing import IO, Any, TextIO
 
 import torch
-import yaml
 from rich.console import Console
 
 from datamodules.typed import typed
 from lightning_modules.callbacks import REQUEUE
 from lightning_modules.runs import SWEEPS, newest_checkpoint, shipped
 from tools import UserError
+from tools.files import read_yaml
 
 try:
     import fcntl
@@ -86,8 +86,8 @@ def _blocks(path: Path) -> list[Block]:
     if not path.is_file():
         raise UserError(f"there is no sweep file {path}: configs/sweeps/ has some, found from any folder")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not content.keys() & {"results", "blocks"}:
         raise UserError(f"{path} is not a sweep: expected the keys {', '.join(key.name for key in fields(Block))}, or "

@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from datamodules.codebases import LONGEST, RUN, SHORTEST, CodeBase, check, code_base
 from datamodules.collection import (
     META,
+    PACKED,
     SPLITS,
     TASK,
     Record,
@@ -36,7 +38,11 @@ from datamodules.tokens import END, Kind
 from datamodules.trajectory import Trajectory
 from datamodules.vocabulary import Vocabulary
 from tools import Tool, UserError
+from tools.files import opened, read_bytes
 from tools.sandbox import Limits, Sandbox
+
+TOKENS = 2**33
+"""Most bytes of the file of tokens, five for each."""
 
 PHASES = ("run", "read", "fix", "submit", "other")
 
@@ -130,7 +136,8 @@ class CodeFixing(Task):
         """A hash of the trajectories and of which of them are chosen."""
         digest = hashlib.sha256(f"{self.max_length} {self._shorter}".encode())
         for path in shards(self.folder):
-            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+            with suppress(OSError, ValueError):  # it is left out
+                digest.update(path.name.encode() + hashlib.sha256(read_bytes(path, PACKED)).digest())
         return digest.hexdigest()
 
     def _codec(self, name: str | None, vocab_size: int, digits: int) -> TextCodec:
@@ -162,9 +169,8 @@ class CodeFixing(Task):
         facts = hashlib.sha256((self._contents + self.codec.tokenizer.to_str()).encode())
         path = self._kept(f"tokens_{facts.hexdigest()[:16]}.npz", encode)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return Tokens(arrays["ids"], arrays["kinds"], arrays["starts"], {name: arrays[name] for name in SPLITS})
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            return read_tokens(path, len(self._vocabulary))
+        except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is not whole ({type(error).__name__}): delete it; it is made anew") from error
 
     def _kept(self, name: str, make: Callable[[Path], None]) -> Path:
@@ -294,6 +300,26 @@ class CodeFixing(Task):
         """The tokenizer, as tokenizer.json, and what the trajectories were."""
         self.codec.save(Path(folder) / "tokenizer.json")
         (Path(folder) / META).write_text((self.folder / META).read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def read_tokens(path: Path, size: int) -> Tokens:
+    """What `CodeFixing` keeps of its trajectories, for a vocabulary of `size`. Raises ValueError and others if it is
+    something else."""
+    with opened(path, TOKENS) as file:
+        with zipfile.ZipFile(file) as archive:
+            if any(member.compress_type or member.file_size > TOKENS for member in archive.infolist()):
+                raise ValueError("its arrays are compressed")
+        with np.load(file, allow_pickle=False) as arrays:
+            ids, kinds, starts, *splits = (arrays[name] for name in ("ids", "kinds", "starts", *SPLITS))
+    count = len(starts) - 1
+    if not ((ids.dtype, kinds.dtype, starts.dtype) == (np.uint32, np.uint8, np.int64)
+            and ids.ndim == starts.ndim == 1 and ids.shape == kinds.shape
+            and count and starts[0] == 0 and starts[-1] == len(ids) and (np.diff(starts) > 0).all()
+            and (ids < size).all() and (kinds <= max(Kind)).all()
+            and all(part.dtype == np.int64 and part.ndim == 1 and len(part)
+                    and ((part >= 0) & (part < count)).all() for part in splits)):
+        raise ValueError("its arrays do not fit together")
+    return Tokens(ids, kinds, starts, dict(zip(SPLITS, splits, strict=True)))
 
 
 def phase_of(message: str) -> str:

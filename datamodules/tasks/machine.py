@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse.typing import PositiveInt
 
 from datamodules.typed import QUOTES, typed
 from tools import UserError
+from tools.files import read_yaml
 from tools.tape import BLANK
 
 FOLDER = Path(__file__).parent / "machines"
@@ -124,8 +124,8 @@ def load_machine(name: str) -> Machine:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise UserError(f"there is no machine {name}: the suite has {known}; or give the path of your own .yaml file")
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        table = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"machine {path} is not YAML: {' '.join(str(error).split())}") from error
     return _machine(path.stem, table)
 

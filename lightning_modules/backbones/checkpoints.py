@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_modules.metrics import atomic_path
 from tools import UserError
+from tools.files import read_json
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Names of the file with the weights, or of the list of the files with them, the first that is there."""
@@ -41,10 +42,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Content of config.json; raises UserError if it is missing or broken."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no config.json: expected one beside {WEIGHTS[0]} or {WEIGHTS[2]}") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not JSON ({error}): get the file again") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is no configuration: expected a JSON object")
@@ -58,7 +59,11 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise UserError(f"{folder} holds no weights: expected {' or '.join(WEIGHTS[::2])}")
     files = [found]
     if found.suffix == ".json":
-        files = [folder / file for file in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
+        try:
+            files = [folder / Path(file).name for file in sorted(set(read_json(found)["weight_map"].values()))]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{found} is no list of files with weights ({type(error).__name__}): get the file again"
+                            ) from error
     weights: dict[str, Tensor] = {}
     for file in files:
         try:

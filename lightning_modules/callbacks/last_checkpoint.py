@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_modules.metrics import atomic_path
 from lightning_modules.runs import CHECKPOINT, PREVIOUS
 from tools import UserError
+from tools.files import read_text
 
 VALIDATED = CHECKPOINT.with_name("validated")
 """In a run folder: after which step the last validation ended, and its loss."""
@@ -181,7 +182,7 @@ def replace(new: Path, path: Path, keep: bool) -> None:
 def last_validation(run: Path) -> tuple[int, float]:
     """After which step a run's last validation ended, and its loss; -1 and NaN if there was none."""
     try:
-        step, loss = (run / VALIDATED).read_text(encoding="utf-8").split()
+        step, loss = read_text(run / VALIDATED, 1000).split()
         return int(step), float(loss)
     except (OSError, ValueError):  # none yet, or torn
         return -1, math.nan

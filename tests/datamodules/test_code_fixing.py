@@ -1,6 +1,9 @@
 import json
 import multiprocessing
+import os
 import random
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -220,3 +223,34 @@ def test_only_shorter_than_average(trajectories):
         sizes.setdefault(record["n"], []).append(sum(len(m["content"]) for m in record["messages"]))
     expected = sum(size < sum(group) / len(group) for group in sizes.values() for size in group)
     assert len(task._tokens.starts) - 1 == expected > 0
+
+
+def test_a_bad_file_beside_the_trajectories_changes_nothing(trajectories, tmp_path):
+    folders = [shutil.copytree(trajectories / "interactive", tmp_path / name,
+                               ignore=shutil.ignore_patterns("to*")) for name in "ab"]
+    os.mkfifo(folders[1] / "00009.jsonl.gz")
+    first, second = (CodeFixing(str(folder), 8, vocab_size=400) for folder in folders)
+    with pytest.warns(UserWarning, match=r"00009.jsonl.gz is not a whole file.*it is left out"):
+        assert second.vocabulary() == first.vocabulary()
+        assert second.trajectory_lengths().tolist() == first.trajectory_lengths().tolist()
+
+
+def test_kept_tokens_that_do_not_fit_are_refused(trajectories, tmp_path):
+    """As whoever made the folder could have written them: with code, of any size, with other tokens."""
+    folder = shutil.copytree(trajectories / "interactive", tmp_path / "a", ignore=shutil.ignore_patterns("to*"))
+    assert len(CodeFixing(str(folder), 8, vocab_size=400).trajectory_lengths())
+    path, = folder.glob("tokens_*.npz")
+    with np.load(path) as arrays:
+        whole = dict(arrays)
+    fits = {"starts": whole["starts"] - 1, "ids": whole["ids"] + 400, "kinds": whole["kinds"] + 9,
+            "training": whole["training"] + 99, "test": whole["test"][:0], "validation": np.array([{"a": 1}]), "x": 0}
+    for key, value in fits.items():
+        (np.savez_compressed if key == "x" else np.savez)(path, **whole | {key: value})
+        with pytest.raises(UserError, match=r"npz is not whole .ValueError.: delete it; it is made anew"):
+            CodeFixing(str(folder), 8, vocab_size=400).trajectory_lengths()
+    header = b"{'descr': '<u4', 'fortran_order': False, 'shape': (4611686018427387904,), }".ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in whole:
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00v\x00" + header)
+    with pytest.raises(UserError, match=r"npz is not whole"):
+        CodeFixing(str(folder), 8, vocab_size=400).trajectory_lengths()

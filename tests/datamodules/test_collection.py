@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -109,6 +110,39 @@ def test_a_trajectory_that_is_none_gets_one_line(record, tmp_path):
         read_shard(tmp_path / "00000.jsonl.gz")
 
 
+def test_one_bad_file_of_a_folder_is_left_out(trajectories, tmp_path):
+    """A pipe, a device, a folder, a file that unpacks to 2.4 GB in one line or in lines, one that is cut off."""
+    good = (trajectories / "interactive/00001.jsonl.gz").read_bytes()
+    wanted = read_shard(trajectories / "interactive/00001.jsonl.gz")
+    (tmp_path / "00000.jsonl.gz").write_bytes(good)
+    os.mkfifo(tmp_path / "00001.jsonl.gz")
+    (tmp_path / "00002.jsonl.gz").symlink_to("/dev/zero")
+    (tmp_path / "00003.jsonl.gz").mkdir()
+    (tmp_path / "00004.jsonl.gz").write_bytes(gzip.compress(bytes(2**24)) * 150)
+    line = gzip.decompress(good).splitlines(keepends=True)[0]
+    (tmp_path / "00005.jsonl.gz").write_bytes(gzip.compress(line * 4000) * 250)
+    (tmp_path / "00006.jsonl.gz").write_bytes(good[:-9])
+    with open(tmp_path / "00007.jsonl.gz", "wb") as file:
+        file.truncate(2**40)
+    (tmp_path / "00008.jsonl.gz").write_bytes(good)
+    with pytest.warns(UserWarning) as warned, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datamodules.collection.UNPACKED", 2**26)  # to be quick
+        patch.setattr("datamodules.collection.RECORDS", 2**24)
+        assert list(read_records(tmp_path)) == wanted * 2
+    for number, words in enumerate(["no regular file", "no regular file", "Is a directory", "16,777,216 in a line",
+                                    "67,108,864 bytes", "ended before", "at most 134,217,728 are read"], 1):
+        assert any(f"{number:05}.jsonl.gz is not a whole file" in (text := str(w.message)) and words in text
+                   and text.endswith("delete it and collect again; it is left out") for w in warned), words
+
+
+def test_halves_of_characters_and_other_keys_are_not_kept(tmp_path):
+    record = {"index": 0, "n": 4, "status": "", "fixed": False, "needless": [], "more": [[]] * 9,
+              "messages": [{"role": "user", "content": "a\ud800b", "extra": 1}]}
+    (tmp_path / "00000.jsonl.gz").write_bytes(gzip.compress(json.dumps(record).encode()))
+    found, = read_shard(tmp_path / "00000.jsonl.gz")
+    assert found["messages"] == [{"role": "user", "content": "a?b"}] and "more" not in found
+
+
 @pytest.mark.parametrize(("settings", "words"), [
     ({"agent": "x"}, "unknown agent 'x'"), ({"lengths": (1, 4)}, "not possible"), ({"lengths": (5, 4)}, "not possible"),
     ({"shard_size": 0}, "at least 1"), ({"agent": "llm"}, "needs a model")])
@@ -191,7 +225,11 @@ def test_trajectories_of_mini_swe_agent_are_read(tmp_path):
     assert two["n"] == 7 and two["messages"][1]["content"] == "t"
     assert two["messages"][2]["content"] == "```mswea_bash_command\nls\n```" and len(two["messages"]) == 4
     (tmp_path / "in/bad.traj.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"bad\.traj\.json is not a trajectory"):
+    with pytest.warns(UserWarning, match=r"bad\.traj\.json is not a trajectory.*it is left out"):
+        assert len(read_files(str(tmp_path / "in"), str(tmp_path / "out"), 10)) == 2
+    for name in ("one", "two"):
+        (tmp_path / f"in/{name}.traj.json").unlink()
+    with pytest.warns(UserWarning), pytest.raises(UserError, match=r"none of the 1 \.traj\.json files"):
         read_files(str(tmp_path / "in"), str(tmp_path / "out"), 10)
     with pytest.raises(UserError, match=r"no \.traj.json files"):
         read_files(str(tmp_path / "out"), str(tmp_path / "out"), 10)

@@ -1,3 +1,4 @@
+import os
 import random
 
 import pytest
@@ -6,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.stream import TrajectoryStream
 from datamodules.tasks import Problem, Turing
-from datamodules.tasks.machine import FOLDER
+from datamodules.tasks.machine import FOLDER, load_machine
 from datamodules.tokens import Kind
 from tools import UserError
 from tools.tape import Tape
@@ -187,3 +188,16 @@ def test_an_input_on_which_a_machine_never_halts_is_one_line_from_a_worker_proce
             list(DataLoader(stream, sampler=range(50), num_workers=workers, collate_fn=len))
         errors.append(str(error.value))
     assert errors[0] == errors[1] and errors[0].startswith("machine mine does not halt on '0")
+
+
+@pytest.mark.parametrize(("name", "words"), [("pipe", "there is no machine"), ("large", "at most 1,048,576 are read"),
+                                             ("laughs", "more than 100,000 values")])
+def test_a_machines_file_that_would_take_any_memory_gets_one_line(name, words, tmp_path):
+    path = tmp_path / f"{name}.yaml"
+    if name == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text(" " * 2**21 if name == "large" else "".join(
+            f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n" for i in range(12)))
+    with pytest.raises(UserError, match=words):
+        load_machine(str(path))

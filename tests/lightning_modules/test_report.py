@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -186,3 +187,18 @@ def test_broken_files_are_named(tmp_path):
         read_runs(tmp_path)
     with pytest.raises(UserError, match="there is no folder"):
         report(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(("folder", "content", "words"), [
+    ("add_5", '{"records": 3}', "records, a list of mappings"), ("add_5", '{"records": [1]}', "list of mappings"),
+    ("add_5", '{"records": [{"task": "a", "exact_match": "b"}]}', "a record that is none"),
+    ("add_5", "[" * 10**5, "nested too deeply"), ("horizon", '{"task": "a"}', "expected task, setting, style, verdict"),
+    ("horizon", '{"task": "", "setting": "", "style": "", "verdict": "", "records": [{"length": 1}]}',
+     "with horizon, length, phases"), ("benchmarks", '{"records": "ab"}', "list of mappings"),
+    ("add_5", None, "regular")])
+def test_a_file_that_holds_no_results_gets_one_line(folder, content, words, tmp_path):
+    path = tmp_path / folder / "a_seed1.json"
+    path.parent.mkdir()
+    os.mkfifo(path) if content is None else path.write_text(content)
+    with pytest.raises(UserError, match=rf"{path} (holds|is not JSON).*{words}.*make it again$"):
+        report(str(tmp_path), str(tmp_path / "out.md"))

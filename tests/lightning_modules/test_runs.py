@@ -1,5 +1,6 @@
 import pickle
 import random
+import zipfile
 
 import pytest
 import torch
@@ -51,6 +52,16 @@ def test_code_is_never_run(tmp_path, capsys, save):
     with pytest.raises(UserError, match="is not a whole checkpoint"):
         load_checkpoint(path)
     assert "was run" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_refused(checkpoint):
+    with zipfile.ZipFile(checkpoint) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match="is not a whole checkpoint"):
+        load_checkpoint(checkpoint)
 
 
 def test_another_file_is_named(tmp_path):
