@@ -21,17 +21,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from datamodules.collection import Collection, shared_sandbox, summary
+from datamodules.collection import Collection, summary
+from datamodules.judge import judge_sandbox
 from datamodules.scripted import AGENTS
 from lightning_modules.metrics import wilson_interval, write_metrics
 from lightning_modules.runs import origin
-from tools.sandbox import Sandbox
+from tools.sandbox import Limits, Sandbox, of_thread
 
 
 def one(job: tuple[Collection, int]) -> dict:
     collection, index = job
     """A trajectory, and the processor time that it took, in the sandboxes and in the loop."""
-    boxes = [shared_sandbox(use, collection.unsandboxed) for use in ("agent", "judge")]
+    boxes = [of_thread("agent", Limits(), collection.unsandboxed), judge_sandbox(collection.unsandboxed)]
     before = time.process_time() + sum(box.cpu_seconds() for box in boxes)
     record = summary(collection.record(index))
     return record | {"cpu": time.process_time() + sum(box.cpu_seconds() for box in boxes) - before}

@@ -4,25 +4,24 @@ import gzip
 import json
 import os
 import random
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.codebases import CodeBase, check, check_limits, code_base
+from datamodules.codebases import CodeBase, code_base
+from datamodules.judge import check
 from datamodules.scripted import AGENTS, SUBMIT
 from datamodules.typed import typed
 from tools import UserError
 from tools.files import RECORDS, SETTINGS, gzip_lines, parsed, read_json
 from tools.prompt import NAMES, fill
-from tools.sandbox import Limits, Sandbox
+from tools.sandbox import Limits, Sandbox, of_thread
 
 try:
     import fcntl
@@ -104,7 +103,7 @@ class Collection:
         code = self.code_base(index)
         model = llm(self.model) if self.agent == "llm" else PolicyModel(AGENTS[self.agent])
         # Scripted agents are trusted not to attack the sandbox: they may share one.
-        shared = nullcontext(shared_sandbox("agent", self.unsandboxed)) if self.agent in AGENTS else \
+        shared = nullcontext(of_thread("agent", Limits(), self.unsandboxed)) if self.agent in AGENTS else \
             Sandbox(Limits(), self.unsandboxed)
         with shared as sandbox:
             sandbox.clear()
@@ -116,7 +115,7 @@ class Collection:
                     raise
                 messages, status = [], _failure(error)
             files = sandbox.read()
-        verdict = check(code, files, judge(self.unsandboxed))
+        verdict = check(code, files, self.unsandboxed)
         return {"index": index, "n": len(code), "messages": [plain(m) for m in messages], "status": status,
                 "fixed": verdict.fixed, "needless": list(verdict.needless)}
 
@@ -137,21 +136,6 @@ def _failure(error: Exception) -> str:
         return type(error).__name__
     raise UserError(f"the model cannot be asked ({type(error).__name__}: {' '.join(str(error).split())[:300]}): see "
                     f"--model; what has been collected stays") from error
-
-
-def judge(unsandboxed: bool) -> Sandbox:
-    """This thread's sandbox for checking what agents left; apart from theirs."""
-    return shared_sandbox("judge", unsandboxed)
-
-
-def shared_sandbox(use: str, unsandboxed: bool) -> Sandbox:
-    """This thread's sandbox for a use, `agent` or `judge`; whoever takes it empties it first."""
-    return _new_sandbox(use, unsandboxed, os.getpid(), threading.get_ident())
-
-
-@cache
-def _new_sandbox(use: str, unsandboxed: bool, process: int, thread: int) -> Sandbox:
-    return Sandbox(check_limits(Limits()) if use == "judge" else Limits(), unsandboxed)
 
 
 def plain(message: dict[str, Any]) -> dict[str, str]:

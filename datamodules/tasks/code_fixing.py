@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.codebases import LONGEST, RUN, SHORTEST, CodeBase, check, code_base
+from datamodules.codebases import LONGEST, RUN, SHORTEST, CodeBase, code_base
 from datamodules.collection import (
     META,
     PACKED,
@@ -22,7 +22,6 @@ from datamodules.collection import (
     TASK,
     Record,
     average_characters,
-    judge,
     locked,
     read_collection,
     read_records,
@@ -30,6 +29,7 @@ from datamodules.collection import (
     split,
     summary,
 )
+from datamodules.judge import check
 from datamodules.noise import Noise
 from datamodules.scripted import AGENTS, PRINT_ALL, SUBMIT
 from datamodules.tasks.base import Problem, Task
@@ -276,7 +276,7 @@ class CodeFixing(Task):
 
     def solved(self, problem: Problem, outputs: tuple[str, ...], reason: str, tool: Tool) -> bool:
         """Runs the code that was left, for whatever reason the rollout ended."""
-        return check(problem.source, tool.files, judge(self.unsandboxed)).fixed
+        return check(problem.source, tool.files, self.unsandboxed).fixed
 
     # The rest of a task
 

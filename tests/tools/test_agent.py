@@ -13,7 +13,8 @@ import pytest
 import yaml
 from minisweagent.config import builtin_config_dir
 
-from datamodules.codebases import check, check_limits, code_base
+from datamodules.codebases import code_base
+from datamodules.judge import check
 from datamodules.scripted import AGENTS, SUBMIT, message
 from datamodules.text import TextCodec
 from tests.agents import UNSANDBOXED
@@ -36,8 +37,7 @@ def run(policy, files=None, templates=TEMPLATES):
 def test_scripted_agents_fix_the_code(agent, n):
     code = code_base("agents", n)
     messages, status, files = run(AGENTS[agent], code.files())
-    with Sandbox(check_limits(Limits()), UNSANDBOXED) as box:
-        verdict = check(code, files, box)
+    verdict = check(code, files, UNSANDBOXED)
     assert verdict.fixed and not verdict.needless and status == "Submitted"
     assert [m["role"] for m in messages[:3]] == ["system", "user", "assistant"]
     assert messages[1]["content"] == "Please: fix it" == prompt_messages("fix it", TEMPLATES)[1]["content"]
