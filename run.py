@@ -28,36 +28,26 @@ import lightning_modules.backbones
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.horizon import verdict
 from datamodules.tasks import Task, ToolTask
-from lightning_modules.agreement import check_agreement
-from lightning_modules.analysis import analysis_table, analyze, clash_text
 from lightning_modules.backbones import Backbone
 from lightning_modules.backbones.cuda_kernels import ensure_triton_cache
 from lightning_modules.backbones.pretrained import export
-from lightning_modules.callbacks import REQUEUE, DataWait, LastCheckpoint, LengthGeneralization, RunProgress
-from lightning_modules.callbacks.last_checkpoint import run_folder
-from lightning_modules.collect import collect
-from lightning_modules.evaluation import check_lengths
-from lightning_modules.metrics import write_metrics
+from lightning_modules.decoding.agreement import check_agreement
+from lightning_modules.decoding.rollout import budget, rollout
+from lightning_modules.evaluation.evaluate import check_lengths
+from lightning_modules.evaluation.horizons import analysis_table, analyze, clash_text
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.evaluation.plots import horizon_figure, save_figure
+from lightning_modules.evaluation.traces import trace_legend, trace_text
 from lightning_modules.model import TrajectoryModel
-from lightning_modules.plots import horizon_figure, save_figure
-from lightning_modules.report import report
-from lightning_modules.rollout import budget, rollout
-from lightning_modules.runs import (
-    CHECKPOINT,
-    MATTERS,
-    ReadOnce,
-    RunFolder,
-    differences,
-    existing,
-    logger_configs,
-    newest_run,
-    origin,
-    read_checkpoint,
-    shipped,
-)
-from lightning_modules.sweep import sweep
-from lightning_modules.traces import trace_legend, trace_text
-from lightning_modules.trust import import_only
+from lightning_modules.provenance import CHECKPOINT, origin, shipped
+from lightning_modules.reporting.collect import collect
+from lightning_modules.reporting.report import report
+from lightning_modules.runs.checkpoints import ReadOnce, existing, read_checkpoint
+from lightning_modules.runs.folders import MATTERS, RunFolder, differences, logger_configs, newest_run
+from lightning_modules.runs.sweep import sweep
+from lightning_modules.runs.trust import import_only
+from lightning_modules.training.callbacks import REQUEUE, DataWait, LastCheckpoint, LengthGeneralization, RunProgress
+from lightning_modules.training.callbacks.last_checkpoint import run_folder
 from tools import UserError
 from tools.errors import is_out_of_memory
 from tools.files import read_yaml

@@ -24,8 +24,8 @@ import torch
 from datamodules.collection import Collection, summary
 from datamodules.judge import judge_sandbox
 from datamodules.scripted import AGENTS
-from lightning_modules.metrics import wilson_interval, write_metrics
-from lightning_modules.runs import origin
+from lightning_modules.evaluation.metrics import wilson_interval, write_metrics
+from lightning_modules.provenance import origin
 from tools.sandbox import Limits, Sandbox, of_thread
 
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
 from lightning_modules.backbones.base import Backbone, reset_rows
 from lightning_modules.backbones.decoder import capture
-from lightning_modules.metrics import write_metrics
-from lightning_modules.runs import origin
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.provenance import origin
 
 VOCABULARY, ROWS, AGAIN = 40, 3, 1
 SIZES = (1, 7, 333, 64, 1024, 3, 2049)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lightning_modules.sweep import read_sweep, sweep
+from lightning_modules.runs.sweep import read_sweep, sweep
 from tools import UserError
 
 AGENTS = ("interactive", "single_turn")

@@ -28,8 +28,8 @@ from datamodules.tasks import (
     Turing,
 )
 from datamodules.tasks.machine import FOLDER
-from lightning_modules.metrics import write_metrics
-from lightning_modules.runs import origin
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.provenance import origin
 
 TARGET = 1e6
 

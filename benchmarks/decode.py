@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_modules.backbones import Mamba
-from lightning_modules.metrics import write_metrics
-from lightning_modules.runs import origin
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.provenance import origin
 
 LABELS = {"six": "six kernels a layer", "layer": "three kernels a layer", "step": "one kernel for all layers"}
 KERNELS = ("enter", "convolve", "select", "update", "leave", "add")

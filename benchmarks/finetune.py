@@ -26,8 +26,8 @@ from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
-from lightning_modules.metrics import write_metrics
-from lightning_modules.runs import origin
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.provenance import origin
 from run import command_line
 
 ROOT = Path(__file__).parent.parent

@@ -43,9 +43,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaFo
 import run
 from datamodules.collection import META, Collection, start_collection
 from datamodules.text import TextCodec
-from lightning_modules.metrics import write_metrics
+from lightning_modules.evaluation.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
-from lightning_modules.runs import origin
+from lightning_modules.provenance import origin
 
 ROOT = Path(__file__).parent.parent
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Multiplication, ToolTask, Turing
 from datamodules.tokens import END
 from lightning_modules.backbones import Backbone
-from lightning_modules.metrics import write_metrics
-from lightning_modules.rollout import Rollout, rollout
-from lightning_modules.runs import origin
+from lightning_modules.decoding.rollout import Rollout, rollout
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.provenance import origin
 from tools.base import bare
 
 KINDS = ("uniform", "commands", "thoughts", "left", "right", "searches", "end")

@@ -26,8 +26,9 @@ from rich.table import Table
 
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks.processes import Command
-from lightning_modules.metrics import write_metrics
-from lightning_modules.runs import CHECKPOINT, PREVIOUS, load_checkpoint, origin
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.provenance import CHECKPOINT, PREVIOUS, origin
+from lightning_modules.runs.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 WAYS = (("packed", "0"), ("padded", "0"), ("packed", "2"), ("padded", "2"))

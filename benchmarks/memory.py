@@ -21,9 +21,9 @@ from rich.table import Table
 
 from datamodules.tasks import Addition
 from lightning_modules import backbones
-from lightning_modules.metrics import write_metrics
-from lightning_modules.runs import origin
-from lightning_modules.verify import verify
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.evaluation.verify import verify
+from lightning_modules.provenance import origin
 
 LENGTHS = (10_000, 100_000, 1_000_000)
 GROWING = (10_000, 20_000)

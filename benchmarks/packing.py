@@ -31,8 +31,8 @@ from datamodules.tasks import (
     Turing,
 )
 from datamodules.tasks.machine import FOLDER
-from lightning_modules.metrics import write_metrics
-from lightning_modules.runs import origin
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.provenance import origin
 
 TRAININGS: list[tuple[Task, int, int]] = [
     (Addition(5), 24, 512), (Addition(20), 16, 768), (Multiplication(5), 20, 768), (Multiplication(10), 20, 768),

@@ -26,10 +26,10 @@ from datamodules.tokens import Kind
 from datamodules.trajectory import Trajectory
 from lightning_modules import backbones
 from lightning_modules.backbones import Backbone
-from lightning_modules.metrics import write_metrics
-from lightning_modules.prefill import Passes
-from lightning_modules.rollout import budget, rollout
-from lightning_modules.runs import origin
+from lightning_modules.decoding.prefill import Passes
+from lightning_modules.decoding.rollout import budget, rollout
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.provenance import origin
 
 FACTOR = 6364136223846793005
 

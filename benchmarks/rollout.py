@@ -27,11 +27,11 @@ from rich.table import Table
 
 from datamodules.tasks import Addition
 from lightning_modules.backbones import Mamba
-from lightning_modules.batched_rollout import Decoding, Rows
-from lightning_modules.metrics import write_metrics
+from lightning_modules.decoding.batched_rollout import Decoding, Rows
+from lightning_modules.decoding.rollout import budget, rollout
+from lightning_modules.evaluation.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
-from lightning_modules.rollout import budget, rollout
-from lightning_modules.runs import origin
+from lightning_modules.provenance import origin
 
 TARGETS = {64: 150_000, 256: 400_000, 1024: 700_000}
 

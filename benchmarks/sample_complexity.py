@@ -19,12 +19,12 @@ from rich.table import Table
 
 from datamodules.stream import Item, collate
 from datamodules.tasks import Turing
-from lightning_modules.analysis import analyze
 from lightning_modules.backbones import Suffix
-from lightning_modules.metrics import write_metrics
+from lightning_modules.evaluation.horizons import analyze
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.evaluation.verify import verify
 from lightning_modules.model import masked_targets
-from lightning_modules.runs import origin
-from lightning_modules.verify import verify
+from lightning_modules.provenance import origin
 
 
 def main() -> None:

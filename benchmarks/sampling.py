@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from datamodules.tokens import END
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones import Backbone
-from lightning_modules.batched_rollout import Decoding, Rows
-from lightning_modules.metrics import write_metrics
-from lightning_modules.runs import origin
+from lightning_modules.decoding.batched_rollout import Decoding, Rows
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.provenance import origin
 from tools import EDGE, PointerMemory
 
 IMPOSSIBLE, RARE = 4, 4

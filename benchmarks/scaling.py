@@ -31,9 +31,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_modules.evaluation import evaluate
-from lightning_modules.metrics import write_metrics
-from lightning_modules.runs import origin
+from lightning_modules.evaluation.evaluate import evaluate
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.provenance import origin
 from run import command_line
 
 ROOT = Path(__file__).parent.parent
@@ -223,7 +223,7 @@ def evaluation(settings: dict[str, Any], evaluator: str) -> dict[str, Any]:
         if dist.is_initialized():
             dist.barrier()
         begun = time.perf_counter()
-        records = list(evaluate(model, data, [settings["length"]], lambda length: settings["problems"], evaluator,
+        records = list(evaluate(model.backbone, data, [settings["length"]], lambda length: settings["problems"], evaluator,
                                 "validation", 64, rank, world))
         seconds = time.perf_counter() - begun
     return {"seconds": seconds, "records": records}

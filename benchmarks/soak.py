@@ -24,12 +24,12 @@ from rich.table import Table
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.tasks import Addition, HanoiIterative, LogicalGraph, Mixture, Multiplication, Sort
 from lightning_modules.backbones import Mamba
-from lightning_modules.metrics import write_metrics
+from lightning_modules.decoding.rollout import budget, rollout
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.evaluation.plots import COLOURS, save_figure
+from lightning_modules.evaluation.verify import verify
 from lightning_modules.model import TrajectoryModel
-from lightning_modules.plots import COLOURS, save_figure
-from lightning_modules.rollout import budget, rollout
-from lightning_modules.runs import origin
-from lightning_modules.verify import verify
+from lightning_modules.provenance import origin
 
 PARTS = ("train", "rollout", "verify")
 

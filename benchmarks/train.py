@@ -35,9 +35,9 @@ from datamodules.datamodule import TrajectoryDataModule
 from datamodules.tasks import Addition
 from lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
 from lightning_modules.backbones.fast import Fast
-from lightning_modules.metrics import write_metrics
+from lightning_modules.evaluation.metrics import write_metrics
 from lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
-from lightning_modules.runs import origin
+from lightning_modules.provenance import origin
 
 ROOT = Path(__file__).parent.parent
 FLOOR, MAMBA_FLOOR = 0.95, 1.5

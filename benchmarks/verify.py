@@ -26,10 +26,10 @@ from rich.table import Table
 from datamodules.recording import RecordedRows
 from datamodules.tasks import Addition
 from lightning_modules.backbones import LSTM, Mamba, Mistral, Pythia
-from lightning_modules.metrics import write_metrics
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.evaluation.verify import verify_streamed
 from lightning_modules.model import TrajectoryModel
-from lightning_modules.runs import origin
-from lightning_modules.verify import verify_streamed
+from lightning_modules.provenance import origin
 
 LONGEST = {"pythia": 10_000, "mistral": 100_000, "lstm": 100_000}
 LONGEST_ON_CPU = {"pythia": 3_000, "mistral": 10_000}

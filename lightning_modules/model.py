@@ -16,7 +16,7 @@ from datamodules.tokens import PREDICTED, Kind
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.low_rank import trained_text
-from lightning_modules.initial_states import InitialStates
+from lightning_modules.training.initial_states import InitialStates
 from tools import UserError
 from tools.errors import is_out_of_memory
 
@@ -49,7 +49,7 @@ class TrajectoryModel(LightningModule):
         state_passing: share of training rows that start from the state in which a row of the batch before ended
         state_noise: normal noise on the states that training rows start from, in units of the root mean square of the
             states in which the rows of the batch before ended. With either all logits are made, also where the
-            vocabulary is large (`lightning_modules.initial_states`)
+            vocabulary is large (`lightning_modules.training.initial_states`)
     """
 
     def __init__(self, backbone: Callable[[int], Backbone], vocabulary: Vocabulary, task_name: str = "",

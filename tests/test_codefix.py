@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules.tasks import CodeFixing
-from lightning_modules.runs import load_checkpoint
+from lightning_modules.runs.checkpoints import load_checkpoint
 from run import main
 from tests.agents import UNSANDBOXED
 

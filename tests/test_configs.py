@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from lightning_modules.runs import load_checkpoint
-from lightning_modules.sharding import FullyShard
+from lightning_modules.runs.checkpoints import load_checkpoint
+from lightning_modules.training.sharding import FullyShard
 from run import command_line, main
 from tests.test_run import ROOT, TINY, run
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from lightning import Callback
 
-from lightning_modules.callbacks.last_checkpoint import AGREEMENT, REQUEUE
-from lightning_modules.runs import load_checkpoint
+from lightning_modules.runs.checkpoints import load_checkpoint
+from lightning_modules.training.callbacks.last_checkpoint import AGREEMENT, REQUEUE
 from tests.test_run import ROOT, TINY, run, start, wait_for
 from tools import UserError
 

@@ -17,9 +17,9 @@ from benchmarks import kill
 from benchmarks.processes import Command
 from datamodules.stream import TrajectoryStream
 from datamodules.tasks import Addition
-from lightning_modules.callbacks import REQUEUE
 from lightning_modules.model import TrajectoryModel
-from lightning_modules.runs import load_checkpoint
+from lightning_modules.runs.checkpoints import load_checkpoint
+from lightning_modules.training.callbacks import REQUEUE
 from run import main
 
 ROOT = Path(__file__).parent.parent

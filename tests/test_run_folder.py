@@ -13,8 +13,8 @@ from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 
-from lightning_modules import runs
-from lightning_modules.runs import RunFolder, differences, newest_run
+from lightning_modules.runs import folders as runs
+from lightning_modules.runs.folders import RunFolder, differences, newest_run
 from run import main
 from tests.test_run import TINY
 

@@ -1,4 +1,5 @@
-"""Reads files that others may have made: regular ones alone, and no more of them than an honest one may hold.
+"""Reads files that others may have made: regular ones alone, and no more of them than an honest one may hold; writes
+files whole.
 
 What is wrong with a file is a ValueError, or an OSError of the system; whoever reads adds what the user can do.
 """
@@ -10,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import yaml
@@ -98,3 +100,16 @@ def _values(node: yaml.Node, known: dict[int, int | None]) -> int:
     if known[key] is None:
         raise ValueError("it holds a value that stands in itself")
     return known[key]
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A path to write to that becomes `path` when the block ends well; readers never see half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

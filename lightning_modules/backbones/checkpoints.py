@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.metrics import atomic_path
 from tools import UserError
-from tools.files import read_json
+from tools.files import atomic_path, read_json
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Names of the file with the weights, or of the list of the files with them, the first that is there."""

@@ -13,7 +13,8 @@ from datamodules.datamodule import TrajectoryDataModule
 from datamodules.stream import TrajectoryStream
 from datamodules.tasks import CodeFixing
 from datamodules.tokens import END, Kind
-from lightning_modules.rollout import Rollout, budget, judge
+from lightning_modules.decoding.rollout import Rollout, budget
+from lightning_modules.evaluation.outcome import judge
 from tests.agents import UNSANDBOXED
 from tools import UserError
 

@@ -5,7 +5,8 @@ import pytest
 
 from datamodules.tasks import HanoiIterative, HanoiRecursive
 from datamodules.tokens import PREDICTED, Kind
-from lightning_modules.rollout import Rollout, budget, judge
+from lightning_modules.decoding.rollout import Rollout, budget
+from lightning_modules.evaluation.outcome import judge
 from tools import UserError
 
 TASKS = [cls(5, style) for cls in (HanoiIterative, HanoiRecursive) for style in ("paper", "local")]

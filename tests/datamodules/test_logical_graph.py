@@ -5,7 +5,8 @@ import pytest
 from datamodules.tasks import LogicalGraph
 from datamodules.tasks.logical_graph import NUMBERS, SYLLABLES, code
 from datamodules.tokens import PREDICTED, Kind
-from lightning_modules.rollout import Rollout, budget, judge
+from lightning_modules.decoding.rollout import Rollout, budget
+from lightning_modules.evaluation.outcome import judge
 from tools import UserError
 
 TASKS = [LogicalGraph(10, style) for style in ("paper", "local")]

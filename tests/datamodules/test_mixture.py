@@ -5,9 +5,9 @@ import pytest
 
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Mixture, Multiplication, Reverse, Task
-from lightning_modules.analysis import analyze
 from lightning_modules.backbones import LSTM
-from lightning_modules.evaluation import evaluate
+from lightning_modules.evaluation.evaluate import evaluate
+from lightning_modules.evaluation.horizons import analyze
 from lightning_modules.model import TrajectoryModel
 from tools import UserError
 
@@ -84,7 +84,7 @@ def test_parts_with_different_lengths():
         task.problem("test", 0, 3, 0, "logical_graph any")
     data = TrajectoryDataModule(task, packed=False)
     model = TrajectoryModel(partial(LSTM, n_layer=1, d_model=8), data.vocabulary)
-    records = evaluate(model, data, [3, 4, 5], lambda length: 2, "verify", "test")
+    records = evaluate(model.backbone, data, [3, 4, 5], lambda length: 2, "verify", "test")
     assert [(r["length"], r["task"], r["variant"], r["exact_match"]) for r in records] == [
         (3, "hanoi_iterative", "", 0), (4, "logical_graph", "any", 0), (4, "logical_graph", "recent", 0)]
     tokens = [row["tokens"] for row in analyze(task, [3, 4], 1, 0)]

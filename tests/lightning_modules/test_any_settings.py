@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from datamodules.datamodule import TrajectoryDataModule
 from datamodules.tasks import Addition, Copy, HanoiIterative
 from lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
-from lightning_modules.callbacks import LastCheckpoint, LengthGeneralization
 from lightning_modules.model import TrajectoryModel
+from lightning_modules.training.callbacks import LastCheckpoint, LengthGeneralization
 from tools import UserError
 
 WHOLE = st.integers(-3, 300) | st.sampled_from([-(2**40), 2**40])

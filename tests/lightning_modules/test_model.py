@@ -10,10 +10,10 @@ from datamodules.tasks import Copy
 from datamodules.tokens import Kind
 from datamodules.vocabulary import Vocabulary
 from lightning_modules.backbones import LSTM, Mamba, Pythia, Suffix
-from lightning_modules.callbacks import DataWait
-from lightning_modules.evaluation import evaluate
-from lightning_modules.initial_states import InitialStates
+from lightning_modules.evaluation.evaluate import evaluate
 from lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
+from lightning_modules.training.callbacks import DataWait
+from lightning_modules.training.initial_states import InitialStates
 from tools import UserError
 
 
@@ -106,7 +106,7 @@ def trained():
 
 def test_a_tiny_model_learns_and_rolls_out_far_beyond_its_training(trained):
     model, data = trained
-    rolled, = evaluate(model, data, [40], lambda length: 16, "rollout", "test")
+    rolled, = evaluate(model.backbone, data, [40], lambda length: 16, "rollout", "test")
     assert rolled["answer_accuracy"] >= 0.9
     assert rolled["exact_match"] <= rolled["answer_accuracy"]
 
@@ -117,7 +117,7 @@ def test_verify_decides_what_rollout_decides(trained):
         model.backbone.lm_head.weight += 0.1 * model.backbone.lm_head.weight.std() * torch.randn(
             model.backbone.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
     for length in (2, 5, 20, 60):
-        rolled, verified = (next(evaluate(model, data, [length], lambda n: 32, e, "test"))
+        rolled, verified = (next(evaluate(model.backbone, data, [length], lambda n: 32, e, "test"))
                             for e in ("rollout", "verify"))
         assert rolled["exact_match"] == verified["exact_match"]
         assert rolled["first_error_phases"] == verified["first_error_phases"]

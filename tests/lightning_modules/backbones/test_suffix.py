@@ -9,9 +9,10 @@ import torch
 from datamodules.stream import TrajectoryStream, collate
 from datamodules.tasks import Addition, Copy
 from lightning_modules.backbones import Suffix
+from lightning_modules.decoding.rollout import budget, rollout
+from lightning_modules.evaluation.outcome import judge
+from lightning_modules.evaluation.verify import verify
 from lightning_modules.model import masked_targets
-from lightning_modules.rollout import budget, judge, rollout
-from lightning_modules.verify import verify
 from tools import UserError
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,237 @@
+"""Interactive rollouts: the model writes, the real tool answers, until the end token or the budget."""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+
+from datamodules.tasks import Problem, Task
+from datamodules.tokens import ANSWER, END, Kind
+from datamodules.trajectory import Trajectory
+from datamodules.vocabulary import Vocabulary
+from lightning_modules.backbones.base import Backbone
+from lightning_modules.backbones.decoder import StepDecoder, capture, device_guard
+from lightning_modules.decoding.batched_rollout import TYPES, Decoding, batched_rollout
+from lightning_modules.decoding.prefill import Passes
+from tools import InvalidCommand, Tool, UserError
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One row: what was said, by whom, and why it ended (`end`, `budget`, `invalid_command` or `tool_error`)."""
+
+    problem: Problem
+    budget: int
+    tool: Tool
+    tokens: list[str] = field(default_factory=list)
+    kinds: bytearray = field(default_factory=bytearray)
+    reason: str = ""
+    detail: str = ""
+    _given: deque[str] = field(default_factory=deque)
+    _answer: Sequence[str] | None = None
+    _answering: bool = False
+
+    def __post_init__(self) -> None:
+        self.tool.reset(self.problem.prompt)
+        self._given.extend(self.problem.prompt)
+
+    def advance(self, predicted: str) -> str:
+        """Take the model's next token, unless one is forced (prompt, observation); returns the one that was taken."""
+        if self._answer is not None and not self._listen():
+            return self.tokens[-1]
+        if self._given:
+            token = self._given.popleft()
+            self.kinds.append(Kind.PROMPT if len(self.tokens) < len(self.problem.prompt) else Kind.OBSERVATION)
+        else:
+            token = predicted
+            self.kinds.append(self._feed(token))
+        self.tokens.append(token)
+        if not self.reason and len(self.tokens) >= self.budget:
+            self.reason = "budget"
+        if self.reason:
+            self.tool.close()
+        return token
+
+    def _feed(self, token: str) -> Kind:
+        if token == END:
+            self.reason = "end"
+            return Kind.END
+        try:
+            observation = self.tool.feed(token)
+        except Exception as error:
+            return self._fail(error)
+        if isinstance(observation, tuple):
+            self._give(observation)
+            return Kind.COMMAND
+        if observation is not None:
+            self._answer = observation
+            return Kind.COMMAND
+        if token == ANSWER:
+            self._answering = not self._answering
+            return Kind.THOUGHT
+        return Kind.OUTPUT if self._answering else Kind.THOUGHT
+
+    def _listen(self) -> bool:
+        """Take an observation that was not there at once: until now the tools of all rows worked side by side."""
+        answer, self._answer = self._answer, None
+        try:
+            self._give(answer)
+        except Exception as error:
+            self._fail(error)
+            self.tool.close()
+        return not self.reason
+
+    def _give(self, observation: Sequence[str]) -> None:
+        """Let the observation come next, as far as the budget goes: a tool may have far more to say."""
+        self._given.extend(islice(observation, self.budget - len(self.tokens)))
+
+    def _fail(self, error: Exception) -> Kind:
+        """End the row; a tool's fault must not take the other rows down."""
+        if isinstance(error, InvalidCommand):
+            self.reason, self.detail = "invalid_command", str(error)
+        else:
+            self.reason, self.detail = "tool_error", f"{type(error).__name__}: {error}"
+        return Kind.COMMAND
+
+    @property
+    def forced(self) -> int:
+        """How many tokens can be taken before the row may end, whatever the model says."""
+        return max(0, min(len(self._given), self.budget - len(self.tokens) - 1)) if self._given else 0
+
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT)
+
+
+class _Stepper:
+    """Greedy steps of a batch of rows on the host's command; on CUDA replayed from a graph."""
+
+    def __init__(self, backbone: Backbone, rows: int, length: int, decoding: Decoding) -> None:
+        self.device = next(backbone.parameters()).device
+        self.decoder = backbone.decoder(rows, length, TYPES[decoding.weights], TYPES[decoding.states])
+        self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self.graph = capture(self._step) if self.device.type == "cuda" and backbone.capturable else None
+        self.passes = Passes(backbone, length, 16 if self.graph else 2)
+
+    def _step(self) -> None:
+        self.predicted = self.decoder.step(self.tokens).argmax(-1)
+
+    def __call__(self, tokens: Sequence[int]) -> list[int]:
+        self.tokens.copy_(torch.tensor(tokens))
+        if self.graph:
+            self.graph.replay()
+        else:
+            self._step()
+        return self.predicted.tolist()
+
+    def reset(self, rows: Sequence[int]) -> None:
+        """Give rows the initial state."""
+        self.decoder.reset(torch.tensor(rows, device=self.device))
+
+    def prefill(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """Let rows take tokens at once, each as many as the others; what they predict is not asked for."""
+        self.passes.take(self.decoder, torch.tensor(rows, device=self.device), torch.tensor(tokens, device=self.device))
+
+    def keep(self, rows: Sequence[int]) -> bool:
+        """Drop all other rows, where shapes may change (not in a graph); tells whether it did."""
+        if self.graph or not isinstance(self.decoder, StepDecoder):
+            return False
+        self.decoder.keep(torch.tensor(rows, device=self.device))
+        self.tokens = self.tokens[: len(rows)]
+        return True
+
+
+@torch.inference_mode()
+def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: Iterable[tuple[Problem, int]],
+            batch_size: int = 64, decoding: Decoding = Decoding()) -> list[Rollout]:  # noqa: B008 (frozen)
+    """Solve problems interactively; each comes with its budget, the most tokens that its row may have.
+
+    Rows end on their own and are refilled from `problems`; the result is in the order of `problems`. Nothing that the
+    model writes raises: a row that cannot go on ends with a reason.
+    """
+    rows = [Rollout(problem, budget, task.tool_for(problem)) for problem, budget in problems]
+    if not rows:
+        return []
+    batched = decoding.batched(backbone, [row.tool for row in rows])
+    if decoding.temperature and not batched:
+        raise UserError(f"temperature {decoding.temperature} needs tools of one token a call, and engine auto or "
+                        f"device")
+    with device_guard(next(backbone.parameters()).device):
+        (_on_device if batched else _on_host)(backbone, vocabulary, rows, batch_size, decoding)
+    return rows
+
+
+def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int,
+               decoding: Decoding) -> None:
+    # What is drawn depends on the seed and the problem alone, not on the place in the batch or the rank.
+    problems = [(row.problem.prompt, row.budget,
+                 random.Random(f"{decoding.seed}/{row.problem.variant}/{row.problem.prompt}").getrandbits(32)
+                 if decoding.temperature else 0) for row in everything]
+    for index, reason, tokens, kinds in batched_rollout(backbone, vocabulary, everything[0].tool, problems, batch_size,
+                                                        decoding):
+        row = everything[index]
+        row.reason, row.tokens, row.kinds = reason, tokens, kinds
+        if reason == "invalid_command":  # the scalar tool can say why
+            again = Rollout(row.problem, row.budget + 1, row.tool)
+            for token in row.tokens:
+                again.advance(token)
+            row.detail = again.detail
+
+
+def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int,
+             decoding: Decoding) -> None:
+    queue = deque(everything)
+    rows: list[Rollout | None] = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
+    stepper = _Stepper(backbone, len(rows), max(row.budget for row in everything), decoding)
+    names, ids = vocabulary.tokens, vocabulary.id
+    stepper.reset(range(len(rows)))  # capturing a graph leaves traces
+    inputs = [ids(row.advance("")) for row in rows]
+    waited = 0  # steps, of single rows, on tokens that were known before
+    while True:
+        forced = [row.forced if row else 0 for row in rows]
+        if any(forced) and stepper.decoder.prefills:
+            waited += sum(map(bool, forced))
+            enough = stepper.passes.price * len(rows)
+            if waited >= enough or all(n or not row for n, row in zip(forced, rows, strict=True)):
+                waited = 0
+                _prefill(stepper, ids, rows, inputs, forced)
+        predicted = stepper(inputs)
+        ended = []
+        for i, row in enumerate(rows):
+            if row is not None:
+                inputs[i] = ids(row.advance(names[predicted[i]]))
+                if row.reason:
+                    ended.append(i)
+        for i in ended:
+            rows[i] = queue.popleft() if queue else None
+            if rows[i] is not None:
+                stepper.reset([i])
+                inputs[i] = ids(rows[i].advance(""))
+        if ended and None in rows:
+            kept = [i for i, row in enumerate(rows) if row is not None]
+            if not kept:
+                return
+            if stepper.keep(kept):
+                rows, inputs = [rows[i] for i in kept], [inputs[i] for i in kept]
+
+
+def _prefill(stepper: _Stepper, ids: Callable[[str], int], rows: Sequence[Rollout | None], inputs: list[int],
+             forced: Sequence[int]) -> None:
+    """Take known tokens (prompts, observations) in passes over many of them, while a pass saves more than it costs.
+
+    A row that waits for a pass goes on by steps, so that nothing is lost where none is ever worth it. The caller waits
+    until the rows that could have saved steps have lost as many as a pass costs, or all of them could: so the passes
+    are shared by more rows the more often there are observations.
+    """
+    for chosen, length in stepper.passes.plan(forced, len(rows)):
+        tokens = [[inputs[i], *(ids(rows[i].advance("")) for _ in range(length))] for i in chosen]
+        stepper.prefill(chosen, [row[:-1] for row in tokens])
+        for i, row in zip(chosen, tokens, strict=True):
+            inputs[i] = row[-1]
+
+
+def budget(reference: Trajectory) -> int:
+    """Tokens that a rollout may have: a quarter more than the reference, and some."""
+    return len(reference.tokens) * 5 // 4 + 32

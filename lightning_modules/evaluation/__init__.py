@@ -1,0 +1,1 @@
+"""Length generalization of one model: lengths, outcomes, metrics, tables and figures of one run."""

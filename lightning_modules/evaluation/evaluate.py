@@ -1,0 +1,106 @@
+"""Length generalization of one model: exact match and answers at growing lengths, by rollout or verify."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from datamodules.datamodule import TrajectoryDataModule
+from lightning_modules.backbones.base import Backbone
+from lightning_modules.decoding.batched_rollout import Decoding
+from lightning_modules.decoding.rollout import budget, rollout
+from lightning_modules.evaluation.metrics import LengthMetrics, Record
+from lightning_modules.evaluation.outcome import Outcome, judge
+from lightning_modules.evaluation.verify import expected_tokens, verify, verify_streamed
+from tools import UserError
+
+EVALUATORS = ("rollout", "verify")
+
+
+def check_lengths(lengths: Sequence[int], shortest: int = 1) -> None:
+    """Raises UserError unless the lengths are possible and grow."""
+    if any(length < shortest for length in lengths):
+        raise UserError(f"length {min(lengths)} is not allowed: evaluation lengths start at {shortest}")
+    if list(lengths) != sorted(set(lengths)):
+        raise UserError(f"evaluation lengths {list(lengths)} do not increase: give each once, in growing order")
+
+
+def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[int],
+             problems: Callable[[int], int], evaluator: str, split: str, batch_size: int = 64, rank: int = 0,
+             world: int = 1, decoding: Decoding = Decoding(), stream_from: int | None = None,  # noqa: B008 (frozen)
+             folder: Path | None = None) -> Iterator[Record]:
+    """Records of metrics.json, a length and variant at a time.
+
+    problems:    number of problems at a length, for each variant; ranks share them
+    split:       `test` or `validation` problems
+    stream_from: verify lengths from this one on while their trajectories are recorded, which takes no memory
+    folder:      where such a verification keeps what it needs to go on after it was cut off; None: nowhere
+
+    A variant's lengths stop growing after one with no exact and no right answer; one that it has not is left out.
+    """
+    going = list(data.task.variants)
+    was_training = backbone.training
+    backbone.eval()
+    for length in lengths:
+        variants = [variant for variant in data.task.variants_at(length) if variant in going]
+        if not variants:
+            continue
+        cells = [(v, i) for v in variants for i in range(rank, problems(length), world)]
+        metrics = {v: _metrics(backbone, data, v, length, evaluator) for v in variants}
+        if evaluator == "verify" and stream_from is not None and length >= stream_from:
+            outcomes = [outcome for v in variants
+                        for outcome in _streamed(backbone, data, [i for w, i in cells if w == v], length, v, split,
+                                                 rank, folder)]
+        else:
+            outcomes = _outcomes(backbone, data, cells, length, evaluator, split, batch_size, decoding)
+        for (variant, _), outcome in zip(cells, outcomes, strict=True):
+            metrics[variant].update(outcome)
+        for variant, metric in metrics.items():
+            record = metric.compute()
+            if not record["exact_match"] and not record["answer_accuracy"]:
+                going.remove(variant)
+            yield record
+    backbone.train(was_training)
+
+
+def _outcomes(backbone: Backbone, data: TrajectoryDataModule, cells: Sequence[tuple[str, int]], length: int,
+              evaluator: str, split: str, batch_size: int, decoding: Decoding) -> list[Outcome]:
+    task, vocabulary = data.task, data.vocabulary
+    problems = [data.problem(split, length, index, variant) for variant, index in cells]
+    references = task.references(problems)
+    if evaluator == "verify":
+        return verify(backbone, vocabulary, references, batch_size=batch_size)
+    budgets = [(problem, budget(reference)) for problem, reference in zip(problems, references, strict=True)]
+    rows = rollout(backbone, vocabulary, task, budgets, batch_size, decoding)
+    return [judge(row, task, reference) for row, reference in zip(rows, references, strict=True)]
+
+
+def _streamed(backbone: Backbone, data: TrajectoryDataModule, indices: Sequence[int], length: int, variant: str,
+              split: str, rank: int, folder: Path | None) -> list[Outcome]:
+    if not indices:
+        return []
+    problems = [data.problem(split, length, index, variant) for index in indices]
+    total = expected_tokens(data.task, length, variant, data.evaluation_seed)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    columns = (TextColumn("{task.description}"), BarColumn(),
+               TextColumn("{task.fields[reached]:,} done, {task.fields[speed]}"), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=rank > 0) as bar:
+        name = " ".join(filter(None, ("verify", variant, f"{length:,}")))
+        shown = bar.add_task(name, total=total, reached=0, speed="")
+
+        def progress(tokens: int) -> None:
+            bar.update(shown, completed=min(tokens, total), reached=min(length, length * tokens // total))
+            if speed := bar.tasks[0].speed:
+                bar.update(shown, speed=f"{speed * len(problems):,.0f} tokens/s")
+
+        return verify_streamed(backbone, data.task, problems, data.vocabulary, workers=max(1, cores - 1),
+                               progress=progress, saved=folder and folder / f"verify_rank{rank}.pt")
+
+
+def _metrics(backbone: Backbone, data: TrajectoryDataModule, variant: str, length: int,
+             evaluator: str) -> LengthMetrics:
+    task, variant = data.task.part(variant)
+    metric = LengthMetrics(task.name, length, variant=variant, setting=task.setting, style=task.style,
+                           evaluator=evaluator, phases=task.phases)
+    return metric.to(next(backbone.parameters()).device)

@@ -1,0 +1,198 @@
+"""Exact match without a rollout: is the teacher-forced argmax right at every predicted token of the reference?
+
+With greedy decoding that is the same question as whether the rollout is the reference trajectory, but it is answered by
+a parallel pass in chunks, in memory that does not grow with the trajectory. `verify` takes trajectories that are there;
+`verify_streamed` records them while it goes, for problems of any length.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from datamodules.recording import Block, RecordedRows
+from datamodules.tasks import Problem, Task
+from datamodules.tokens import PREDICTED
+from datamodules.trajectory import Trajectory
+from datamodules.vocabulary import Vocabulary
+from lightning_modules.backbones.base import Backbone
+from lightning_modules.evaluation.outcome import Outcome
+from tools.files import atomic_path
+
+SAVE_SECONDS = 60
+"""How often a long verification saves where it is."""
+
+
+@torch.inference_mode()
+def verify(backbone: Backbone, vocabulary: Vocabulary, references: Sequence[Trajectory], chunk_size: int = 1024,
+           batch_size: int = 64) -> list[Outcome]:
+    """Outcome of every reference trajectory, in order; `chunk_size` tokens of `batch_size` rows at a time."""
+    outcomes = []
+    for start in range(0, len(references), batch_size):
+        batch = references[start : start + batch_size]
+        check = Check(backbone, len(batch))
+        for rows in _chunks(batch, vocabulary, chunk_size):
+            check.take(rows)
+        outcomes += check.outcomes()
+    return outcomes
+
+
+@torch.inference_mode()
+def verify_streamed(backbone: Backbone, task: Task, problems: Sequence[Problem], vocabulary: Vocabulary,
+                    chunk_size: int | None = None, workers: int = 1,
+                    progress: Callable[[int], None] = lambda tokens: None, saved: Path | None = None,
+                    stop_early: bool = True) -> list[Outcome]:
+    """Outcome of the reference trajectory of every problem, recorded by worker processes, all of them side by side.
+
+    With `stop_early` it stops when every row has had its first error; the outcomes then count what was seen so far.
+
+    chunk_size: tokens of a row at a time; None: as suits the device
+    progress:   called with the tokens of the longest row that are done
+    saved:      file to go on from if this very verification was cut off, which is removed at the end
+    """
+    if chunk_size is None:
+        cuda = next(backbone.parameters()).is_cuda
+        chunk_size = max(1024, (131_072 if cuda else 16_384) // len(problems))
+    check = Check(backbone, len(problems))
+    key = _key(backbone, problems, chunk_size) if saved else ""
+    done = check.restore(saved, key) if saved else 0
+    rows, last = RecordedRows(task, problems, vocabulary, chunk_size, workers), time.monotonic()
+    for number, blocks in enumerate(rows):
+        if number >= done:
+            check.take(blocks)
+            progress((number + 1) * chunk_size)
+            if stop_early and check.all_wrong():
+                break
+            if saved and time.monotonic() - last > SAVE_SECONDS:
+                check.save(saved, key, number + 1)
+                last = time.monotonic()
+    if saved:
+        saved.unlink(missing_ok=True)
+    return check.outcomes()
+
+
+class Check:
+    """Teacher forcing of some rows, block after block.
+
+    pending:  int64 [B], the token that the model expects next in each row
+    counts:   int64 [4, B], tokens, predicted tokens, wrong ones among them, turns
+    errors:   position and phase of each row's first error; None before it
+    """
+
+    def __init__(self, backbone: Backbone, rows: int) -> None:
+        self.backbone, self.device = backbone, next(backbone.parameters()).device
+        self.state = backbone.initial_state(rows)
+        self.pending = torch.zeros(rows, 1, dtype=torch.long, device=self.device)
+        self.counts = np.zeros((4, rows), dtype=np.int64)
+        self.errors: list[tuple[int, str] | None] = [None] * rows
+        self._open: tuple[Sequence[Block | None], torch.Tensor, torch.cuda.Event | None] | None = None
+
+    def take(self, blocks: Sequence[Block | None]) -> None:
+        """The next block of every row; None where the trajectory has ended.
+
+        What came out is read when the next block is on its way: the device shall not wait for the host.
+        """
+        some = next(block for block in blocks if block)
+        tokens = self._together([block.ids if block else some.ids[:0] for block in blocks]).long()
+        predicted = self._together([block.predicted if block else some.predicted[:0] for block in blocks])
+        logits, self.state = self.backbone(tokens, self.state)
+        expected = torch.cat([self.pending, logits.argmax(-1)], 1)
+        self.pending = expected[:, -1:].clone()
+        wrong = (expected[:, :-1] != tokens) & predicted
+        found = torch.stack([predicted.sum(1), wrong.sum(1), wrong.byte().argmax(1)]).to(
+            "cpu", non_blocking=self.device.type == "cuda")
+        ready = torch.cuda.current_stream(self.device).record_event() if self.device.type == "cuda" else None
+        self._settle()
+        self._open = blocks, found, ready
+
+    def _together(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        """Rows of any lengths side by side on the device, filled up with 0."""
+        return (rows[0][None] if len(rows) == 1 else pad_sequence(rows, batch_first=True)).to(self.device)
+
+    def _settle(self) -> None:
+        """Count what came out of the last block."""
+        if self._open is None:
+            return
+        (blocks, found, ready), self._open = self._open, None
+        if ready:
+            ready.synchronize()
+        for i, (block, predicted, wrong, place) in enumerate(zip(blocks, *found.tolist(), strict=True)):
+            if not block:
+                continue
+            if wrong and self.errors[i] is None:
+                phases = [name for position, name in block.phases if position <= place]
+                self.errors[i] = int(self.counts[0, i]) + place, phases[-1] if phases else ""
+            self.counts[:, i] += len(block.ids), predicted, wrong, block.turns
+
+    def all_wrong(self) -> bool:
+        """Whether every row has had an error before the last block."""
+        return all(error is not None for error in self.errors)
+
+    def outcomes(self) -> list[Outcome]:
+        self._settle()
+        return [Outcome(exact=error is None, answer_correct=None, predicted_tokens=int(predicted),
+                        correct_tokens=int(predicted - wrong), first_error=error and error[0],
+                        phase=error and error[1], turns=int(turns), tokens=int(tokens), reason="verify")
+                for error, tokens, predicted, wrong, turns in zip(self.errors, *self.counts, strict=True)]
+
+    def save(self, path: Path, key: str, done: int) -> None:
+        self._settle()
+        content = {"key": key, "done": done, "state": self.state, "pending": self.pending,
+                   "counts": torch.from_numpy(self.counts), "errors": self.errors}
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+
+    def restore(self, path: Path, key: str) -> int:
+        """Blocks that are done already, by what `save` left; 0 if that was another verification, or is broken."""
+        try:
+            content: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception:  # none, or not whole: begin again
+            return 0
+        if content.get("key") != key:
+            return 0
+        self.state, self.pending, self.errors = (content[name] for name in ("state", "pending", "errors"))
+        self.counts = content["counts"].cpu().numpy()
+        return content["done"]
+
+
+def _chunks(references: Sequence[Trajectory], vocabulary: Vocabulary, size: int) -> Iterator[list[Block | None]]:
+    """Whole trajectories as the blocks that `RecordedRows` would give."""
+    rows = [(torch.from_numpy(vocabulary.encode(r.tokens).astype(np.int32)),
+             torch.from_numpy(np.isin(np.frombuffer(r.kinds, dtype=np.uint8), list(PREDICTED)))) for r in references]
+    for start in range(0, max(len(ids) for ids, _ in rows), size):
+        blocks: list[Block | None] = []
+        for reference, (ids, predicted) in zip(references, rows, strict=True):
+            stop = min(start + size, len(ids))
+            phases = [(0, reference.phase_at(start))]
+            phases += [(place - start, name) for place, name in reference.phases if start < place < stop]
+            blocks.append(Block(ids[start:stop], predicted[start:stop], phases, 0 if start else reference.turns())
+                          if start < len(ids) else None)
+        yield blocks
+
+
+def _key(backbone: Backbone, problems: Iterable[Problem], chunk_size: int) -> str:
+    """What a saved verification must agree in to be gone on with: problems, weights, chunks."""
+    digest = hashlib.sha256(repr([*problems, chunk_size, backbone.description]).encode())
+    for tensor in backbone.state_dict().values():
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def expected_tokens(task: Task, length: int, variant: str, seed: int) -> int:
+    """About how many tokens a trajectory of that length has, from shorter ones of some 100,000 tokens at most."""
+    part = task.part(variant)[0]
+    counts: list[tuple[int, int]] = []
+    size = max(4, part.shortest)
+    while len(counts) < 2 or (counts[-1][0] < length and counts[-1][1] < 100_000):
+        size = min(size, length, part.longest or length)
+        counts.append((size, len(task.record(task.problem("validation", seed, size, 0, variant)).tokens)))
+        if size in (length, part.longest):
+            return counts[-1][1]
+        size += max(1, size // 2)
+    (short, few), (long, some) = counts[-2:]
+    return round(some * (length / long) ** (np.log(some / few) / np.log(long / short)))

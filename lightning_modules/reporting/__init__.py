@@ -1,0 +1,1 @@
+"""Pages over many runs: results, claims, figures."""

@@ -1,0 +1,1 @@
+"""Run folders, their checkpoints, grids of runs, and what their configurations may import."""

@@ -1,0 +1,348 @@
+"""Sweeps: every cell of a grid is one `fit` in a process of its own, and leaves one file in results/."""
+
+import itertools
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from statistics import median
+from string import Formatter
+from typing import IO, Any, TextIO
+
+import torch
+from rich.console import Console
+
+from datamodules.typed import typed
+from lightning_modules.provenance import shipped
+from lightning_modules.runs.folders import SWEEPS, newest_checkpoint
+from lightning_modules.training.callbacks import REQUEUE
+from tools import UserError
+from tools.files import read_yaml
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+GRACE = 20.0
+"""Seconds that running cells get to save when the time is up."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a block of a sweep file says, see `read_sweep`; types alone."""
+
+    results: str
+    options: str = ""
+    grid: dict[str, dict[str, str]] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [1])
+    minutes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One training run: its name, the options of `run.py fit`, and the file that it leaves.
+
+    folder:  where it trains, `runs/sweeps/<file>/<experiment>`
+    minutes: how long it takes on one core of a CPU, about
+    """
+
+    name: str
+    options: tuple[str, ...]
+    result: Path
+    folder: Path
+    minutes: float
+
+
+def read_sweep(files: str | Path) -> list[Cell]:
+    """The cells of a sweep file, or of several with commas between: the first seed of every cell, then the second, ...
+
+    A file is a block or has a list of `blocks`, the most valuable first. The keys of a block: `results` (folder of its
+    files; `{axis}` stands for the axis's label), `options` (command-line options of every cell), `grid` (axis -> label
+    -> options; all combinations are run, and the labels of the axes that are not in `results` make the cell's name),
+    `seeds`, and `minutes` (what a cell takes on one core, about). `options` beside `blocks` go before theirs, and
+    every `--config` before all that is no file. Raises UserError that says what is wrong with a file.
+    """
+    ranked: list[tuple[int, Cell]] = []
+    for path in map(shipped, str(files).split(",")):
+        for block in _blocks(path):
+            ranked += _cells(path, block)
+    results = Counter(cell.result for _, cell in ranked)
+    if twice := [str(result) for result, count in results.items() if count > 1]:
+        raise UserError(f"{files}: two cells have the same name, {twice[0]}; give every axis labels of its own")
+    return [cell for _, cell in sorted(ranked, key=lambda pair: pair[0])]  # stable: by the seed's place alone
+
+
+def _blocks(path: Path) -> list[Block]:
+    """The blocks of a sweep file, with the options of all in theirs; raises UserError that says what is wrong."""
+    if not path.is_file():
+        raise UserError(f"there is no sweep file {path}: configs/sweeps/ has some, found from any folder")
+    try:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not content.keys() & {"results", "blocks"}:
+        raise UserError(f"{path} is not a sweep: expected the keys {', '.join(key.name for key in fields(Block))}, or "
+                        f"blocks of them")
+
+    def block(part: Any) -> Block:
+        if isinstance(part, dict):
+            part = {key: value for key, value in part.items() if value is not None}
+        if isinstance(part, dict) and isinstance(part.get("grid"), dict):  # labels may look like numbers
+            part |= {"grid": {axis: {str(label): text or "" for label, text in labels.items()}
+                                    if isinstance(labels, dict) else labels for axis, labels in part["grid"].items()}}
+        return typed(Block, part, lambda what: UserError(f"{path} is not a sweep: {what}"))
+
+    if "blocks" not in content:
+        return [block(content)]
+    common, blocks = content.get("options") or "", content["blocks"]
+    if content.keys() - {"blocks", "options"} or not isinstance(blocks, list) or not blocks \
+            or not isinstance(common, str):
+        raise UserError(f"{path} is not a sweep: expected a list of blocks and the options of all, as one text")
+    return [replace(one, options=f"{common} {one.options}") for one in map(block, blocks)]
+
+
+def _cells(path: Path, block: Block) -> Iterable[tuple[int, Cell]]:
+    """The cells of one block, each with the place of its seed."""
+    grid = block.grid
+    if empty := [axis for axis, labels in grid.items() if not labels]:
+        raise UserError(f"{path}: axis {empty[0]} of grid needs labels with their options")
+    if not 0 <= block.minutes < math.inf:
+        raise UserError(f"{path}: minutes {block.minutes} are not a number from 0 on")
+    if wrong := [seed for seed in block.seeds if not 0 <= seed < 2**32]:
+        raise UserError(f"{path}: seed {wrong[0]} is not possible: expected a whole number from 0 to 4,294,967,295")
+    try:
+        shared = {name for _, name, _, _ in Formatter().parse(block.results) if name is not None}
+        if unknown := shared - grid.keys():
+            raise UserError(f"{path}: results {block.results!r} names {min(unknown)!r}, which is no axis of grid")
+        for choice in itertools.product(*(axis.items() for axis in grid.values())):
+            labels = dict(zip(grid, (label for label, _ in choice), strict=True))
+            folder = Path(block.results.format(**labels))
+            options = _configs_first([part for text in (block.options, *(t for _, t in choice))
+                                      for part in shlex.split(text)])
+            for place, seed in enumerate(block.seeds or [1]):
+                name = "_".join([*(label for axis, label in labels.items() if axis not in shared), f"seed{seed}"])
+                yield place, Cell(name, (*options, "--seed_everything", str(seed)), folder / f"{name}.json",
+                                  SWEEPS / path.stem / folder.name, block.minutes)
+    except ValueError as error:
+        raise UserError(f"{path}: results or options cannot be read: {error}") from error
+
+
+def _configs_first(options: Sequence[str]) -> list[str]:
+    """Configuration files before all other options, which they would overwrite."""
+    at = [i for i, option in enumerate(options[:-1]) if option == "--config"]
+    configs = [part for i in at for part in options[i : i + 2]]
+    return [*configs, *(option for i, option in enumerate(options) if i not in at and i - 1 not in at)]
+
+
+def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: str = "", index: int | None = None,
+          dry_run: bool = False) -> None:
+    """Run every cell of a sweep that has no result yet.
+
+    A cell that was cut off goes on from its checkpoint; one that fails does not stop the others; its output is kept.
+    Ctrl-C and SIGTERM let the running cells save. The cells share the cores. Several sweeps of a file share its cells:
+    each leaves alone what another one is running or has done.
+
+    Args:
+        file: the sweep file, such as configs/sweeps/addition.yaml; or several, with commas between
+        parallel: cells side by side; with several GPUs each takes the next one
+        minutes: end after so long: no cell is begun that would take longer, and those that still run save and stop
+        options: further options of every cell, such as '--trainer.accelerator cpu'
+        index: run only this cell, for job arrays: sbatch --array=0-9 --wrap
+            'python run.py sweep FILE --index $SLURM_ARRAY_TASK_ID'
+        dry_run: only print the cells and whether they are done
+    """
+    cells = [replace(cell, options=(*cell.options, *shlex.split(options))) for cell in read_sweep(file)]
+    console = Console(soft_wrap=True, emoji=False, highlight=False, markup=False)
+    if index is not None:
+        if not 0 <= index < len(cells):
+            raise UserError(f"index {index} is not a cell of {file}: it has {len(cells)}, from 0 on")
+        cells = [cells[index]]
+    if parallel < 1:
+        raise UserError(f"parallel {parallel} is not allowed: expected at least 1")
+    if minutes is not None and not minutes > 0:
+        raise UserError(f"minutes {minutes} are not allowed: expected a number above 0")
+    missing = [cell for cell in cells if not cell.result.is_file()]
+    console.print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done")
+    if dry_run:
+        for number, cell in enumerate(cells):
+            console.print(f"{number:3} {'open' if cell in missing else 'done'} {cell.result}, {cell.minutes:g} min: "
+                          f"python run.py fit {shlex.join(cell.options)}")
+        console.print(f"about {sum(cell.minutes for cell in missing) / parallel:.0f} minutes, {parallel} side by side")
+        return
+    ended = Pool(parallel, minutes, console).run(missing)
+    left = len(missing) - sum(map(len, ended.values()))
+    if ended["elsewhere"]:
+        console.print(f"{len(ended['elsewhere'])} cells are left to another sweep, which runs them: "
+                      f"{', '.join(ended['elsewhere'])}")
+    if ended["interrupted"] or left:
+        console.print(f"{len(ended['done'])} cells done, {len(ended['interrupted'])} cut off, {left} not begun: "
+                      f"the same command goes on")
+    if ended["failed"]:
+        raise UserError(f"{len(ended['failed'])} of {len(missing)} cells failed: {', '.join(ended['failed'])}")
+
+
+@dataclass(slots=True)
+class Job:
+    cell: Cell
+    slot: int
+    process: subprocess.Popen
+    lock: IO[bytes]
+    log: TextIO
+    begun: float = field(default_factory=time.monotonic)
+
+
+class Pool:
+    """Runs cells side by side, until all are done, the time is up, or a signal ends it."""
+
+    def __init__(self, parallel: int, minutes: float | None, console: Console) -> None:
+        self.console, self.parallel = console, parallel
+        self.window = 60 * minutes - GRACE if minutes else float("inf")
+        self.deadline = time.monotonic() + self.window
+        self.slots, self.jobs = list(range(parallel)), []
+        self.paces: list[float] = []  # seconds that cells took, as a multiple of those that they were expected to
+        self.stopping, self.patience = False, float("inf")
+
+    def run(self, cells: Iterable[Cell]) -> dict[str, list[str]]:
+        """Names of cells, by how they ended: `done`, `failed`, `interrupted`, or `elsewhere`: with another sweep."""
+        ended: defaultdict[str, list[str]] = defaultdict(list)
+        waiting = list(cells)
+        handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            handlers = {sign: signal.signal(sign, self._stop) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while waiting or self.jobs:
+                while self.slots and not self.stopping and (cell := next(filter(self._fits, waiting), None)):
+                    waiting.remove(cell)
+                    if (lock := claim(cell)) is None:
+                        ended["elsewhere"].append(cell.name)
+                    elif cell.result.is_file():  # another sweep's, since this one began
+                        lock.close()
+                        ended["done"].append(cell.name)
+                    else:
+                        self.jobs.append(start(cell, lock, self.slots.pop(0), self.parallel))
+                if not self.jobs:
+                    break
+                time.sleep(0.1)
+                if time.monotonic() > self.deadline and not self.stopping:
+                    self._stop()
+                for job in self.jobs if time.monotonic() > self.patience else ():
+                    job.process.kill()
+                for job in [job for job in self.jobs if job.process.poll() is not None]:
+                    self._end(job, ended)
+        finally:
+            for job in self.jobs:
+                job.process.kill()
+            for sign, handler in handlers.items():
+                signal.signal(sign, handler)
+        return ended
+
+    def _fits(self, cell: Cell) -> bool:
+        """Whether a cell would end in time, by its minutes and by how the cells before it compare with theirs.
+
+        One that would not even if it had all of the time begins anyway: it goes on from its checkpoint the next time.
+        """
+        seconds = 60 * cell.minutes * (median(self.paces) if self.paces else 1)
+        return time.monotonic() + seconds <= self.deadline or seconds > self.window
+
+    def _stop(self, *_: Any) -> None:
+        """Let the running cells save; one that takes longer than the grace is killed, and has its last checkpoint."""
+        if not self.stopping:
+            self.stopping, self.patience = True, time.monotonic() + GRACE - 2
+            for job in self.jobs:
+                job.process.terminate()
+
+    def _end(self, job: Job, ended: dict[str, list[str]]) -> None:
+        self.jobs.remove(job)
+        self.slots.append(job.slot)
+        job.log.close()
+        seconds, code = time.monotonic() - job.begun, job.process.returncode
+        what = "done" if finish(job.cell, code) else \
+            "interrupted" if code == REQUEUE or (self.stopping and code) else "failed"
+        job.lock.close()  # not before its result is there
+        if what == "done" and job.cell.minutes:
+            self.paces.append(seconds / (60 * job.cell.minutes))
+        ended[what].append(job.cell.name)
+        where = f": see {job.cell.folder / job.cell.name}.log" * (what == "failed")
+        self.console.print(f"{what:11} {job.cell.result.parent.name}/{job.cell.name}, {seconds:.0f} s{where}")
+
+
+def claim(cell: Cell) -> IO[bytes] | None:
+    """The cell's lock, or None if another sweep has it, or a run that has outlived its sweep."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    lock = open(cell.folder / f"{cell.name}.lock", "ab")  # noqa: SIM115 (the job closes it)
+    try:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    except OSError:  # a file system without locks
+        pass
+    return lock
+
+
+def start(cell: Cell, lock: IO[bytes], slot: int, parallel: int) -> Job:
+    """Train a cell in `cell.folder`/<name>/, from its checkpoint if it has one; its output goes to <name>.log.
+
+    lock: of the cell, which its process inherits, so that it holds until that has ended as well
+    """
+    run, options = cell.folder / cell.name, cell.folder / f"{cell.name}.options"
+    known = options.read_text(encoding="utf-8") if options.is_file() else None
+    if known != shlex.join(cell.options) or not checkpoint(run):
+        shutil.rmtree(run, ignore_errors=True)  # of other options, or cut off before its first checkpoint
+    (run / "metrics.json").unlink(missing_ok=True)
+    options.write_text(shlex.join(cell.options), encoding="utf-8")
+    log = open(cell.folder / f"{cell.name}.log", "a", encoding="utf-8")  # noqa: SIM115 (the job closes it)
+    # In a session of its own: of a Ctrl-C it shall hear through the sweep alone, for a second signal ends it unsaved.
+    process = subprocess.Popen(command(cell), stdout=log, stderr=subprocess.STDOUT, env=environment(slot, parallel),
+                               start_new_session=True, pass_fds=[lock.fileno()] if fcntl else ())
+    return Job(cell, slot, process, lock, log)
+
+
+def command(cell: Cell) -> list[str]:
+    run = cell.folder / cell.name
+    arguments = [sys.executable, os.path.relpath(Path(__file__).parents[2] / "run.py"), "fit", *cell.options,
+                 "--trainer.logger.save_dir", str(cell.folder.parent), "--trainer.logger.name", cell.folder.name,
+                 "--trainer.logger.version", cell.name, "--trainer.enable_progress_bar", "false"]
+    found = checkpoint(run)
+    return [*arguments, "--ckpt_path", str(found)] if found else arguments
+
+
+def checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, if it has one."""
+    try:
+        return newest_checkpoint(run)
+    except UserError:
+        return None
+
+
+def environment(slot: int, parallel: int) -> dict[str, str]:
+    """The cores are shared out: processes that each spin on all of them slow each other down many times over."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores // parallel))
+    result = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **os.environ}
+    if (count := torch.cuda.device_count()) > 1:
+        names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        result["CUDA_VISIBLE_DEVICES"] = names.split(",")[slot % count]
+    return result
+
+
+def finish(cell: Cell, code: int) -> bool:
+    """Copy the metrics.json of a run that came to its end to the results; tells whether there is one."""
+    metrics = cell.folder / cell.name / "metrics.json"
+    if code not in (0, REQUEUE) or not metrics.is_file():
+        return False
+    cell.result.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(metrics, cell.result.with_suffix(".part"))
+    os.replace(cell.result.with_suffix(".part"), cell.result)
+    return True

@@ -1,0 +1,9 @@
+"""Lightning callbacks: length generalization, checkpoints that survive an interrupt, waiting for data, the progress
+bar."""
+
+from lightning_modules.training.callbacks.data_wait import DataWait
+from lightning_modules.training.callbacks.last_checkpoint import REQUEUE, LastCheckpoint
+from lightning_modules.training.callbacks.length_generalization import LengthGeneralization
+from lightning_modules.training.callbacks.progress import RunProgress
+
+__all__ = ["REQUEUE", "DataWait", "LastCheckpoint", "LengthGeneralization", "RunProgress"]

@@ -1,0 +1,264 @@
+"""Rolls the model out at growing lengths during and after training, and shows how far it gets."""
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
+
+from datamodules.tasks import Task
+from lightning_modules.decoding.agreement import check_agreement
+from lightning_modules.decoding.batched_rollout import Decoding
+from lightning_modules.decoding.rollout import budget, rollout
+from lightning_modules.evaluation.evaluate import EVALUATORS, check_lengths, evaluate
+from lightning_modules.evaluation.metrics import Record, write_metrics
+from lightning_modules.evaluation.plots import accuracy_figure, save_figure
+from lightning_modules.evaluation.tables import records_table
+from lightning_modules.evaluation.traces import trace_markdown
+from lightning_modules.provenance import origin
+from lightning_modules.training.callbacks.last_checkpoint import LastCheckpoint, last_validation, run_folder
+from tools import UserError
+
+
+class LengthGeneralization(Callback):
+    """Interactive rollouts with the real tool, greedy, at growing lengths; a length at 0% is the last.
+
+    At every validation: `validation_lengths` on validation problems, logged as curves over steps. At the end of `fit`
+    and in `test`: `lengths` on test problems, as a table, metrics.json, curve.png, and in TensorBoard. A run whose loss
+    or weights are no numbers at the end is `diverged` there, such a `train_loss` null; its records count as any do.
+
+    Args:
+        lengths: of the final evaluation, growing; in the task's own unit (digits)
+        problems: problems at each length, for each variant of the task
+        problems_at_longest: problems at the last of `lengths`; null: as many as at the others
+        verify_lengths: further lengths, above `lengths`, that are only verified, not rolled out
+        verify_problems: problems at each of those
+        validation_lengths: during training
+        validation_problems: during training, for each variant
+        evaluators: `rollout` (the truth), `verify` (exact match only, by a parallel pass), or both
+        batch_size: rows that are rolled out side by side
+        decoding: engine, precision and temperature of the rollouts
+        split: problems of the final evaluation; `validation` to compare recipes without seeing the test problems
+    """
+
+    def __init__(self, lengths: list[int], problems: int = 32, problems_at_longest: int | None = None,
+                 verify_lengths: Sequence[int] = (), verify_problems: int = 4,
+                 validation_lengths: Sequence[int] = (), validation_problems: int = 16,
+                 evaluators: Sequence[str] = EVALUATORS, batch_size: int = 64, split: str = "test",
+                 decoding: Decoding = Decoding()) -> None:  # noqa: B008 (frozen)
+        check_lengths([*lengths, *verify_lengths])
+        check_lengths(validation_lengths)
+        for name, value in {"problems": problems, "problems_at_longest": problems_at_longest or 1,
+                            "verify_problems": verify_problems,
+                            "validation_problems": validation_problems, "batch_size": batch_size}.items():
+            if value < 1:
+                raise UserError(f"evaluation {name} {value} is not allowed: expected at least 1")
+        for name, given in {"lengths": lengths, "evaluators": evaluators}.items():
+            if not given:
+                raise UserError(f"evaluation {name} [] are not allowed: give at least one")
+        if unknown := [e for e in evaluators if e not in EVALUATORS]:
+            raise UserError(f"unknown evaluator {unknown[0]!r}: expected {' or '.join(EVALUATORS)}")
+        self.lengths, self.validation_lengths = list(lengths), list(validation_lengths)
+        self.problems, self.problems_at_longest = problems, problems_at_longest
+        self.verify_lengths, self.verify_problems = list(verify_lengths), verify_problems
+        self.validation_problems = validation_problems
+        if split not in ("test", "validation"):
+            raise UserError(f"unknown split {split!r}: expected test or validation")
+        self.evaluators, self.batch_size, self.split = list(evaluators), batch_size, split
+        self.decoding = decoding
+        self._train_seconds = 0.0
+        self._train_loss: torch.Tensor | None = None  # running mean over about ten steps, on the device
+        self._begun: float | None = None  # since when training has been running
+        self._trained = False
+        self._disagreement: str | None = None  # what the check of the trained backbone found
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_agreement(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_agreement(trainer, pl_module)
+
+    def _check_agreement(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises UserError where what is trained or loaded is another model than what is rolled out."""
+        with getattr(trainer.strategy, "whole", nullcontext)():
+            check_agreement(pl_module.backbone, trainer.datamodule.task, pl_module.vocabulary, self.decoding,
+                            self.batch_size, trainer.precision_plugin.forward_context)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun, self._trained = time.perf_counter(), True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause()
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._check_agreement(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = time.perf_counter()
+
+    def _pause(self) -> None:
+        if self._begun is not None:
+            self._train_seconds += time.perf_counter() - self._begun
+            self._begun = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
+                           batch_idx: int) -> None:
+        loss = outputs["loss"].detach().float()
+        mean = loss if self._train_loss is None else torch.lerp(self._train_loss.to(loss), loss, 0.1)
+        self._train_loss = torch.where(mean.isfinite(), mean, loss)  # a step that a gradient scaler left out is over
+
+    def state_dict(self) -> dict[str, Any]:
+        seconds = self._train_seconds + (time.perf_counter() - self._begun if self._begun else 0.0)
+        return {"train_seconds": seconds, "train_loss": self._last_loss()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._train_seconds = state_dict["train_seconds"]
+        loss = state_dict.get("train_loss")  # checkpoints from before do not have it
+        self._train_loss = None if loss is None else torch.tensor(loss)
+
+    def _last_loss(self) -> float | None:
+        return None if self._train_loss is None else float(self._train_loss)
+
+    @staticmethod
+    def _validation_loss(trainer: Trainer) -> float | None:
+        """Of the run's last validation; None if there was none, or it is no number."""
+        own = trainer.callback_metrics.get("validation/loss")
+        loss = last_validation(run_folder(trainer))[1] if own is None else float(own)
+        return loss if math.isfinite(loss) else None
+
+    def check_task(self, task: Task) -> None:
+        """Raises UserError if the task has no problems of one of the lengths."""
+        for length in (*self.lengths, *self.verify_lengths, *self.validation_lengths):
+            task.check_length(length)
+        if self.verify_lengths and not task.streamed:
+            raise UserError(f"verify_lengths {self.verify_lengths} are not possible: the trajectories of {task.name} "
+                            f"are not recorded token by token; give such lengths as evaluation.lengths")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not self.validation_lengths:
+            return
+        records = list(self._evaluate(trainer, pl_module, self.validation_lengths, "rollout", "validation",
+                                      lambda length: self.validation_problems))
+        for record in records:
+            variant = record["variant"].replace(" ", "")
+            name = "/".join(filter(None, (self._task(trainer, record), variant, str(record["length"]))))
+            pl_module.log(f"exact_match/{name}", record["exact_match"], sync_dist=True)
+            if trainer.datamodule.task.passes:
+                pl_module.log(f"pass_rate/{name}", record["answer_accuracy"], sync_dist=True)
+        pl_module.log("reach", float(common_reach(records)), prog_bar=True, sync_dist=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if any(isinstance(c, LastCheckpoint) and c.interrupted for c in trainer.callbacks):
+            return
+        self._pause()
+        for callback in trainer.callbacks:
+            if isinstance(callback, LastCheckpoint):  # a failure below must not cost the training
+                callback.on_train_end(trainer, pl_module)
+        try:  # again: what begins as 0 made no difference at the start
+            self._check_agreement(trainer, pl_module)
+        except UserError as error:  # no reason to lose the evaluation, whose results say so
+            self._disagreement = str(error)
+            rank_zero_warn(self._disagreement)
+        self._final(trainer, pl_module, run_folder(trainer))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was cut off in its evaluation has no step left, and Lightning calls no hook of the training."""
+        if not self._trained:
+            pl_module.to(trainer.strategy.root_device)  # the strategy has just moved it away
+            for callback in trainer.callbacks:
+                if isinstance(callback, LastCheckpoint):
+                    callback.make_up(trainer)
+            self.on_train_end(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._final(trainer, pl_module, run_folder(trainer) / "test")
+
+    def _evaluate(self, trainer, model, lengths, evaluator, split, problems) -> Iterable[Record]:
+        return evaluate(model.backbone, trainer.datamodule, lengths, problems, evaluator, split, self.batch_size,
+                        trainer.global_rank, trainer.world_size, self.decoding, min(self.verify_lengths, default=None),
+                        run_folder(trainer))
+
+    @staticmethod
+    def _task(trainer: Trainer, record: Record) -> str:
+        """Name of the record's task, if it is one of a mixture."""
+        return "" if record["task"] == trainer.datamodule.task_name else record["task"]
+
+    def _problems_at(self, length: int) -> int:
+        if length in self.verify_lengths:
+            return self.verify_problems
+        if self.problems_at_longest and length == self.lengths[-1]:
+            return self.problems_at_longest
+        return self.problems
+
+    def _final(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
+        with getattr(trainer.strategy, "whole", nullcontext)():  # ranks have unequal numbers of problems
+            self._final_of_whole(trainer, model, folder)
+
+    def _final_of_whole(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
+        console = Console(quiet=not trainer.is_global_zero)
+        records: list[Record] = []
+        for evaluator in self.evaluators:
+            lengths = self.lengths + self.verify_lengths * (evaluator == "verify")
+            for record in self._evaluate(trainer, model, lengths, evaluator, self.split, self._problems_at):
+                records.append(record)
+                name = " ".join(filter(None, (evaluator, self._task(trainer, record), record["variant"])))
+                console.print(f"[dim]{name} {record['length']:,}: {record['exact_match']:.0%} exact[/dim]")
+        if trainer.is_global_zero:
+            self._show(trainer, model, records, folder, console)
+
+    def _show(self, trainer: Trainer, model: LightningModule, records: list[Record], folder: Path,
+              console: Console) -> None:
+        data = trainer.datamodule
+        stream = data.learnt.summary()
+        train_length = data.task.max_length
+        loss = self._last_loss()
+        finite = loss is None or math.isfinite(loss)
+        diverged = not (finite and all(parameter.isfinite().all() for parameter in model.parameters()))
+        write_metrics(folder / "metrics.json", records, experiment=f"{data.task_name}_{train_length}",
+                      **origin(model.device), seed=data.seed, backbone=model.backbone.description,
+                      parameters=model.backbone.num_parameters, train_tokens=stream.get("tokens"),
+                      train_seconds=round(self._train_seconds, 1),
+                      train_loss=loss if finite else None, validation_loss=self._validation_loss(trainer),
+                      diverged=diverged, disagreement=self._disagreement, stream=stream)
+        figure = accuracy_figure(records, train_length, passes=data.task.passes and "rollout" in self.evaluators)
+        save_figure(figure, folder / "curve.png")
+        console.print(records_table(records, train_length))
+        if diverged:
+            console.print("diverged: the loss or weights are no numbers any more; the run counts as what it solves")
+        for logger in (logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)):
+            board = logger.experiment
+            board.add_figure("accuracy by length", figure, trainer.global_step)
+            board.add_text("stream", data.learnt.markdown(), trainer.global_step)
+            board.add_text("sample trace", self._sample_trace(trainer, model), trainer.global_step)
+            board.flush()
+            console.print(f"Curves: tensorboard --logdir {logger.root_dir}")
+        console.print(f"Results: {folder}/metrics.json, {folder}/curve.png\n"
+                      f"One problem, step by step: python run.py rollout --prompt PROBLEM")
+
+    def _sample_trace(self, trainer: Trainer, model: LightningModule) -> str:
+        data = trainer.datamodule
+        variant = data.task.variants[-1]
+        problem = data.problem("test", data.task.part(variant)[0].max_length, 0, variant)
+        reference = data.task.record(problem)
+        model.eval()
+        row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))],
+                       decoding=self.decoding)
+        return trace_markdown(row.tokens, row.kinds, reference.phases if row.tokens == reference.tokens else None, 400)
+
+
+def common_reach(records: Sequence[Record]) -> int:
+    """The largest length up to which every variant is exact on all problems; 0 if there is none."""
+    reached = 0
+    for length in sorted({r["length"] for r in records}):
+        if any(r["exact_match"] < 1 for r in records if r["length"] == length):
+            break
+        reached = length
+    return reached

@@ -1,0 +1,81 @@
+import pickle
+import random
+import zipfile
+
+import pytest
+import torch
+
+from lightning_modules.provenance import reproducing
+from lightning_modules.runs.checkpoints import load_checkpoint
+from tools import UserError
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("code in a checkpoint was run",)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"weight": torch.randn(100, 100)}, "task": "addition"}, path)
+    return path
+
+
+def test_a_checkpoint_cut_anywhere_is_refused(checkpoint):
+    content = checkpoint.read_bytes()
+    for percent in range(100):
+        checkpoint.write_bytes(content[: len(content) * percent // 100])
+        with pytest.raises(UserError, match="is not a whole checkpoint"):
+            load_checkpoint(checkpoint)
+
+
+def test_no_flipped_bit_goes_unnoticed(checkpoint):
+    content, rng = checkpoint.read_bytes(), random.Random(0)
+    whole = load_checkpoint(checkpoint)["state_dict"]["weight"]
+    refused = 0
+    for _ in range(300):
+        flipped, place = bytearray(content), rng.randrange(len(content))
+        flipped[place] ^= 1 << rng.randrange(8)
+        checkpoint.write_bytes(flipped)
+        try:
+            assert torch.equal(load_checkpoint(checkpoint)["state_dict"]["weight"], whole)  # in what nobody reads
+        except UserError:
+            refused += 1
+    assert refused > 250
+
+
+@pytest.mark.parametrize("save", [lambda content, path: torch.save(content, path),
+                                  lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_code_is_never_run(tmp_path, capsys, save):
+    path = tmp_path / "last.ckpt"
+    save({"state_dict": {}, "callbacks": Code()}, path)
+    with pytest.raises(UserError, match="is not a whole checkpoint"):
+        load_checkpoint(path)
+    assert "was run" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_refused(checkpoint):
+    with zipfile.ZipFile(checkpoint) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match="is not a whole checkpoint"):
+        load_checkpoint(checkpoint)
+
+
+def test_another_file_is_named(tmp_path):
+    torch.save([1, 2], tmp_path / "other.pt")
+    with pytest.raises(UserError, match="holds no state_dict"):
+        load_checkpoint(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(("typed", "recorded"), [
+    ("fit --ckpt_path a/b/checkpoints/last.ckpt --x 1", "fit --x 1 --ckpt_path a/b/checkpoints/last.ckpt"),
+    ("fit --trainer.logger.save_dir=a --trainer.logger.name=b --ckpt_path=a/b/checkpoints/last.ckpt --x", "fit --x"),
+    ("fit --trainer.logger.init_args.name b --trainer.max_steps 3 --trainer.enable_progress_bar false",
+     "fit --trainer.max_steps 3"),
+    ("test --config c.yaml --trainer.logger false", "test --config c.yaml --trainer.logger false")])
+def test_a_command_is_recorded_without_the_folders_of_its_run(typed, recorded):
+    assert reproducing(["run.py", *typed.split()]) == f"python run.py {recorded}"

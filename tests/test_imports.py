@@ -1,0 +1,55 @@
+"""The layout is the architecture: imports go one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ORDER = ("tools", "datamodules", "lightning_modules.provenance", "lightning_modules.backbones",
+         "lightning_modules.decoding", "lightning_modules.evaluation",
+         ("lightning_modules.model", "lightning_modules.training"), "lightning_modules.runs",
+         "lightning_modules.reporting", "run")
+"""Each imports those before it, and those in the same place; nothing after it."""
+
+PLACES = {name: place for place, names in enumerate(ORDER) for name in ([names] if isinstance(names, str) else names)}
+
+
+def place(module: str) -> int | None:
+    """Where a module stands in the order; None if it is not the suite's."""
+    parts = module.split(".")
+    return next((PLACES[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in PLACES), None)
+
+
+def modules() -> dict[str, Path]:
+    paths = [path for folder in ("tools", "datamodules", "lightning_modules") for path in (ROOT / folder).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+            for path in [*paths, ROOT / "run.py"]}
+
+
+MODULES = modules()
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, in functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {name if (name := f"{node.module}.{alias.name}") in MODULES else node.module
+                      for alias in node.names}
+    return found
+
+
+def test_every_module_has_its_place():
+    assert {module for module in MODULES if place(module) is None} <= {"lightning_modules"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module):
+    own = place(module)
+    wrong = [other for other in imported(MODULES[module]) if own is not None and (place(other) or 0) > own]
+    assert not wrong
