@@ -223,8 +223,8 @@ def evaluation(settings: dict[str, Any], evaluator: str) -> dict[str, Any]:
         if dist.is_initialized():
             dist.barrier()
         begun = time.perf_counter()
-        records = list(evaluate(model.backbone, data, [settings["length"]], lambda length: settings["problems"], evaluator,
-                                "validation", 64, rank, world))
+        records = list(evaluate(model.backbone, data, [settings["length"]], lambda length: settings["problems"],
+                                evaluator, "validation", 64, rank, world))
         seconds = time.perf_counter() - begun
     return {"seconds": seconds, "records": records}
 

@@ -13,7 +13,7 @@ from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 
-from lightning_modules.runs import folders as runs
+from lightning_modules.runs import checkpoints
 from lightning_modules.runs.folders import RunFolder, differences, newest_run
 from run import main
 from tests.test_run import TINY
@@ -188,6 +188,6 @@ def test_a_checkpoint_is_read_once(command, monkeypatch):
     read, checked, load = [], [], torch.load
     monkeypatch.setattr(torch, "load", lambda *arguments, **options: read.append(arguments) or load(
         *arguments, **options))
-    monkeypatch.setattr(runs.zipfile.ZipFile, "testzip", lambda archive: checked.append(archive))
+    monkeypatch.setattr(checkpoints.zipfile.ZipFile, "testzip", lambda archive: checked.append(archive))
     main(command)
     assert len(read) == len(checked) == 1

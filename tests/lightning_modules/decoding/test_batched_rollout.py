@@ -6,9 +6,9 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
-from lightning_modules.decoding import batched_rollout, prefill
 from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, scan_cuda
 from lightning_modules.backbones.decoder import StepDecoder
+from lightning_modules.decoding import batched_rollout, prefill
 from lightning_modules.decoding.batched_rollout import TYPES, Decoding, Rows, drawn_from, gumbel
 from lightning_modules.decoding.prefill import Passes
 from lightning_modules.decoding.rollout import budget, rollout
