@@ -79,14 +79,19 @@ def read_yaml(path: str | os.PathLike, most: int = SETTINGS) -> Any:
     """The content of a YAML file whose aliases do not make it larger than `NODES` values."""
     text = read_text(path, most)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is not None and _values(root, {}) > NODES:
-            raise ValueError(f"it holds more than {NODES:,} values")
+        check_yaml(text)
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     except RecursionError as error:
         raise ValueError(f"it is nested too deeply: {error}") from None
+
+
+def check_yaml(text: str) -> None:
+    """Raises ValueError or yaml.YAMLError if a text is no YAML, or stands for more than `NODES` values."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is not None and _values(root, {}) > NODES:
+        raise ValueError(f"it holds more than {NODES:,} values")
 
 
 def _values(node: yaml.Node, known: dict[int, int | None]) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
 from lightning_modules.evaluation.plots import short_number
 from lightning_modules.reporting.results import Curve
+from tools import UserError
+from tools.files import read_yaml
 
 PAPER = re.compile(r"-> ([\d,]+) \((\d+)%\)")
 """`10 -> 1,000 (98%)`: what the paper's tables say."""
@@ -71,7 +71,13 @@ def paper_rows(everything: Sequence[Curve], path: Path) -> list[dict[str, Any]]:
     """Rows of the paper's tables, each with `ours`: style -> recipes, that of the largest median reach first."""
     if not path.is_file():
         return []
-    rows = yaml.safe_load(path.read_text(encoding="utf-8"))["rows"]
+    try:
+        rows = read_yaml(path)["rows"]
+        wrong = [row for row in rows if not {"task", "backbone", "trained", "what", "paper"} <= row.keys()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} does not hold the paper's rows ({type(error).__name__}): get it again") from error
+    if wrong:
+        raise UserError(f"{path} holds a row without task, backbone, trained, what or paper: {str(wrong[0])[:200]}")
     for row in rows:
         found = [c for c in everything if c.task == row["task"] and c.variant == row.get("variant", "")
                  and c.setting == row.get("setting", "interactive") and c.backbone.split()[:1] == [row["backbone"]]

@@ -202,3 +202,10 @@ def test_a_file_that_holds_no_results_gets_one_line(folder, content, words, tmp_
     os.mkfifo(path) if content is None else path.write_text(content)
     with pytest.raises(UserError, match=rf"{path} (holds|is not JSON).*{words}.*make it again$"):
         report(str(tmp_path), str(tmp_path / "out.md"))
+
+
+@pytest.mark.parametrize("content", ["a", "rows: 3", "rows: [1]", "rows: [{task: a}]", "rows: {"])
+def test_a_file_of_the_papers_numbers_that_is_none_gets_one_line(content, tmp_path):
+    (tmp_path / "paper.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"paper\.yaml (does not hold the paper's rows|holds a row without task)"):
+        report(str(tmp_path), str(tmp_path / "out.md"))

@@ -80,6 +80,13 @@ def test_nor_does_a_file_that_it_names_nor_one_that_goes_on(run, capsys):
     assert "planted.Planted has not been imported" in refused(capsys, *going_on)
 
 
+def test_nor_does_it_take_any_memory(run, capsys):
+    (run / "config.yaml").write_text("data: data.yaml")
+    (run / "data.yaml").write_text("".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n" for i in range(12)))
+    assert "more than 100,000 values" in refused(capsys, "test", "--ckpt_path", run / "checkpoints/last.ckpt")
+
+
 @pytest.mark.parametrize("content", [
     "data: {task: {class_path: CodeFixing, init_args: {trajectories: x, unsandboxed: true}}}",
     "data: {task: {class_path: CodeFixing, init_args: {trajectories: x, unsandboxed: 'yes'}}}", "data: data.yaml"])
