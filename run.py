@@ -32,12 +32,11 @@ from lightning_modules.backbones import Backbone
 from lightning_modules.backbones.cuda_kernels import ensure_triton_cache
 from lightning_modules.backbones.pretrained import export
 from lightning_modules.decoding.agreement import check_agreement
-from lightning_modules.decoding.rollout import budget, rollout
 from lightning_modules.evaluation.evaluate import check_lengths
 from lightning_modules.evaluation.horizons import analysis_table, analyze, clash_text
 from lightning_modules.evaluation.metrics import write_metrics
 from lightning_modules.evaluation.plots import horizon_figure, save_figure
-from lightning_modules.evaluation.traces import trace_legend, trace_text
+from lightning_modules.evaluation.solve import solve
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.provenance import CHECKPOINT, origin, shipped
 from lightning_modules.reporting.collect import collect
@@ -123,26 +122,11 @@ class Trainer(lightning.Trainer):
         """
         if ckpt_path is None:
             raise UserError("rollout needs a trained model: give --ckpt_path, or no --config to take the newest run")
-        task = datamodule.task
-        problem = task.parse(prompt)
-        checkpoint = self.strategy.checkpoint_io.load_checkpoint(ckpt_path)
-        model.on_load_checkpoint(checkpoint)
-        model.load_state_dict(checkpoint["state_dict"])
-        model.to(self.strategy.root_device).eval()
-        reference = task.record(problem)
+        datamodule.task.parse(prompt)  # before what takes longer
+        self._load(model, ckpt_path)
         decoding, = (c.decoding for c in self.callbacks if isinstance(c, LengthGeneralization))
-        check_agreement(model.backbone, task, model.vocabulary, decoding)
-        row, = rollout(model.backbone, model.vocabulary, task, [(problem, budget(reference))], decoding=decoding)
-        console = Console()
-        console.print(trace_legend())
-        same = row.tokens == reference.tokens
-        console.print(trace_text(row.tokens, row.kinds, reference.phases if same else None, limit))
-        right = task.solved(problem, row.outputs(), row.reason, row.tool)
-        verdict = "[green]right[/green]" if right else "[red]wrong[/red]"
-        console.print(f"answer {''.join(row.outputs()) or 'none'}: {verdict} "
-                      f"(expected {''.join(task.outputs(problem))}); trajectory "
-                      f"{'exact' if same else 'not the reference'}, {len(row.tokens):,} tokens, "
-                      f"ended by {row.reason}{': ' + row.detail if row.detail else ''}", soft_wrap=True)
+        check_agreement(model.backbone, datamodule.task, model.vocabulary, decoding)
+        solve(model.backbone, model.vocabulary, datamodule.task, [prompt], decoding)[0].show(limit)
 
     def export(self, model: TrajectoryModel, datamodule: TrajectoryDataModule, out: str,
                ckpt_path: str | None = None, weights_only: bool | None = None) -> None:
@@ -155,11 +139,15 @@ class Trainer(lightning.Trainer):
         """
         if ckpt_path is None:
             raise UserError("export needs a trained model: give --ckpt_path, or no --config to take the newest run")
-        checkpoint = self.strategy.checkpoint_io.load_checkpoint(ckpt_path)
-        model.on_load_checkpoint(checkpoint)
-        model.load_state_dict(checkpoint["state_dict"])
+        self._load(model, ckpt_path)
         architecture = export(model.backbone, out, model.vocabulary.tokens)
         print(f"{out}: load it with transformers.{architecture}.from_pretrained({out!r})")
+
+    def _load(self, model: TrajectoryModel, path: str) -> None:
+        checkpoint = self.strategy.checkpoint_io.load_checkpoint(path)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+        model.to(self.strategy.root_device).eval()
 
 
 class Parser(LightningArgumentParser):

@@ -1,0 +1,136 @@
+"""A trained run in one's own program: roll out problems, verify, evaluate.
+
+    from lightning_modules.runs.load import load_run
+
+    run = load_run("runs/mult/version_0")
+    run.rollout("123x42").show()
+    run.evaluate(lengths=[10, 100], problems=32)
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+
+from datamodules.datamodule import TrajectoryDataModule
+from datamodules.tasks import Task
+from datamodules.vocabulary import Vocabulary
+from lightning_modules.backbones.base import Backbone
+from lightning_modules.decoding.agreement import check_agreement
+from lightning_modules.decoding.batched_rollout import Decoding
+from lightning_modules.evaluation.evaluate import check_lengths, evaluate
+from lightning_modules.evaluation.metrics import Record
+from lightning_modules.evaluation.outcome import Outcome
+from lightning_modules.evaluation.solve import Solved, solve
+from lightning_modules.evaluation.verify import verify
+from lightning_modules.model import TrajectoryModel
+from lightning_modules.provenance import CHECKPOINT
+from lightning_modules.runs.checkpoints import read_checkpoint
+from lightning_modules.runs.trust import import_only
+from lightning_modules.training.callbacks import LengthGeneralization
+from tools import UserError
+from tools.files import read_yaml
+
+
+@dataclass
+class Run:
+    """A trained model with its task, ready to be evaluated; make it by `load_run`.
+
+    folder:   of the run
+    data:     task, vocabulary, and the problems of the test and validation splits
+    decoding: engine, precision and temperature of the rollouts, as the run's configuration has them
+    """
+
+    folder: Path
+    backbone: Backbone
+    data: TrajectoryDataModule
+    decoding: Decoding
+
+    @property
+    def task(self) -> Task:
+        return self.data.task
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.data.vocabulary
+
+    def rollout(self, prompt: str) -> Solved:
+        """Solve one problem, written as a person would, with the real tool. Raises UserError if it is none."""
+        return self.rollouts([prompt])[0]
+
+    def rollouts(self, prompts: Sequence[str]) -> list[Solved]:
+        """The same for several problems, side by side."""
+        self._checked  # noqa: B018
+        return solve(self.backbone, self.vocabulary, self.task, prompts, self.decoding)
+
+    def verify(self, prompt: str) -> Outcome:
+        """Whether the model would write the reference trajectory of a problem, by one pass over it."""
+        self._checked  # noqa: B018
+        return verify(self.backbone, self.vocabulary, [self.task.record(self.task.parse(prompt))])[0]
+
+    def evaluate(self, lengths: Sequence[int], problems: int = 32, evaluator: str = "rollout", split: str = "test",
+                 batch_size: int = 64) -> list[Record]:
+        """Records as in metrics.json, one for each length and variant; a variant's lengths end after one at 0%.
+
+        problems: of each length and variant; evaluator: `rollout`, or `verify` (exact match only)
+        """
+        check_lengths(lengths)
+        self._checked  # noqa: B018
+        return list(evaluate(self.backbone, self.data, lengths, lambda _: problems, evaluator, split, batch_size,
+                             decoding=self.decoding))
+
+    @cached_property
+    def _checked(self) -> None:
+        """All ways through the model agree. Raises UserError where they do not."""
+        check_agreement(self.backbone, self.task, self.vocabulary, self.decoding)
+
+
+def load_run(path: str | Path, device: str | torch.device | None = None,
+             trusted_packages: Iterable[str] = ()) -> Run:
+    """The run in a folder, or of a checkpoint, with the weights of its newest whole checkpoint.
+
+    device:           a GPU if there is one
+    trusted_packages: that its config.yaml may name classes of, beside the suite's and Lightning's; this holds for all
+                      that jsonargparse reads in this process from here on
+
+    Raises UserError if it is no run, or its configuration or checkpoint cannot be read.
+    """
+    path = Path(path)
+    folder, checkpoint = (path.resolve().parent.parent, path) if path.is_file() else (path, path / CHECKPOINT)
+    try:
+        config = read_yaml(folder / "config.yaml")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no run ({error}): give a folder with config.yaml and checkpoints/, such as "
+                        f"runs/mult/version_0") from error
+    checkpoint, content = read_checkpoint(checkpoint)
+    import_only(trusted_packages)
+    parts = _instantiated(config, folder / "config.yaml")
+    model, data = parts.model, parts.data
+    model.on_load_checkpoint(content)
+    model.load_state_dict(content["state_dict"])
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return Run(folder, model.backbone, data, parts.evaluation.decoding)
+
+
+def _instantiated(config: Any, path: Path) -> Any:
+    """Data, model and evaluation of a training run's configuration."""
+    parser = ArgumentParser(exit_on_error=False)
+    classes = {"data": TrajectoryDataModule, "model": TrajectoryModel, "evaluation": LengthGeneralization}
+    for key, cls in classes.items():
+        parser.add_class_arguments(cls, key)
+    parser.link_arguments("data.vocabulary", "model.vocabulary", apply_on="instantiate")
+    parser.link_arguments("data.task_name", "model.task_name", apply_on="instantiate")
+    try:
+        given = {key: dict(config[key]) for key in classes}
+        given["data"].setdefault("seed", config.get("seed_everything", 42))
+        parsed = parser.parse_object(given)
+        return getattr(parser, "instantiate", parser.instantiate_classes)(parsed)
+    except UserError:
+        raise
+    except Exception as error:  # the parser's own are of many kinds
+        raise UserError(f"{path} is not the configuration of a run of this suite: {' '.join(str(error).split())[:300]}"
+                        ) from error
