@@ -126,7 +126,7 @@ def start_up(model: TrajectoryModel, task: Addition, batch: int, digits: int, de
     capacity = budget(task.record(problem))
     begun = time.perf_counter()
     with torch.inference_mode():
-        Rows(model.backbone, model.vocabulary, task.tool_for(problem), batch, capacity, decoding)
+        Rows(model.backbone, model.vocabulary, task.tool(problem), batch, capacity, decoding)
         torch.cuda.synchronize()
     return time.perf_counter() - begun
 

@@ -89,22 +89,15 @@ class TrajectoryDataModule(LightningDataModule):
 
     def _check_row_length(self) -> None:
         if self.mistakes:
-            self.task.record(self._longest_problems()[0], Noise(random.Random(0)))  # says so if the task has none
+            self.task.record(self.task.longest_problem(), Noise(random.Random(0)))  # says so if the task has none
         if not self.packed or self.task.truncated:
             return
-        longest = max(len(self.task.record(problem).tokens) for problem in self._longest_problems())
+        longest = len(self.task.record(self.task.longest_problem()).tokens)
         if self.row_length + 1 < longest:
             needed = -(-(longest - 1) // ALIGNMENT) * ALIGNMENT
             raise UserError(f"row_length {self.row_length} cannot hold one trajectory: {self.task.name} of length "
                             f"{self.task.max_length} takes {longest} tokens; give --data.row_length {needed} or more, "
                             f"or --data.packed false")
-
-    def _longest_problems(self) -> list[Problem]:
-        """Those with the longest trajectories; where the task cannot tell, some of the greatest length."""
-        if (problem := self.task.longest_problem()) is not None:
-            return [problem]
-        return [self.problem("validation", self.task.part(variant)[0].max_length, index, variant)
-                for variant in self.task.variants for index in range(8)]
 
     def problem(self, split: str, length: int, index: int, variant: str) -> Problem:
         """Evaluation problem number `index` of a length, the same for every training seed."""

@@ -1,7 +1,7 @@
 """Trajectories of less than perfect quality: wrong moves that are taken back, and corrupted tokens."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,8 @@ class NoisyScribe(Scribe):
     back is a command like any other. Which commands are wrong and can be taken back the tool says (`Tool.slips`).
     """
 
-    def __init__(self, tool: Tool, prompt: Sequence[str], style: str, noise: Noise) -> None:
-        super().__init__(tool, prompt, style)
+    def __init__(self, tool: Tool, prompt: Sequence[str], suffix: Callable[[str], str], noise: Noise) -> None:
+        super().__init__(tool, prompt, suffix)
         self._noise = noise
 
     def command(self, *tokens: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.tasks import Problem, Task
-from datamodules.tokens import PREDICTED, Kind
+from datamodules.tokens import END, PREDICTED, Kind
 from datamodules.trajectory import READ, Pointer, Scribe
 from datamodules.vocabulary import Vocabulary
 from tools import Tool
@@ -43,9 +43,9 @@ class Block:
 class StreamingScribe(Scribe):
     """Hands over what it has recorded as soon as there are `size` tokens."""
 
-    def __init__(self, tool: Tool, prompt: Sequence[str], style: str, size: int,
+    def __init__(self, tool: Tool, prompt: Sequence[str], suffix: Callable[[str], str], size: int,
                  take: Callable[[list[str], bytearray, list[tuple[int, str]]], None]) -> None:
-        super().__init__(tool, prompt, style)
+        super().__init__(tool, prompt, suffix)
         self._size, self._take = size, take
 
     def think(self, *tokens: str) -> None:
@@ -70,9 +70,10 @@ class StreamingScribe(Scribe):
         return observation
 
     def end(self):
-        trajectory = super().end()
+        self._tokens.append(END)
+        self._kinds.append(Kind.END)
         self.hand_over()
-        return trajectory
+        return self.trajectory
 
     def _handle(self, number: int) -> Pointer:
         return StreamingPointer(self, self._size, self._tool, self._tokens, self._kinds, number)
@@ -81,7 +82,7 @@ class StreamingScribe(Scribe):
         """Give away all that is there."""
         phases = self.trajectory.phases
         last = phases[-1][1] if phases else ""
-        self._take(self._tokens[:], self._kinds[:], phases[:])
+        self._take(self._tokens[:], self._settled(self._kinds[:]), phases[:])
         self._tokens.clear()
         self._kinds.clear()
         phases[:] = [(0, last)] if last else []
@@ -147,18 +148,14 @@ def blocks(task: Task, problem: Problem, vocabulary: Vocabulary, size: int) -> I
     thread = threading.Thread(target=record, daemon=True)
     thread.start()
     try:
-        unassisted = task.part(problem.variant)[0].setting == "no_tool"
-        yield from _cut(iter(waiting.get, None), vocabulary, size, Kind.COMMAND if unassisted else Kind.OBSERVATION)
+        yield from _cut(iter(waiting.get, None), vocabulary, size)
     finally:
         stop.set()
         thread.join()
 
 
-def _cut(parts: Iterator, vocabulary: Vocabulary, size: int, observation: Kind) -> Iterator[Block]:
-    """Blocks of exactly `size` tokens from parts of any size.
-
-    observation: kind that observations get; without a tool they are the model's to predict
-    """
+def _cut(parts: Iterator, vocabulary: Vocabulary, size: int) -> Iterator[Block]:
+    """Blocks of exactly `size` tokens from parts of any size."""
     kind = np.uint8 if len(vocabulary) <= 2**8 else np.int16 if len(vocabulary) <= 2**15 else np.int32
     ids, kinds, phases, before = np.empty(0, kind), np.empty(0, np.uint8), [], 0
     for part in parts:
@@ -168,7 +165,6 @@ def _cut(parts: Iterator, vocabulary: Vocabulary, size: int, observation: Kind) 
         offset = len(ids)
         phases += [(offset + position, name) for position, name in part_phases]
         ids = np.concatenate([ids, vocabulary.encode(tokens).astype(kind)])
-        part_kinds = part_kinds.replace(bytes([Kind.OBSERVATION]), bytes([observation]))
         kinds = np.concatenate([kinds, np.frombuffer(part_kinds, dtype=np.uint8)])
         while len(ids) >= size:
             yield _block(ids[:size], kinds[:size], phases, before)

@@ -1,17 +1,18 @@
 """Trajectories, and the scribe that records one while an algorithm talks to the real tool."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
 from datamodules.tokens import ANSWER, END, Kind, turns
-from tools import PointerMemory
+from tools import PointerMemory, Unassisted
 from tools.base import PHASE_MARK, Tool
 
-STYLES = ("paper", "local")
-"""`paper`: commands as in the paper. `local`: a command carries the phase it is given in, so that the next token
-follows from a bounded window of the trajectory however long the problem is."""
+STYLES: dict[str, Callable[[str], str]] = {"paper": lambda phase: "", "local": lambda phase: PHASE_MARK + phase}
+"""Name of a style -> what its commands carry in a phase. `paper`: commands as in the paper. `local`: a command carries
+the phase it is given in, so that the next token follows from a bounded window of the trajectory however long the
+problem is."""
 
 _THOUGHT, _OUTPUT, _END = (bytes([k]) for k in (Kind.THOUGHT, Kind.OUTPUT, Kind.END))
 _COMMAND, _OBSERVATION = bytes([Kind.COMMAND]), bytes([Kind.OBSERVATION])
@@ -60,12 +61,15 @@ class Scribe:
                                            # T
 
     In style `paper` the same commands are `p1.init`, `p1.read`, ...
+
+    suffix: phase -> what commands carry in it, see `STYLES`
     """
 
-    def __init__(self, tool: Tool, prompt: Sequence[str], style: str) -> None:
+    def __init__(self, tool: Tool, prompt: Sequence[str], suffix: Callable[[str], str] = STYLES["paper"]) -> None:
         tool.reset(prompt)
-        self._tool = tool
-        self._local = style == "local"
+        self._unassisted = isinstance(tool, Unassisted)
+        self._tool = tool.tool if isinstance(tool, Unassisted) else tool
+        self._suffix_of = suffix
         self._suffix = ""
         self._pointers: list[Pointer] = []
         self.trajectory = Trajectory(list(prompt), bytearray([Kind.PROMPT]) * len(prompt), [])
@@ -77,10 +81,10 @@ class Scribe:
         if phases and phases[-1][1] == name:
             return
         phases.append((len(self._tokens), name))
-        if self._local:
-            self._suffix = PHASE_MARK + name
+        if (suffix := self._suffix_of(name)) != self._suffix:
+            self._suffix = suffix
             for pointer in self._pointers:
-                pointer.rename(self._suffix)
+                pointer.rename(suffix)
 
     def pointer(self, number: int) -> "Pointer":
         """Initialise pointer `number` of a pointer memory (this is a command) and return a handle to it."""
@@ -151,7 +155,12 @@ class Scribe:
         """Write the end token and return the whole trajectory."""
         self._tokens.append(END)
         self._kinds += _END
+        self.trajectory.kinds = self._settled(self._kinds)
         return self.trajectory
+
+    def _settled(self, kinds: bytearray) -> bytearray:
+        """Kinds as they are without a tool: what it would say is the model's to predict."""
+        return kinds.replace(_OBSERVATION, _COMMAND) if self._unassisted else kinds
 
 
 class Pointer:

@@ -44,11 +44,6 @@ class PointerMemory(Tool):
     def commands(self) -> dict[str, Callable[[], tuple[str, ...]]]:
         return {token: run for index in range(self.pointers) for token, run in self._commands_of(index).items()}
 
-    @staticmethod
-    def command_tokens(pointers: int) -> list[str]:
-        """All command tokens of a memory with that many pointers, without phases."""
-        return [f"p{k}.{operation}" for k in range(1, pointers + 1) for operation in OPERATIONS]
-
     def reset(self, prompt: Sequence[str]) -> None:
         self._cells[1:] = prompt
         self._positions[:] = [-1] * self.pointers

@@ -36,11 +36,6 @@ class SearchMemory(Tool):
         self.commands = {FIND: self._start, FOUND: self._find}
         self.reset(())
 
-    @staticmethod
-    def command_tokens() -> list[str]:
-        """All command tokens, without phases."""
-        return [FIND, FOUND]
-
     def reset(self, prompt: Sequence[str]) -> None:
         self._lines: list[tuple[str, ...]] = []
         self._line: list[str] = []

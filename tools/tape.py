@@ -52,11 +52,6 @@ class Tape(Tool):
         return {"read": lambda: (right[-1],), "left": move_left, "right": move_right,
                 **{f"write.{symbol}": writer(symbol) for symbol in self._symbols}}
 
-    @staticmethod
-    def command_tokens(symbols: Sequence[str]) -> list[str]:
-        """All command tokens of a tape over these symbols, without phases."""
-        return ["read", "left", "right", *(f"write.{symbol}" for symbol in symbols)]
-
     def reset(self, prompt: Sequence[str]) -> None:
         self._left.clear()
         self._right[:] = list(prompt)[::-1] or [BLANK]

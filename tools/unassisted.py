@@ -1,6 +1,7 @@
 """No tool: the model must write the observations itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from tools.base import Tool
 
@@ -10,23 +11,29 @@ class Unassisted(Tool):
 
     The tool behind only tells how many tokens belong to each observation, so that they are not taken for thoughts or
     outputs; what the model writes there is believed.
+
+    tool: the one behind, which is right: an algorithm is answered by it
     """
 
     def __init__(self, tool: Tool) -> None:
-        self._tool, self._expected = tool, 0
+        self.tool, self._expected = tool, 0
+
+    @cached_property
+    def commands(self) -> dict[str, Callable[[], tuple[str, ...]]]:
+        return self.tool.commands
 
     def reset(self, prompt: Sequence[str]) -> None:
-        self._tool.reset(prompt)
+        self.tool.reset(prompt)
         self._expected = 0
 
     def write(self, token: str) -> None:
-        self._tool.write(token)
+        self.tool.write(token)
 
     def feed(self, token: str) -> tuple[str, ...] | None:
         if self._expected:
             self._expected -= 1
             return ()
-        observation = self._tool.feed(token)
+        observation = self.tool.feed(token)
         if observation is None:
             return None
         self._expected = len(observation)

@@ -36,9 +36,6 @@ class Addition(ToolTask):
     def memory(self) -> PointerMemory:
         return PointerMemory(2)
 
-    def commands(self) -> list[str]:
-        return PointerMemory.command_tokens(2)
-
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         sizes = rng.sample((length, rng.randint(1, length)), 2) if variant else (length, length)
         return self._problem(*(digits(rng, size, zero=True) for size in sizes), variant)

@@ -3,28 +3,24 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.noise import Noise, NoisyScribe
-from datamodules.tokens import ANSWER, END, Kind
+from datamodules.settings import SETTINGS, Setting
+from datamodules.tokens import ANSWER, END
 from datamodules.trajectory import STYLES, Scribe, Trajectory
 from datamodules.vocabulary import Vocabulary
-from tools import EDGE, Solver, Tool, Unassisted, UserError
+from tools import EDGE, Tool, UserError
 from tools.base import PHASE_MARK
 from tools.solver import CALL, RETURN
-
-SETTINGS = ("interactive", "no_tool", "single_turn", "direct", "direct_reversed")
-"""`interactive`: as many calls as it takes. The others are what it is compared with (paper, appendix D.7):
-`no_tool`: the same trajectory, but the model must write the observations itself; `single_turn`: one call of a solver
-with the question, then the answer; `direct`: the answer at once; `direct_reversed`: the same, last token first."""
-
 
 LONGEST_TRAINED = 10**6
 """No row has room for a trajectory of a longer problem."""
 
-NewScribe = Callable[[Tool, Sequence[str], str], Scribe]
+NewScribe = Callable[[Tool, Sequence[str], Callable[[str], str]], Scribe]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +81,15 @@ class Task(ABC):
         """The answer, found without the reference trajectory."""
 
     @abstractmethod
-    def outputs(self, problem: Problem) -> tuple[str, ...]:
-        """What a right trajectory outputs: the answer, in the order that the setting wants."""
-
-    @abstractmethod
     def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
         """The reference trajectory of a problem; with `noise` one with mistakes in it, for training.
 
         scribe: makes the scribe from a tool, a prompt and a style
         """
 
-    def longest_problem(self) -> Problem | None:
-        """A training problem whose reference trajectory is longer than no other's; None if that is not known."""
-        return None
-
-    def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
-        """The reference trajectories of several problems."""
-        return [self.record(problem) for problem in problems]
+    @abstractmethod
+    def tool(self, problem: Problem) -> Tool:
+        """A new tool for a rollout of that problem."""
 
     @abstractmethod
     def vocabulary(self) -> Vocabulary:
@@ -111,24 +99,31 @@ class Task(ABC):
     def check_length(self, length: int) -> None:
         """Raises UserError if no problem has that length."""
 
-    def variants_at(self, length: int) -> Sequence[str]:
-        """Those of `variants` that have problems of a length for which `check_length` raises nothing."""
-        return self.variants
-
-    @abstractmethod
-    def part(self, variant: str) -> tuple["Task", str]:
-        """The task of one tool that problems of a variant belong to, and what they are called there."""
-
-    @abstractmethod
-    def tool_for(self, problem: Problem) -> Tool:
-        """A new tool for a rollout of that problem."""
+    def outputs(self, problem: Problem) -> tuple[str, ...]:
+        """What a right trajectory outputs: the answer, in the order that the setting wants."""
+        return self.answer(problem)
 
     def solved(self, problem: Problem, outputs: tuple[str, ...], reason: str, tool: Tool) -> bool:
         """Whether a rollout with these outputs, which ended for `reason` and left `tool`, solved the problem."""
         return reason == "end" and outputs == self.outputs(problem)
 
-    def save(self, folder: str | Path) -> None:  # noqa: B027 (most need nothing)
-        """Keep in a run's folder what its configuration does not say."""
+    def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
+        """The reference trajectories of several problems."""
+        return [self.record(problem) for problem in problems]
+
+    def longest_problem(self) -> Problem:
+        """A training problem whose reference trajectory is longer than no other's, or nearly: the longest of a few."""
+        few = [self.problem("validation", 0, self.max_length, index, variant)
+               for variant in self.variants_at(self.max_length) for index in range(8)]
+        return max(few, key=lambda problem: len(self.record(problem).tokens))
+
+    def part(self, variant: str) -> tuple["Task", str]:
+        """The task that problems of a variant belong to, and what they are called there: itself, unless it is many."""
+        return self, variant
+
+    def variants_at(self, length: int) -> list[str]:
+        """Those of `variants` that have problems of a length for which `check_length` raises nothing."""
+        return [variant for variant in self.variants if not refusal(self.part(variant)[0], length)]
 
     def problem(self, split: str, seed: int, length: int, index: int, variant: str = "") -> Problem:
         """Evaluation problem number `index` of a length: a pure function of the arguments, apart from training.
@@ -140,6 +135,18 @@ class Task(ABC):
         rng = random.Random(f"{split}/{seed}/{variant}/{length}/{index}")
         return self.sample(rng, length, variant)
 
+    def save(self, folder: str | Path) -> None:  # noqa: B027 (most need nothing)
+        """Keep in a run's folder what its configuration does not say."""
+
+
+def refusal(task: Task, length: int) -> str:
+    """Why a task has no problems of a length; "" if it has."""
+    try:
+        task.check_length(length)
+    except UserError as error:
+        return str(error)
+    return ""
+
 
 class ToolTask(Task):
     """A task that one algorithm solves with one tool; the base to write a task from. A subclass sets `name`, the class
@@ -147,11 +154,9 @@ class ToolTask(Task):
 
     max_length: complexity up to which training problems go
     style:      `paper` or `local`, see `datamodules.trajectory.STYLES`
-    setting:    one of `SETTINGS`
+    setting:    one of `datamodules.settings.SETTINGS`, or your own
     """
 
-    settings = SETTINGS
-    """Those of `SETTINGS` that make sense for the task."""
     symbols: tuple[str, ...]
     """Tokens of prompts, thoughts and outputs, without [ANS], [END] and [EDGE]."""
     phases: tuple[str, ...]
@@ -160,102 +165,84 @@ class ToolTask(Task):
     longest = 10**9
     """The greatest possible length."""
 
-    def __init__(self, max_length: int, style: str = "local", setting: str = "interactive") -> None:
+    def __init__(self, max_length: int, style: str = "local", setting: Setting | str = "interactive") -> None:
         if missing := [key for key in ("name", "symbols", "phases") if not hasattr(self, key)]:
             raise UserError(f"task {type(self).__name__} has no {missing[0]}: set it in the class, see "
                             f"datamodules.tasks.base")
         if style not in STYLES:
             raise UserError(f"unknown style {style!r}: the styles are {', '.join(STYLES)}")
-        if setting not in self.settings:
-            raise UserError(f"unknown setting {setting!r}: {self.name} has {', '.join(self.settings)}")
+        if isinstance(setting, str) and setting not in SETTINGS:
+            raise UserError(f"unknown setting {setting!r}: {self.name} has {', '.join(SETTINGS)}, and your own by "
+                            f"its import path")
         self.check_length(max_length)
         if max_length > LONGEST_TRAINED:
             raise UserError(f"max_length {max_length} is not allowed: training problems go up to {LONGEST_TRAINED:,}")
-        self.max_length = max_length
-        self.style, self.setting = style, setting
-        if setting == "single_turn":
-            self.phases = ("call", "answer")
-        elif setting not in ("interactive", "no_tool"):
-            self.phases = ("answer",)
+        self.max_length, self.style, self._phases = max_length, style, self.phases
+        self._ask(SETTINGS[setting] if isinstance(setting, str) else setting)
+
+    def _ask(self, setting: Setting) -> None:
+        self._setting, self.setting = setting, setting.name
+        self.phases = self._phases if setting.phases is None else setting.phases
+
+    def in_setting(self, setting: str) -> "ToolTask":
+        """The same task, asked in another setting."""
+        task = copy(self)
+        task._ask(SETTINGS[setting])
+        return task
 
     @abstractmethod
     def memory(self) -> Tool:
         """A new tool of the interactive setting, for one problem at a time."""
 
     @abstractmethod
-    def commands(self) -> Sequence[str]:
-        """All command tokens of that tool, without phases."""
-
-    @abstractmethod
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         """Solve the problem, writing and asking through `scribe`; the end token is written by the caller."""
 
-    def tool(self) -> Tool:
-        """A new tool for a rollout in the task's setting."""
-        if self.setting == "interactive":
-            return self.memory()
-        if self.setting == "single_turn":
-            return Solver(self._solution)
-        return Unassisted(self.memory())
+    def sample_training(self, rng: random.Random) -> Problem:
+        """A random training problem: any length up to `max_length`, of the first variant."""
+        return self.sample(rng, rng.randint(self.shortest, self.max_length), self.variants[0])
 
-    def _solution(self, question: tuple[str, ...]) -> tuple[str, ...]:
+    def suffix(self, phase: str) -> str:
+        """What commands carry in a phase: nothing where trajectories are the same in every style."""
+        return STYLES[self.style](phase) if self._setting.phases is None else ""
+
+    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
+        """What the setting makes of it. Raises UserError for noise where there can be none."""
+        if noise and not self._setting.mistakes:
+            raise UserError(f"mistakes need setting interactive, not {self.setting}: give --data.mistakes 0")
+        if noise:
+            writer = NoisyScribe(self.tool(), problem.prompt, self.suffix, noise)
+        else:
+            writer = scribe(self.tool(), problem.prompt, self.suffix)
+        self._setting.solve(self, problem, writer)
+        return writer.end()
+
+    def tool(self, problem: Problem | None = None) -> Tool:
+        return self._setting.tool(self)
+
+    def outputs(self, problem: Problem) -> tuple[str, ...]:
+        return self._setting.outputs(self.answer(problem))
+
+    def solution(self, question: tuple[str, ...]) -> tuple[str, ...]:
         """The answer to a question that a model has written; ValueError for one that the model could not read."""
         answer = self.answer(Problem(question, 0))
         if not set(answer) <= set(self.symbols):
             raise ValueError("an answer of tokens that are not the task's")
         return answer
 
-    def tool_for(self, problem: Problem) -> Tool:
-        return self.tool()
-
     def vocabulary(self) -> Vocabulary:
-        """End token, [ANS], the symbols, and the setting's own (commands in style `local` one for each phase).
+        """End token, [ANS], and what the setting needs beside.
 
         Raises UserError for a symbol that means something else to the tool, and where the mark of phases is taken.
         """
-        own = {END, ANSWER, EDGE, CALL, RETURN, *self.commands()}
-        for token in (*self.symbols, *self.commands(), *self.phases):
+        commands = self.memory().commands
+        own = {END, ANSWER, EDGE, CALL, RETURN, *commands}
+        for token in (*self.symbols, *commands, *self.phases):
             if PHASE_MARK in token or (token in own and token in self.symbols):
                 raise UserError(f"{self.name} cannot have the token {token!r}: commands and {END}, {ANSWER}, {EDGE}, "
                                 f"{CALL} and {RETURN} are no symbols, and {PHASE_MARK} is in none, nor in a command or "
                                 f"phase; give it another name")
-        if self.setting == "single_turn":
-            return Vocabulary([END, ANSWER, CALL, RETURN, *self.symbols])
-        if self.setting not in ("interactive", "no_tool"):
-            return Vocabulary([END, ANSWER, *self.symbols])
-        commands = list(self.commands())
-        if self.style == "local":
-            commands = [command + PHASE_MARK + phase for phase in self.phases for command in commands]
-        return Vocabulary([END, ANSWER, EDGE, *self.symbols, *commands])
-
-    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
-        """In the interactive setting the trace of `solve` with the real tool. Raises UserError for noise elsewhere."""
-        if noise and self.setting != "interactive":
-            raise UserError(f"mistakes need setting interactive, not {self.setting}: give --data.mistakes 0")
-        if self.setting in ("interactive", "no_tool"):
-            tool = self.memory()
-            writer = NoisyScribe(tool, problem.prompt, self.style, noise) if noise else \
-                scribe(tool, problem.prompt, self.style)
-            self.solve(problem, writer)
-            trajectory = writer.end()
-            if self.setting == "no_tool":  # what the tool would say is the model's to predict
-                trajectory.kinds = trajectory.kinds.replace(bytes([Kind.OBSERVATION]), bytes([Kind.COMMAND]))
-            return trajectory
-        writer = scribe(self.tool(), problem.prompt, "paper")
-        if self.setting == "single_turn":
-            writer.phase("call")
-            writer.command(CALL, *problem.prompt, RETURN)
-        writer.phase("answer")
-        writer.answer()
-        writer.output(*self.outputs(problem))
-        return writer.end()
-
-    def outputs(self, problem: Problem) -> tuple[str, ...]:
-        answer = self.answer(problem)
-        return answer[::-1] if self.setting == "direct_reversed" else answer
-
-    def part(self, variant: str) -> tuple["ToolTask", str]:
-        return self, variant
+        return Vocabulary([END, ANSWER, *self._setting.tokens(self)])
 
     def check_length(self, length: int) -> None:
         if length < self.shortest:

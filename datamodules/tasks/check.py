@@ -1,12 +1,10 @@
 """What is tried of a task before anything is trained on it."""
 
 import random
-from copy import copy
 from dataclasses import replace
 from itertools import chain
 
 from datamodules.tasks.base import Problem, Task, ToolTask
-from datamodules.trajectory import Scribe
 from tools import UserError
 
 
@@ -49,12 +47,6 @@ def _spread(ordered: list[Problem], most: int) -> list[Problem]:
 
 
 def _solved(task: Task, problem: Problem) -> tuple[str, ...]:
-    """What the trajectory outputs, also in a setting that has none."""
+    """What the algorithm outputs, also in a setting that does not use it."""
     part, variant = task.part(problem.variant)
-    own = copy(part)
-    if part.setting not in ("interactive", "no_tool"):
-        own.setting = "interactive"
-        own.__dict__.pop("phases", None)  # the setting's; the class has those of `solve`
-    scribe = Scribe(own.memory(), problem.prompt, "paper")
-    own.solve(replace(problem, variant=variant), scribe)
-    return tuple(scribe.end().outputs())
+    return tuple(part.in_setting("interactive").record(replace(problem, variant=variant)).outputs())

@@ -231,6 +231,11 @@ class CodeFixing(Task):
     def _drawn(self, rng: random.Random, split: str) -> Problem:
         return Problem((), 0, source=int(rng.choice(self._tokens.splits[split])))
 
+    def longest_problem(self) -> Problem:
+        if self._tokens is None:
+            return self.sample_training(random.Random(0))
+        return Problem((), 0, source=int(self._tokens.splits["training"][self.trajectory_lengths().argmax()]))
+
     def parse(self, text: str) -> Problem:
         match = re.fullmatch(r"\s*(\d{1,4})(?:/(\w+))?\s*", text)
         if not match:
@@ -244,8 +249,6 @@ class CodeFixing(Task):
 
     def answer(self, problem: Problem) -> tuple[str, ...]:
         return ()
-
-    outputs = answer
 
     def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
         """A training trajectory, or what the scripted agent really does about a code base."""
@@ -280,7 +283,7 @@ class CodeFixing(Task):
 
     # The rest of a task
 
-    def tool_for(self, problem: Problem) -> Tool:
+    def tool(self, problem: Problem) -> Tool:
         from tools.agent import AgentTool
 
         return AgentTool(self.codec, TASK, self.collection.templates(), self.limits, self.unsandboxed,
@@ -288,9 +291,6 @@ class CodeFixing(Task):
 
     def vocabulary(self) -> Vocabulary:
         return self._vocabulary
-
-    def part(self, variant: str) -> tuple[Task, str]:
-        return self, variant
 
     def check_length(self, length: int) -> None:
         if not SHORTEST <= length <= LONGEST:

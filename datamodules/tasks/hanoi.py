@@ -27,9 +27,6 @@ class Hanoi(ToolTask):
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         return self._problem(rng.sample(range(1, len(SIZES) + 1), length))
 
-    def sample_training(self, rng: random.Random) -> Problem:
-        return self.sample(rng, rng.randint(1, self.max_length))
-
     def longest_problem(self) -> Problem:
         return self._problem(list(range(1, self.max_length + 1)))
 
@@ -83,9 +80,6 @@ class HanoiIterative(Hanoi):
 
     def memory(self) -> PointerMemory:
         return PointerMemory(1)
-
-    def commands(self) -> list[str]:
-        return PointerMemory.command_tokens(1)
 
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         scribe.phase("count")
@@ -201,9 +195,6 @@ class HanoiRecursive(Hanoi):
 
     def memory(self) -> PointerMemory:
         return PointerMemory(2)
-
-    def commands(self) -> list[str]:
-        return PointerMemory.command_tokens(2)
 
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         scribe.phase("to_disks")

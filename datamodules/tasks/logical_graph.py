@@ -67,9 +67,6 @@ class LogicalGraph(ToolTask):
     def memory(self) -> SearchMemory:
         return SearchMemory()
 
-    def commands(self) -> list[str]:
-        return SearchMemory.command_tokens()
-
     def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
         window = RECENT if variant == "recent" else length
         labels = [(SYLLABLES[i // len(NUMBERS)], NUMBERS[i % len(NUMBERS)])
@@ -85,9 +82,6 @@ class LogicalGraph(ToolTask):
                     prompt += (rng.choice(("and", "or")),) * k + ("not",) * rng.choice((0, 1)) + labels[node]
             prompt.append(NEWLINE)
         return Problem(tuple(prompt), length, variant)
-
-    def sample_training(self, rng: random.Random) -> Problem:
-        return self.sample(rng, rng.randint(self.shortest, self.max_length), "any")
 
     def longest_problem(self) -> Problem:
         """A chain that needs every node: each has two inputs with a `not` before each, and the second is the next of

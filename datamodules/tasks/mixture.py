@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from datamodules.noise import Noise
-from datamodules.tasks.base import NewScribe, Problem, Task, ToolTask
+from datamodules.tasks.base import NewScribe, Problem, Task, ToolTask, refusal
 from datamodules.trajectory import Scribe, Trajectory
 from datamodules.vocabulary import Vocabulary
 from tools import Tool, UserError
@@ -43,9 +43,6 @@ class Mixture(Task):
                        for task in tasks for variant in task.variants}
         self.variants = tuple(self._parts)
 
-    def variants_at(self, length: int) -> list[str]:
-        return [variant for variant, (task, _) in self._parts.items() if not _refusal(task, length)]
-
     def part(self, variant: str) -> tuple[ToolTask, str]:
         return self._parts[variant]
 
@@ -61,12 +58,9 @@ class Mixture(Task):
         task, = rng.choices(self.tasks, self.weights)
         return self._ours(task, task.sample_held_out(rng, split))
 
-    def longest_problem(self) -> Problem | None:
-        longest = [(task, task.longest_problem()) for task in self.tasks]
-        if any(problem is None for _, problem in longest):
-            return None
-        task, problem = max(longest, key=lambda pair: len(pair[0].record(pair[1]).tokens))
-        return self._ours(task, problem)
+    def longest_problem(self) -> Problem:
+        longest = [self._ours(task, task.longest_problem()) for task in self.tasks]
+        return max(longest, key=lambda problem: len(self.record(problem).tokens))
 
     def parse(self, text: str) -> Problem:
         """A problem of the first task that takes it for one."""
@@ -93,9 +87,9 @@ class Mixture(Task):
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(dict.fromkeys(token for task in self.tasks for token in task.vocabulary().tokens))
 
-    def tool_for(self, problem: Problem) -> Tool:
+    def tool(self, problem: Problem) -> Tool:
         task, own = self._theirs(problem)
-        return task.tool_for(own)
+        return task.tool(own)
 
     def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
         """Those of each part together, as it makes them."""
@@ -115,7 +109,7 @@ class Mixture(Task):
 
     def check_length(self, length: int) -> None:
         """Raises UserError if no part has that length."""
-        refusals = [_refusal(task, length) for task in self.tasks]
+        refusals = [refusal(task, length) for task in self.tasks]
         if all(refusals):
             raise UserError("; ".join(refusals))
 
@@ -125,12 +119,3 @@ class Mixture(Task):
     def _theirs(self, problem: Problem) -> tuple[ToolTask, Problem]:
         task, variant = self._parts[problem.variant]
         return task, replace(problem, variant=variant)
-
-
-def _refusal(task: Task, length: int) -> str:
-    """Why a task has no problems of a length; "" if it has."""
-    try:
-        task.check_length(length)
-    except UserError as error:
-        return str(error)
-    return ""

@@ -33,9 +33,6 @@ class Multiplication(ToolTask):
     def memory(self) -> PointerMemory:
         return PointerMemory(2)
 
-    def commands(self) -> list[str]:
-        return PointerMemory.command_tokens(2)
-
     def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
         return self._problem(digits(rng, length), digits(rng, self.variants.index(variant) + 1))
 

@@ -18,14 +18,8 @@ class SequenceTask(ToolTask):
     def memory(self) -> PointerMemory:
         return PointerMemory(1)
 
-    def commands(self) -> list[str]:
-        return PointerMemory.command_tokens(1)
-
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         return Problem((*rng.choices(SYMBOLS, k=length), "="), length)
-
-    def sample_training(self, rng: random.Random) -> Problem:
-        return self.sample(rng, rng.randint(1, self.max_length))
 
     def longest_problem(self) -> Problem:
         return Problem((*SYMBOLS[:1] * self.max_length, "="), self.max_length)

@@ -2,6 +2,7 @@
 
 import random
 
+from datamodules.settings import Setting
 from datamodules.tasks.base import Problem, ToolTask
 from datamodules.tasks.machine import load_machine
 from datamodules.trajectory import Scribe
@@ -31,7 +32,8 @@ class Turing(ToolTask):
 
     phases = ("run", "rewind", "output")
 
-    def __init__(self, machine: str, max_length: int, style: str = "local", setting: str = "interactive") -> None:
+    def __init__(self, machine: str, max_length: int, style: str = "local",
+                 setting: Setting | str = "interactive") -> None:
         self.machine = load_machine(machine)
         self.name = f"turing_{self.machine.name}"
         self._thoughts = {state: f"<{state}>" for state in self.machine.states}
@@ -41,9 +43,6 @@ class Turing(ToolTask):
 
     def memory(self) -> Tape:
         return Tape((*self.machine.symbols, BLANK))
-
-    def commands(self) -> list[str]:
-        return Tape.command_tokens((*self.machine.symbols, BLANK))
 
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         return Problem(self.machine.sample(rng, length, exact=not variant), length, variant)

@@ -4,7 +4,6 @@ Training takes the first of these ways, verification the second, and rollouts th
 changes one and not the others would learn what no rollout does.
 """
 
-import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -62,9 +61,7 @@ def check_agreement(backbone: Backbone, task: Task, vocabulary: Vocabulary,
 
 def _tokens(task: Task, vocabulary: Vocabulary) -> Tensor:
     """A trajectory, or a part of it, and the same with its halves exchanged, int64 [2, T]."""
-    rng, longest = random.Random(0), task.longest_problem()
-    problems = [task.sample_training(rng) for _ in range(4)] if longest is None else [longest]
-    trajectory = max(map(task.record, problems), key=lambda one: len(one.tokens))
+    trajectory = task.record(task.longest_problem())
     observations = re.finditer(re.escape(bytes([Kind.OBSERVATION])) + b"+", bytes(trajectory.kinds))
     begin, _ = max((found.span() for found in observations), key=lambda span: span[1] - span[0], default=(0, 0))
     start = max(0, min(begin - MOST_TOKENS // 3, len(trajectory.tokens) - MOST_TOKENS))

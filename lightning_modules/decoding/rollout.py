@@ -151,7 +151,7 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
     Rows end on their own and are refilled from `problems`; the result is in the order of `problems`. Nothing that the
     model writes raises: a row that cannot go on ends with a reason.
     """
-    rows = [Rollout(problem, budget, task.tool_for(problem)) for problem, budget in problems]
+    rows = [Rollout(problem, budget, task.tool(problem)) for problem, budget in problems]
     if not rows:
         return []
     batched = decoding.batched(backbone, [row.tool for row in rows])

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from datamodules.datamodule import TrajectoryDataModule
+from datamodules.settings import SETTINGS
 from datamodules.tasks import (
     Addition,
     Copy,
@@ -20,7 +21,6 @@ from datamodules.tasks import (
     Turing,
     check_task,
 )
-from datamodules.tasks.base import SETTINGS
 from datamodules.tasks.machine import FOLDER
 from datamodules.trajectory import STYLES
 from tools import PointerMemory, Tape, UserError
@@ -127,14 +127,13 @@ def test_tokens_that_the_protocol_uses_are_no_symbols(facts, setting):
 
 def test_commands_of_ones_own_have_no_mark():
     class Mail(PointerMemory):
-        pass
+        @property
+        def commands(self):
+            return {**super().commands, "send@home": tuple}
 
     class Mine(Copy):
         def memory(self):
             return Mail(1)
-
-        def commands(self):
-            return [*super().commands(), "send@home"]
 
     with pytest.raises(UserError, match="cannot have the token 'send@home'"):
         TrajectoryDataModule(Mine(3))

@@ -167,7 +167,7 @@ def test_the_reference_as_model_is_exact_and_passes(task, length):
     problem = task.problem("test", 0, length, 0)
     reference, = task.references([problem])
     assert task.record(problem) is reference
-    row = Rollout(problem, budget(reference), task.tool_for(problem))
+    row = Rollout(problem, budget(reference), task.tool(problem))
     for token in reference.tokens:
         row.advance(token)
     assert row.reason == "end" and row.kinds == reference.kinds
@@ -183,7 +183,7 @@ def test_a_rollout_is_judged_by_the_code_that_it_leaves(task):
     cuts = [i for i, token in enumerate(reference.tokens) if token == task.codec.end_of_message]
     passed = []
     for cut in cuts:
-        row = Rollout(problem, cut + 1, task.tool_for(problem))
+        row = Rollout(problem, cut + 1, task.tool(problem))
         while not row.reason:
             row.advance(reference.tokens[len(row.tokens)])
         assert row.reason == "budget"
@@ -196,7 +196,7 @@ def test_a_rollout_is_judged_by_the_code_that_it_leaves(task):
 def test_rubbish_goes_on_or_ends_with_a_reason(task):
     problem = task.problem("test", 0, 4, 2)
     for word, reason in (("a", "budget"), (task.codec.end_of_message, "invalid_command")):
-        row = Rollout(problem, 1000, task.tool_for(problem))
+        row = Rollout(problem, 1000, task.tool(problem))
         while not row.reason:
             row.advance(word)
         assert row.reason == reason and not judge(row, task, task.record(problem)).answer_correct

@@ -9,9 +9,9 @@ from tools.pointer_memory import EDGE
 from tools.tape import BLANK
 
 THOUGHTS = ("a", "b", "c")
-POINTERS = [f"{command}@{phase}" for phase in ("x", "y") for command in PointerMemory.command_tokens(3)]
-TAPE = [*THOUGHTS, BLANK, *(f"{command}@run" for command in Tape.command_tokens((*THOUGHTS, BLANK)))]
-KINDS = {"pointers": (lambda: PointerMemory(3), [EDGE, *THOUGHTS, *PointerMemory.command_tokens(3), *POINTERS]),
+POINTERS = [f"{command}@{phase}" for phase in ("x", "y") for command in PointerMemory(3).commands]
+TAPE = [*THOUGHTS, BLANK, *(f"{command}@run" for command in Tape((*THOUGHTS, BLANK)).commands)]
+KINDS = {"pointers": (lambda: PointerMemory(3), [EDGE, *THOUGHTS, *PointerMemory(3).commands, *POINTERS]),
          "tape": (lambda: Tape((*THOUGHTS, BLANK)), [*TAPE, "left", "read"])}
 
 

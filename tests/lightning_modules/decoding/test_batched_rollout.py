@@ -99,7 +99,7 @@ def _compare_with_steps(task, backbone, decoding, tolerance, monkeypatch):
     prompts = [task.vocabulary().encode(problem.prompt) for problem in problems]
     monkeypatch.setattr(prefill, "MOST_TOKENS", dict.fromkeys(("cpu", "cuda"), 600))
     with torch.inference_mode():
-        rows = Rows(backbone, task.vocabulary(), task.tool_for(problems[0]), len(prompts), 400, decoding)
+        rows = Rows(backbone, task.vocabulary(), task.tool(problems[0]), len(prompts), 400, decoding)
         rows.passes.price = 2
         rows.start(range(len(prompts)), prompts, [400, 400, 400, 400, 200, 400], [0] * len(prompts))
         rows.finish()

@@ -36,7 +36,7 @@ def test_huge_results_of_a_search(lines, reason):
 
 def rolled(task, problem, said):
     """A row of a model that says `said`, and the end of it over and over."""
-    row, rest = Rollout(problem, budget(task.record(problem)), task.tool_for(problem)), iter(said)
+    row, rest = Rollout(problem, budget(task.record(problem)), task.tool(problem)), iter(said)
     while not row.reason:
         row.advance("" if row._given else next(rest, said[-1]))
         assert len(row.tokens) + len(row._given) <= row.budget + 1

@@ -32,7 +32,7 @@ class Echo(Tool):
 
 
 class Echoes:
-    def tool_for(self, problem):
+    def tool(self, problem):
         return Echo()
 
 

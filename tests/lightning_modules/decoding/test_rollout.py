@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from datamodules.settings import SETTINGS
 from datamodules.tasks import Addition, Multiplication
-from datamodules.tasks.base import SETTINGS
 from datamodules.tokens import Kind
 from lightning_modules.backbones import Mamba
 from lightning_modules.backbones.decoder import StepDecoder

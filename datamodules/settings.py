@@ -1,0 +1,118 @@
+"""How a task is asked: with its tool, as often as it takes, or in the ways that this is compared with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from datamodules.trajectory import Scribe
+from tools import EDGE, Solver, Tool, Unassisted
+from tools.solver import CALL, RETURN
+
+if TYPE_CHECKING:
+    from datamodules.tasks.base import Problem, ToolTask
+
+
+class Setting(ABC):
+    """What the model may call for a problem of a task, and what it should write (paper, appendix D.7).
+
+    name:     in configurations and results
+    phases:   of its trajectories, which are then the same in every style; None: those of the task's algorithm
+    mistakes: whether a trajectory can have mistakes in it that are taken back
+    """
+
+    name: str
+    phases: tuple[str, ...] | None = ("answer",)
+    mistakes = False
+
+    @abstractmethod
+    def tool(self, task: ToolTask) -> Tool:
+        """A new tool, which answers the trajectory that is recorded and the model in a rollout alike."""
+
+    @abstractmethod
+    def solve(self, task: ToolTask, problem: Problem, scribe: Scribe) -> None:
+        """Write the trajectory up to the end token."""
+
+    def tokens(self, task: ToolTask) -> list[str]:
+        """All that its trajectories say but [ANS] and [END]."""
+        return list(task.symbols)
+
+    def outputs(self, answer: tuple[str, ...]) -> tuple[str, ...]:
+        """What a right trajectory outputs."""
+        return answer
+
+
+class Interactive(Setting):
+    """As many calls of the task's tool as its algorithm needs."""
+
+    name = "interactive"
+    phases = None
+    mistakes = True
+
+    def tool(self, task: ToolTask) -> Tool:
+        return task.memory()
+
+    def solve(self, task: ToolTask, problem: Problem, scribe: Scribe) -> None:
+        task.solve(problem, scribe)
+
+    def tokens(self, task: ToolTask) -> list[str]:
+        """A command has a token for each phase where the style says so."""
+        commands = task.memory().commands
+        return [EDGE, *task.symbols,
+                *dict.fromkeys(command + task.suffix(phase) for phase in task.phases for command in commands)]
+
+
+class NoTool(Interactive):
+    """The same trajectory, but the model must write the observations itself."""
+
+    name = "no_tool"
+    mistakes = False
+
+    def tool(self, task: ToolTask) -> Tool:
+        return Unassisted(task.memory())
+
+
+class SingleTurn(Setting):
+    """One call of a solver with the question, then the answer."""
+
+    name = "single_turn"
+    phases = ("call", "answer")
+
+    def tool(self, task: ToolTask) -> Tool:
+        return Solver(task.solution)
+
+    def solve(self, task: ToolTask, problem: Problem, scribe: Scribe) -> None:
+        scribe.phase("call")
+        scribe.command(CALL, *problem.prompt, RETURN)
+        scribe.phase("answer")
+        scribe.answer()
+        scribe.output(*task.outputs(problem))
+
+    def tokens(self, task: ToolTask) -> list[str]:
+        return [CALL, RETURN, *task.symbols]
+
+
+class Direct(Setting):
+    """The answer at once."""
+
+    name = "direct"
+
+    def tool(self, task: ToolTask) -> Tool:
+        return Unassisted(task.memory())
+
+    def solve(self, task: ToolTask, problem: Problem, scribe: Scribe) -> None:
+        scribe.phase("answer")
+        scribe.answer()
+        scribe.output(*task.outputs(problem))
+
+
+class DirectReversed(Direct):
+    """The answer at once, its last token first."""
+
+    name = "direct_reversed"
+
+    def outputs(self, answer: tuple[str, ...]) -> tuple[str, ...]:
+        return answer[::-1]
+
+
+SETTINGS = {setting.name: setting for setting in (Interactive(), NoTool(), SingleTurn(), Direct(), DirectReversed())}
