@@ -1,0 +1,602 @@
+"""Commands that attack the sandbox, and supervisors that attack the host."""
+
+import contextlib
+import fcntl
+import functools
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks.attackers import trial
+from benchmarks.attackers.trial import (
+    HOST_MEMORY,
+    NOBODY,
+    SMALL,
+    Attack,
+    Stage,
+    no_filter,
+    own_namespaces,
+    plain,
+    unwatched,
+    visible,
+    weaker,
+)
+from tools.sandbox import Limits, Result, Sandbox, SandboxError, bubblewrap
+from tools.sandbox import sandbox as host
+from tools.sandbox.cgroup import Cgroup
+
+PRELUDE = """
+import ctypes, fcntl, mmap, os, signal, socket, struct, sys, threading, time
+from glob import glob
+libc = ctypes.CDLL(None, use_errno=True)
+
+def call(numbers, *arguments):
+    "A system call by its number, or by its numbers on x86_64 and aarch64."
+    number = numbers if isinstance(numbers, int) else numbers[os.uname().machine == "aarch64"]
+    return libc.syscall(ctypes.c_long(number), *[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments])
+
+def got(what):
+    print("\\nGOT", what, flush=True)
+
+def others():
+    "Processes that this one did not start; outside of a sandbox its parent alone."
+    return [int(p) for p in os.listdir("/proc") if p.isdigit() and int(p) != os.getpid()] if os.getpid() < 1000 \
+        else [os.getppid()]
+
+def pour(ends):
+    "Send between two sockets, both ways, until nothing fits any more; bytes."
+    size = 0
+    for end in ends:
+        end.setsockopt(1, socket.SO_SNDBUF, 4 << 20)
+        end.setblocking(False)
+        try:
+            while True: size += end.send(bytes(1 << 16))
+        except OSError: pass
+    return size
+
+def hold(fill, processes, target=3 * MEMORY, leave=False):
+    "Fill memory in several processes, and see whether they all live with it."
+    reader, writer = os.pipe()
+    for _ in range(processes):
+        if os.fork() == 0:
+            def work():
+                time.sleep(0.2 * leave)
+                kept = fill()
+                os.write(writer, struct.pack("q", kept if isinstance(kept, int) else len(kept)))
+                time.sleep(20)
+            if leave:  # the first thread ends, and with it what /proc says of the process
+                threading.Thread(target=work).start()
+                call((60, 93), 0)
+            work()
+    os.close(writer)
+    held = 0
+    while held < target and (part := os.read(reader, 8)):
+        held += struct.unpack("q", part)[0]
+    if held >= target:
+        time.sleep(0.3)
+        got(f"{held >> 20} MB" if target > 1 << 24 else held)
+"""
+
+
+def command(kind: str, name: str, code: str, off: Callable[[], AbstractContextManager] = plain,
+            judge: Callable[[Stage, Any, Result], str] = lambda *_: "", limits: Limits = SMALL) -> Attack:
+    """A Python program as a command; it got what it prints after GOT, the token, the marker, or what `judge` says."""
+
+    def attempt(stage: Stage) -> str:
+        box = trial.new_sandbox(limits)
+        try:
+            text = PRELUDE + code
+            box.write({"attack.py": (stage.names(text) + text).encode()})
+            result = box.run(f"{os.path.basename(bubblewrap.python())} attack.py")
+            said = re.findall(r"^GOT (.*)$", result.output, re.MULTILINE)
+            return ", ".join([*said[:1], *["the token"] * (stage.token in result.output + result.exceeded),
+                              *["a file of the host"] * stage.marker.exists(),
+                              *filter(None, [judge(stage, box, result)])])
+        finally:
+            box.close()
+
+    return Attack(kind, name, attempt, off)
+
+
+def forged(stage: Stage, box: Any, result: Result) -> str:
+    return "a forged result" * any("forged" in text for text in (result.exceeded, box.run("true").exceeded))
+
+
+def left_over(marker: str) -> bool:
+    """Whether a process with the marker in its command line is still there after half a second."""
+    time.sleep(0.5)
+    return any(marker in path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline")
+               if path.exists())
+
+
+def overtime(stage: Stage, box: Any, result: Result) -> str:
+    """Whether another second is granted to what takes longer."""
+    begun = time.monotonic()
+    box.run("sleep 5", 1)
+    return "more time" * (time.monotonic() - begun > 4 or not result.exceeded)
+
+
+def big(files: Mapping[str, bytes]) -> str:
+    size = sum(map(len, files.values()))
+    return f"{size >> 20} MB" * (size > 2 * SMALL.disk)
+
+
+@contextmanager
+def inherited() -> Iterator[None]:
+    """File descriptors of the host go to whom it starts."""
+    start = subprocess.Popen.__init__
+
+    def init(self: Any, *arguments: Any, pass_fds: tuple[int, ...] = (), **options: Any) -> None:
+        open_files = [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2]
+        start(self, *arguments, pass_fds=[*pass_fds, *filter(inheritable, open_files)], **options)
+
+    with patch.object(subprocess.Popen, "__init__", init):
+        yield
+
+
+def inheritable(fd: int) -> bool:
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return False
+
+
+def with_open_folder(attack: Attack) -> Attack:
+    """A folder of the host stays open, and is inherited (CVE-2024-21626)."""
+
+    def attempt(stage: Stage) -> str:
+        fd = os.open(stage.folder, os.O_RDONLY)
+        os.set_inheritable(fd, True)
+        return attack.attempt(stage)
+
+    return replace(attack, attempt=attempt)
+
+
+def with_terminal(attack: Attack) -> Attack:
+    """The host runs in a terminal, at which somebody has typed the token; what is then typed counts as got."""
+
+    def attempt(stage: Stage) -> str:
+        keyboard, terminal = os.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+        mode = termios.tcgetattr(terminal)
+        mode[3] &= ~(termios.ICANON | termios.ECHO)
+        termios.tcsetattr(terminal, termios.TCSANOW, mode)
+        os.dup2(terminal, 0)
+        os.write(keyboard, stage.token.encode() * ("typed" in attack.name))
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        found = attack.attempt(stage)
+        waiting = int.from_bytes(fcntl.ioctl(terminal, termios.FIONREAD, b"\0\0\0\0"), sys.byteorder)
+        return found or "typed into the host's terminal" * bool(waiting and "typed" not in attack.name)
+
+    return replace(attack, attempt=attempt)
+
+
+def without_cgroup(attack: Attack) -> Attack:
+    """Tried where a cgroup can be made, and as if none could."""
+
+    def attempt(stage: Stage) -> str:
+        if got := attack.attempt(stage):
+            return got
+        with patch.object(Cgroup, "new", lambda _: None):
+            return attack.attempt(stage)
+
+    return replace(attack, attempt=attempt)
+
+
+FAMILY = """
+for family, kind, protocol in {}:
+    try:
+        socket.socket(family, kind, protocol)
+        got(f"a socket of family {{family}}")
+    except OSError as error:
+        print(error)
+"""
+
+
+COMMANDS = [
+    command("files of the host", "by path, and by /proc/PID/root, cwd and fd", """
+for path in (SECRET, f"/proc/{HOST}/root{SECRET}", "/proc/1/root" + SECRET, "/proc/self/root/../../.." + SECRET,
+             f"/proc/{VICTIM}/cwd/secret", *glob("/proc/[0-9]*/fd/*/secret"), *glob("/proc/[0-9]*/cwd/secret")):
+    try: print(open(path).read())
+    except OSError as error: print(error)
+"""),
+    with_open_folder(command("files of the host", "a folder that the host left open (CVE-2024-21626)", """
+for fd in range(1024):
+    try: print(open(os.open("secret", os.O_RDONLY, dir_fd=fd)).read())
+    except OSError: pass
+""", inherited)),
+    command("files of the host", "by file handle (open_by_handle_at, shocker)", """
+kind, handle = HANDLE
+buffer = ctypes.create_string_buffer(struct.pack("Ii", len(handle), kind) + handle, 200)
+for path in ("/", "/usr", "/etc/alternatives", "/repo", "."):
+    fd = call((304, 265), os.open(path, os.O_RDONLY), buffer, os.O_RDONLY)
+    if fd >= 0: print(os.read(fd, 100))
+"""),
+    command("writing to the host", "a file by path", """
+for path in (MARKER, "../../../../../.." + MARKER, f"/proc/{HOST}/root{MARKER}", "/proc/1/root" + MARKER):
+    try: open(path, "w").write("x")
+    except OSError as error: print(error)
+"""),
+    command("writing to the host", "its programs, by /proc/PID/exe (CVE-2019-5736)", """
+for path in ("/usr/bin/env", *glob("/proc/[0-9]*/exe"), "/proc/self/exe"):
+    try: os.open(path, os.O_WRONLY); got(os.path.realpath(path))
+    except OSError as error: print(error)
+"""),
+    command("writing to the host", "settings of the kernel (core_pattern, modprobe, sysrq)", """
+for path in ("kernel/core_pattern", "kernel/modprobe", "../sysrq-trigger", "kernel/hostname", "vm/drop_caches"):
+    try: os.open("/proc/sys/" + path, os.O_WRONLY); got(path)
+    except OSError as error: print(error)
+"""),
+    command("namespaces", "unshare, a user namespace of its own", """
+if call((272, 97), 0x10000000) == 0:
+    open("/proc/self/setgroups", "w").write("deny")
+    got("all rights in a namespace of its own")
+""", own_namespaces),
+    command("namespaces", "clone and clone3, whose flags filters overlook", """
+if call((56, 220), 0x10000000 | 17, 0, 0, 0, 0) > 0: got("clone")
+if call(435, struct.pack("11Q", 0x10000000, 0, 0, 0, 17, *[0] * 6), 88) > 0: got("clone3")
+""", own_namespaces),
+    command("namespaces", "setns to those of other processes", """
+for pid in (VICTIM, HOST, 1, *others()):
+    for kind in ("user", "net", "ipc", "uts"):
+        try:
+            fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
+            if os.fstat(fd).st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino or os.getpid() > 1000:
+                if call((308, 268), fd, 0) == 0: got(kind)
+        except OSError as error: print(error)
+"""),
+    command("mounts", "mount over a folder", """
+if call((272, 97), 0x20000) == 0: libc.mount(None, b"/", None, 1 << 14 | 1 << 18, None)  # its own namespace of mounts
+for folder in (b"/repo", b"/usr/local"):
+    if libc.mount(b"none", folder, b"tmpfs", 0, b"size=1g") == 0: got("a folder without limits")
+"""),
+    command("mounts", "the new calls: fsopen, open_tree, open_tree_attr", """
+if call(430, b"tmpfs", 0) >= 0: got("fsopen")
+if call(428, -100, b"/", 1) >= 0: got("open_tree")
+if call(467, -100, b"/", 1, 0, 0) >= 0: got("open_tree_attr")
+"""),
+    command("mounts", "chroot, to climb out of it", """
+os.mkdir("x"); os.chroot("x"); got("chroot")
+"""),
+    command("rights", "programs with the setuid bit", """
+import subprocess
+su = subprocess.Popen(["/usr/bin/su"], stdin=subprocess.PIPE)
+time.sleep(0.3)
+if "Uid:\\t65534\\t0" in open(f"/proc/{su.pid}/status").read(): got("a process of root")
+su.kill()
+""", functools.partial(plain, NOBODY)),
+    command("rights", "a device file of the host's disk", """
+os.mknod("disk", 0o60600, os.stat(SECRET if os.path.exists(SECRET) else "/usr").st_dev); got("the disk")
+"""),
+    command("processes of the host", "read the memory of one", """
+address = next(int(line.split("-")[0], 16) for line in open(f"/proc/{VICTIM}/maps") if "[heap]" in line)
+data = ctypes.create_string_buffer(1 << 20)
+local, there = struct.pack("QQ", ctypes.addressof(data), 1 << 20), struct.pack("QQ", address, 1 << 20)
+call((310, 270), VICTIM, local, 1, there, 1, 0)
+print(data.raw.replace(b"\\0", b"").decode(errors="replace"), open(f"/proc/{VICTIM}/environ").read())
+"""),
+    command("processes of the host", "attach to one (ptrace), take its files (pidfd_getfd)", """
+if call((101, 117), 16, VICTIM, 0, 0) == 0: got("ptrace")
+fd = call(438, call(434, VICTIM, 0), 3, 0)
+if fd > 0: print(os.pread(fd, 100, 0))
+"""),
+    command("processes of the host", "kill one", """
+os.kill(VICTIM, 9)
+""", judge=lambda stage, *_: "killed it" * (time.sleep(0.1) or stage.victim.poll() is not None)),
+    with_terminal(command("terminal", "type commands into it (TIOCSTI, CVE-2017-5226)", """
+for path in ("/dev/tty", "/dev/stdin", "/proc/1/fd/0"):
+    try:
+        fd = os.open(path, os.O_RDWR)
+        for c in b"id": fcntl.ioctl(fd, 0x5412, bytes([c]))
+        fcntl.ioctl(fd, 0x541C, b"\\3")  # TIOCLINUX
+    except OSError as error: print(error)
+""")),
+    with_terminal(command("terminal", "read what is typed", """
+print(os.read(os.open("/dev/tty", os.O_RDWR | os.O_NONBLOCK), 1000))
+""")),
+    command("network", "a port of the host", "print(socket.create_connection(('127.0.0.1', PORT), 1).recv(99))\n"),
+    command("network", "an abstract socket", """
+s = socket.socket(socket.AF_UNIX); s.connect(ABSTRACT); print(s.recv(99))
+"""),
+    command("network", "a socket in a folder", """
+for root in ("", f"/proc/{HOST}/root", "/proc/1/root"):
+    s = socket.socket(socket.AF_UNIX)
+    try: s.connect(root + SOCKET); print(s.recv(99))
+    except OSError as error: print(error)
+"""),
+    command("socket families", "vsock, which no namespace holds", FAMILY.format("[(40, 1, 0), (40, 2, 0)]"), no_filter),
+    command("socket families", "netlink, alg, bluetooth, tipc", FAMILY.format(
+        "[(16, 3, 0), (16, 3, 15), (38, 5, 0), (31, 3, 0), (30, 1, 0), (44, 2, 0)]"), no_filter),
+    command("socket families", "packet and raw", FAMILY.format("[(17, 3, 768), (2, 3, 1), (10, 3, 58)]")),
+    command("round the filter", "io_uring, which opens and connects by itself", """
+if call(425, 8, ctypes.create_string_buffer(200)) >= 0: got("a ring")
+""", no_filter),
+    command("round the filter", "calls by the numbers of i386 (int 0x80) and x32", """
+for name, machine in (("i386", b"\\x53\\xb8\\x14\\0\\0\\0\\xcd\\x80\\x5b\\xc3"),
+                      ("x32", b"\\xb8\\x27\\0\\0\\x40\\x0f\\x05\\xc3")):
+    if os.fork() == 0:
+        memory = mmap.mmap(-1, 4096, prot=7, flags=0x22)
+        memory.write(machine)
+        answer = ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))()
+        if answer == os.getpid(): got(name)
+        os._exit(0)
+    os.wait()
+""", no_filter),
+    command("round the filter", "calls that are newer than it", """
+for number in (463, 464, 465, 466, 467, 468, 469, *range(470, 480)):  # from setxattrat on
+    call(number, -1, 0, 0, 0, 0)
+    if ctypes.get_errno() != 38: got(number)
+    ctypes.set_errno(0)
+""", no_filter),
+    command("kernel interfaces", "userfaultfd", "if call((323, 282), 1) >= 0: got('userfaultfd')\n", no_filter),
+    command("kernel interfaces", "bpf", """
+if call((321, 280), 0, struct.pack("IIIII", 2, 4, 4, 1, 0) + bytes(100), 120) >= 0: got("a map")
+"""),
+    command("kernel interfaces", "perf_event_open", """
+if call((298, 241), struct.pack("IIQ", 1, 112, 0) + bytes(96), 0, -1, -1, 0) >= 0: got("counters")
+"""),
+    command("quotas of the machine", "asynchronous I/O (fs.aio-max-nr)", """
+if call((206, 0), 40000, ctypes.byref(ctypes.c_ulong())) == 0: got("40000 events")
+""", no_filter),
+    command("quotas of the machine", "the user's inotify instances", """
+fds = [libc.inotify_init() for _ in range(50)]
+if min(fds) >= 0: got("50 instances")
+""", no_filter),
+    command("the supervisor", "forged results by its files (pidfd_getfd, /proc/PID/fd)", """
+for pid in others():
+    for number in range(20):
+        fds = [call(438, call(434, pid, 0), number, 0)]
+        try: fds.append(os.open(f"/proc/{pid}/fd/{number}", os.O_WRONLY | os.O_NONBLOCK))
+        except OSError: pass
+        for fd in fds:
+            try: os.write(fd, b"0 1 6 3\\n0forgedyes")
+            except OSError: pass
+time.sleep(1)
+""", visible, forged),
+    command("the supervisor", "its memory (/proc/PID/mem)", """
+for pid in others():
+    try:
+        memory = open(f"/proc/{pid}/mem", "r+b", 0)
+        for line in open(f"/proc/{pid}/maps"):
+            start, end = (int(part, 16) for part in line.split()[0].split("-"))
+            if " rw" in line and end - start < 1 << 27:
+                memory.seek(start)
+                text = memory.read(end - start)
+                for word in (b"timed out", b"exceeded "):
+                    place = -1
+                    while (place := text.find(word, place + 1)) >= 0:
+                        memory.seek(start + place); memory.write(b"forged   ")
+    except OSError as error: print(error)
+time.sleep(9)
+""", visible, forged),
+    command("signals", "stop what watches, and go on", """
+for pid in others():
+    try: os.kill(pid, signal.SIGSTOP)
+    except OSError: pass
+time.sleep(SECONDS + 2); got("more time than it had")
+"""),
+    command("signals", "crash, for the program that takes core dumps on the host", """
+import resource
+if resource.getrlimit(resource.RLIMIT_CORE)[0] != 1: got("its start, as root")  # core(5): 0 does not stop it
+"""),
+    without_cgroup(command("memory of processes", "many that hold a little each", """
+hold(lambda: bytearray(80 << 20), 5)
+""", unwatched)),
+    without_cgroup(command("memory of processes", "threads that outlive their leader", """
+hold(lambda: bytearray(80 << 20), 5, leave=True)
+""", unwatched)),
+    without_cgroup(command("memory of processes", "while what watches is stopped", """
+for pid in others():
+    try: os.kill(pid, signal.SIGSTOP)
+    except OSError: pass
+hold(lambda: bytearray(80 << 20), 5)
+""", unwatched)),
+    without_cgroup(command("memory of sockets", "unix", """
+def fill():
+    kept, size = [], 0
+    try:
+        while size < 100 << 20: kept.append(socket.socketpair()); size += pour(kept[-1])
+    except OSError: pass
+    globals()["keep"] = kept
+    return size
+hold(fill, 12)
+""", unwatched)),
+    without_cgroup(command("memory of sockets", "TCP", """
+def fill():
+    kept, size = [socket.create_server(("127.0.0.1", 0))], 0
+    try:
+        while size < 100 << 20:
+            kept += [socket.create_connection(kept[0].getsockname()), kept[0].accept()[0]]
+            size += pour(kept[-2:])
+    except OSError: pass
+    globals()["keep"] = kept
+    return size
+hold(fill, 12)
+""", unwatched)),
+    without_cgroup(command("memory of sockets", "UDP", """
+def fill():
+    kept, size = [], 0
+    try:
+        while size < 100 << 20:
+            kept.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            kept[-1].setsockopt(1, socket.SO_RCVBUF, 4 << 20)
+            kept[-1].bind(("127.0.0.1", 0))
+            for _ in range(200): kept[-1].sendto(bytes(60000), kept[-1].getsockname())
+            size += struct.unpack("9I", kept[-1].getsockopt(1, 55, 36))[0]
+    except OSError: pass
+    globals()["keep"] = kept
+    return size
+hold(fill, 12)
+""", unwatched)),
+    without_cgroup(command("memory without an owner", "shared mappings that are let go of", """
+def fill():
+    size = 80 << 20
+    globals()["keep"] = shared = mmap.mmap(-1, size)
+    for start in range(0, size, 4 << 20):
+        shared[start : start + (4 << 20)] = b"x" * (4 << 20)
+        shared.madvise(mmap.MADV_DONTNEED)
+    return size
+hold(fill, 5)
+""", unwatched)),
+    without_cgroup(command("memory without an owner", "memfd_create", """
+def fill():
+    fds = [call((319, 279), b"x", 0) for _ in range(40)]
+    return sum(os.write(fd, bytes(DISK // 2)) for fd in fds) if fds[0] >= 0 else 0
+hold(fill, 5)
+""", unwatched)),
+    without_cgroup(command("memory without an owner", "shared memory of System V", """
+libc.shmat.restype = ctypes.c_void_p
+def fill():
+    identity, size = call((29, 194), 0, 80 << 20, 0o1600), 80 << 20
+    if identity < 0: return 0
+    for start in range(0, size, 4 << 20):
+        address = libc.shmat(identity, None, 0)
+        ctypes.memset(address, 1, size)
+        libc.shmdt(ctypes.c_void_p(address))
+        return size
+hold(fill, 5)
+call((31, 195), 0, 0, 0)
+""", unwatched)),
+    without_cgroup(command("memory of the kernel", "mappings of one page each", """
+libc.mmap.restype = ctypes.c_void_p
+def fill():
+    pages, made = 24000, 0
+    start = libc.mmap(None, ctypes.c_size_t(pages * 4096), 0, 0x22, -1, ctypes.c_long(0))
+    for page in range(0, pages, 2):
+        made += libc.mprotect(ctypes.c_void_p(start + page * 4096), ctypes.c_size_t(4096), 1) == 0
+    return made * 2 * 256
+hold(fill, 64)
+""", unwatched, limits=replace(SMALL, processes=80, seconds=20))),
+    command("too many processes", "fork", """
+for _ in range(100):
+    if os.fork() == 0: time.sleep(3); os._exit(0)
+time.sleep(0.3); got("100 processes")
+"""),
+    command("too many processes", "vfork", """
+import subprocess
+kept = [os.posix_spawn("/bin/sleep", ["sleep", "3"], {}) for _ in range(100)]
+time.sleep(0.3); got("100 processes")
+"""),
+    command("too many processes", "threads", """
+for _ in range(100): threading.Thread(target=time.sleep, args=(3,), daemon=True).start()
+time.sleep(0.3); got("100 threads"); os._exit(0)
+"""),
+    command("outliving the command", "a session of its own, forked twice", """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))
+        for fd in range(64):
+            try: os.close(fd)
+            except OSError: pass
+        os.execvp("sleep", ["sleep", "5." + str(int(TOKEN[:8], 16))])
+    os._exit(0)
+os.wait()
+""", judge=lambda stage, *_: "a process" * left_over(f"5.{int(stage.token[:8], 16)}")),
+    command("outliving the command", "write into the next command's folder", """
+if os.fork() == 0:
+    os.setsid()
+    for _ in range(40):
+        time.sleep(0.05)
+        try: open("later", "w").write(str(os.getpid()))
+        except OSError: pass
+    os._exit(0)
+""", judge=lambda stage, box, _: "a file, afterwards" * ("later" in box.run("rm -f later; sleep 0.3; ls").output)),
+    command("time", "never end, and take no signal", """
+signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))
+for fd in (0, 1, 2): os.close(fd)
+time.sleep(SECONDS + 3)
+""", judge=overtime),
+    command("time", "stop itself and the shell", """
+if os.fork() == 0: time.sleep(SECONDS + 3); os.kill(os.getppid(), signal.SIGCONT); os._exit(0)
+os.kill(os.getpid(), signal.SIGSTOP)
+""", judge=overtime),
+    command("output", "endless", """
+for _ in range(64): os.write(1 + _ % 2, b"x" * (1 << 20))
+""", judge=lambda stage, box, result: f"{len(result.output):,} bytes" * (len(result.output) > 2 * SMALL.output)),
+    command("output", "one byte at a time, from many processes", """
+for _ in range(20):
+    if os.fork() == 0:
+        for _ in range(100000): os.write(1, b"x")
+        os._exit(0)
+for _ in range(20): os.wait()
+""", judge=lambda stage, box, result: f"{len(result.output):,} bytes" * (len(result.output) > 2 * SMALL.output)),
+    command("disk", "one large file", """
+file = open("large", "wb", 0)
+size = sum(file.write(bytes(1 << 20)) for _ in range(3 * DISK >> 20))
+if size >= 3 * DISK: got(f"{size >> 20} MB")
+"""),
+    command("disk", "many files", """
+for i in range(20 * FILES): open(f"file{i}", "w")
+os.sync(); got(f"{len(os.listdir('.'))} files")
+"""),
+    command("disk", "many attributes, links and long names", """
+for i in range(4000):
+    name = f"{i:0250}"
+    try: os.symlink("x" * 4000, name)
+    except OSError: break
+if i > 10 * FILES: got(f"{i} links")
+"""),
+    command("what is read back", "links to files of the host", """
+os.symlink(SECRET, "link"); os.symlink(f"/proc/self/environ", "environ"); os.symlink("/dev/zero", "zero")
+os.unlink("zero")
+""", judge=lambda stage, box, _: "the token" * any(stage.token.encode() in text for text in box.read().values())),
+    command("what is read back", "a fifo, which never ends", """
+os.mkfifo("fifo"); os.unlink("attack.py")
+""", judge=lambda stage, box, _: "" * len(box.read())),
+    command("what is read back", "sparse files and hard links, larger than the disk", """
+try: os.truncate(os.open("sparse", os.O_CREAT | os.O_RDWR), 64 << 20)
+except OSError as error: print(error)
+open("one", "wb").write(bytes(DISK // 2))
+for i in range(50): os.link("one", f"link{i}")
+""", judge=lambda stage, box, _: big(box.read())),
+]
+
+
+def taken_over(name: str, code: str, off: Callable[[], AbstractContextManager], size: int = 0) -> Attack:
+    """A supervisor that a command has taken over, if one could, and that now turns on the host."""
+    supervisor = {"\nif __name__ ==": f"\n{code}\nif __name__ =="}
+
+    def attempt(stage: Stage) -> str:
+        with weaker(supervisor), patch.object(host, "_ANSWER", 1.0), patch.object(host, "_GRACE", 1.0), \
+                contextlib.suppress(SandboxError), contextlib.closing(Sandbox(SMALL)) as box:
+            box.write({"file": bytes(size)})
+            box.run("true", 1)
+        return ""
+
+    return Attack("a supervisor taken over", name, attempt, off, 12)
+
+
+def endless(pipe: int, event: int, deadline: float) -> None:
+    """As `_wait`, without a deadline."""
+    poll = select.poll()
+    poll.register(pipe, event)
+    poll.poll()
+
+
+def take_all(box: Sandbox, deadline: float) -> list[bytes]:
+    """As `_receive`, without a bound."""
+    data = bytearray()
+    while len(data) < 2 * HOST_MEMORY:
+        data += os.read(box._process.stdout.fileno(), 1 << 20)
+    raise ValueError(len(data))
+
+
+patient = functools.partial(patch.object, host, "_wait", endless)
+SUPERVISORS = [
+    taken_over("never reads", "time.sleep(99)", patient, 1 << 20),
+    taken_over("answers a byte at a time", "while True: time.sleep(0.2); os.write(1, b'1')", patient),
+    taken_over("answers without end", "while True: os.write(1, b'1 ' * 65536)",
+               functools.partial(patch.object, Sandbox, "_receive", take_all)),
+]
