@@ -40,9 +40,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
-import run
 from datamodules.collection import META, Collection, start_collection
 from datamodules.text import TextCodec
+from lightning_modules.commands import main as commands
+from lightning_modules.commands.command_line import CLI, Trainer, command_line
 from lightning_modules.evaluation.metrics import write_metrics
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.provenance import origin
@@ -264,18 +265,18 @@ def attempt(arguments: list[str], train: bool, seconds: float, memory: int) -> O
 
         return call
 
-    @functools.wraps(run.Trainer.fit)  # its arguments are options of the command line
-    def fit(trainer: run.Trainer, *args: Any, **options: Any) -> None:
+    @functools.wraps(Trainer.fit)  # its arguments are options of the command line
+    def fit(trainer: Trainer, *args: Any, **options: Any) -> None:
         if trainer.world_size > 1:  # it would start processes
             raise Built
         stage.append("starting")
-        super(run.Trainer, trainer).fit(*args, **options)
+        super(Trainer, trainer).fit(*args, **options)
 
     if arguments[0] == "--config" and not train:
-        patches = {(run, "command_line"): functools.partial(run.command_line, run=False)}
+        patches = {(commands, "command_line"): functools.partial(command_line, run=False)}
     else:
-        patches = {(run.Trainer, "fit"): fit}
-    patches[run.CLI, "instantiate_classes"] = staged("building", run.CLI.instantiate_classes)
+        patches = {(Trainer, "fit"): fit}
+    patches[CLI, "instantiate_classes"] = staged("building", CLI.instantiate_classes)
     patches[TrajectoryModel, "training_step"] = staged("training", TrajectoryModel.training_step)
     kept = {key: key[0].__dict__.get(key[1]) for key in patches}
     out, err, argv = io.StringIO(), io.StringIO(), sys.argv
@@ -287,7 +288,7 @@ def attempt(arguments: list[str], train: bool, seconds: float, memory: int) -> O
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(), \
                 limits(seconds, memory):
             warnings.simplefilter("ignore")
-            run.main([*(["fit", *BRIEF] if train else []), *arguments])
+            commands.main([*(["fit", *BRIEF] if train else []), *arguments])
     except Built:
         pass
     except Cut:

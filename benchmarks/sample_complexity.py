@@ -20,7 +20,7 @@ from rich.table import Table
 from datamodules.stream import Item, collate
 from datamodules.tasks import Turing
 from lightning_modules.backbones import Suffix
-from lightning_modules.evaluation.horizons import analyze
+from lightning_modules.evaluation.horizons import horizons
 from lightning_modules.evaluation.metrics import write_metrics
 from lightning_modules.evaluation.verify import verify
 from lightning_modules.model import masked_targets
@@ -55,7 +55,7 @@ def main() -> None:
 def measure(name: str, options: argparse.Namespace) -> dict:
     task = Turing(name, options.max_length)
     vocabulary = task.vocabulary()
-    horizon = [row["horizon"] for row in analyze(task, [2, 4, options.max_length], 100, 0)][-1]
+    horizon = [row["horizon"] for row in horizons(task, [2, 4, options.max_length], 100, 0)][-1]
     tests = [task.record(task.problem("test", 0, options.length, i)) for i in range(options.problems)]
     errors: dict[int, list[float]] = {}
     for trial in range(options.trials):

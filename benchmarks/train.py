@@ -233,7 +233,7 @@ class Bench:
         """Tokens a second of `run.py fit` as it logs them, without its first steps."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        from run import main as run
+        from lightning_modules.commands.main import main as run
 
         configs = [ROOT / "configs/add.yaml", ROOT / "configs/model" / OVERLAYS[name]]
         if self.device.type == "cuda":

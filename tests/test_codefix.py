@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from datamodules.tasks import CodeFixing
+from lightning_modules.commands.main import main
 from lightning_modules.runs.checkpoints import load_checkpoint
-from run import main
 from tests.agents import UNSANDBOXED
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = ("tools", "datamodules", "lightning_modules.provenance", "lightning_modules.backbones",
          "lightning_modules.decoding", "lightning_modules.evaluation",
          ("lightning_modules.model", "lightning_modules.training"), "lightning_modules.runs",
-         "lightning_modules.reporting", "run")
+         "lightning_modules.reporting", "lightning_modules.commands", "run")
 """Each imports those before it, and those in the same place; nothing after it."""
 
 PLACES = {name: place for place, names in enumerate(ORDER) for name in ([names] if isinstance(names, str) else names)}

@@ -17,10 +17,10 @@ from benchmarks import kill
 from benchmarks.processes import Command
 from datamodules.stream import TrajectoryStream
 from datamodules.tasks import Addition
+from lightning_modules.commands.main import main
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.runs.checkpoints import load_checkpoint
 from lightning_modules.training.callbacks import REQUEUE
-from run import main
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--config", str(ROOT / "configs/add.yaml"), "--trainer.max_steps", "6", "--trainer.accelerator", "cpu",

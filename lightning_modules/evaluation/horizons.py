@@ -10,7 +10,7 @@ from datamodules.tasks import Task
 from datamodules.trajectory import Trajectory
 
 
-def analyze(task: Task, lengths: Sequence[int], problems: int, seed: int) -> Iterator[dict[str, Any]]:
+def horizons(task: Task, lengths: Sequence[int], problems: int, seed: int) -> Iterator[dict[str, Any]]:
     """A row a length: `horizon` of the trajectories up to that length together, the rest of that length alone.
 
     problems: validation problems of each length and variant

@@ -64,6 +64,8 @@ class Run:
 
     def rollouts(self, prompts: Sequence[str]) -> list[Solved]:
         """The same for several problems, side by side."""
+        for prompt in prompts:
+            self.task.parse(prompt)  # before what takes longer
         self._checked  # noqa: B018
         return solve(self.backbone, self.vocabulary, self.task, prompts, self.decoding)
 

@@ -7,7 +7,7 @@ from datamodules.datamodule import TrajectoryDataModule
 from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Mixture, Multiplication, Reverse, Task
 from lightning_modules.backbones import LSTM
 from lightning_modules.evaluation.evaluate import evaluate
-from lightning_modules.evaluation.horizons import analyze
+from lightning_modules.evaluation.horizons import horizons
 from lightning_modules.model import TrajectoryModel
 from tools import UserError
 
@@ -87,7 +87,7 @@ def test_parts_with_different_lengths():
     records = evaluate(model.backbone, data, [3, 4, 5], lambda length: 2, "verify", "test")
     assert [(r["length"], r["task"], r["variant"], r["exact_match"]) for r in records] == [
         (3, "hanoi_iterative", "", 0), (4, "logical_graph", "any", 0), (4, "logical_graph", "recent", 0)]
-    tokens = [row["tokens"] for row in analyze(task, [3, 4], 1, 0)]
+    tokens = [row["tokens"] for row in horizons(task, [3, 4], 1, 0)]
     references = [[len(task.record(task.problem("validation", 0, length, 0, variant)).tokens) for variant in variants]
                   for length, variants in ((3, ["hanoi_iterative"]), (4, task.variants))]
     assert tokens == [sum(lengths) / len(lengths) for lengths in references]

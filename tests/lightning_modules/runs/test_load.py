@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from datamodules.tokens import Kind
+from lightning_modules.commands.main import main
 from lightning_modules.runs.load import load_run
-from run import main
 from tests.test_run import TINY
 from tools import UserError
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
+from lightning_modules.commands.main import main
 from lightning_modules.runs.checkpoints import load_checkpoint
 from lightning_modules.runs.folders import RunFolder
-from run import main
 from tests.test_run import TINY
 
 ROOT = Path(__file__).parents[3]

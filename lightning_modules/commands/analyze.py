@@ -1,0 +1,49 @@
+"""The command `analyze`: how far back a model must look, without training."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from datamodules.horizon import verdict
+from lightning_modules.evaluation.evaluate import check_lengths
+from lightning_modules.evaluation.horizons import analysis_table, clash_text, horizons
+from lightning_modules.evaluation.metrics import write_metrics
+from lightning_modules.evaluation.plots import horizon_figure, save_figure
+from lightning_modules.provenance import origin
+from lightning_modules.runs.load import Run
+from tools import UserError
+
+
+def analyze(run: Run, lengths: list[int] = [5, 10, 20, 50, 100, 200], problems: int = 50,  # noqa: B006 (jsonargparse)
+            folder: str = "runs/analysis") -> None:
+    """How far back one must look to know every token that a model has to predict, by length; without training.
+
+    Args:
+        run: its task; it need not be trained
+        lengths: of the problems, growing; the horizon is that of all trajectories up to each length together
+        problems: validation problems of each length and variant
+        folder: where the table and the plot go
+    """
+    task = run.task
+    if not lengths or problems < 1:
+        raise UserError(f"lengths {list(lengths)} with {problems} problems leave nothing to analyze: expected at "
+                        f"least one of each")
+    check_lengths(lengths)
+    name = f"{task.name}, {task.setting}, {task.style}"
+    rows = []
+    console = Console(emoji=False)
+    for row in horizons(task, lengths, problems, run.data.evaluation_seed):
+        rows.append(row)
+        console.print(f"[dim]{row['length']:,}: {row['horizon']:,} tokens[/dim]")
+    reached = [row["horizon"] for row in rows]
+    console.print(analysis_table(rows, f"horizon of {name}"))
+    result = verdict(lengths, reached)
+    console.print(f"verdict: {result}", f"the worst decision at {lengths[-1]:,}:", clash_text(rows[-1]), sep="\n",
+                  markup=False, highlight=False)
+    stem = Path(folder) / name.replace(", ", "_")
+    write_metrics(stem.with_suffix(".json"), rows, **origin(torch.device("cpu")), task=task.name,
+                  setting=task.setting, style=task.style, problems=problems, verdict=result)
+    save_figure(horizon_figure(lengths, reached, task.max_length, f"{name}: {result.split(':')[0]}"),
+                stem.with_suffix(".png"))
+    console.print(f"{stem}.json, {stem}.png")

@@ -1,0 +1,58 @@
+"""The parser of all commands: a mistake is told in one line."""
+
+import inspect
+import os
+import re
+import sys
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+import datamodules.tasks
+import lightning_modules.backbones
+from datamodules.tasks import Task, ToolTask
+from lightning_modules.backbones import Backbone
+from tools import UserError
+
+
+class Parser(LightningArgumentParser):
+    """Tells a mistake in one line."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError:
+            raise
+        except ValueError as error:  # such as a path with a character of code 0
+            self.error(str(error), error)
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        cause = ex
+        while cause is not None:
+            if isinstance(cause, UserError):
+                message = str(cause)
+            cause = cause.__cause__ or cause.__context__
+        text = _unknown_class(" ".join(str(message).split()))
+        print(f"error: {text[:600]}{' ...' if len(text) > 600 else ''}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _unknown_class(text: str) -> str:
+    """The parser's message; where there is no such class, with those that there are, or where it was looked for."""
+    if refused := re.search(r"Importing '([\w.]+)' is not allowed, denied by the", text):
+        return (f"{refused[1]} has not been imported: a configuration is a program, and this one, of a run folder, may "
+                f"name only what is of this suite and Lightning; if you trust it, give "
+                f"--trusted_packages {refused[1].partition('.')[0]}")
+    if missing := re.search(r"No module named '[\w.]+'", text):
+        given = re.search(r"(?:class_path '|Got value: )([\w.]+)", text)
+        own = [os.path.abspath(folder) for folder in sys.path if not folder.startswith((sys.prefix, sys.base_prefix))]
+        return (f"{given[1] if given else text} cannot be imported: {missing[0]}; searched: {', '.join(own)} and what "
+                f"is installed; run in the folder of your file, or name that in PYTHONPATH")
+    if not (found := re.search(r"Expected a dot import path string: ([\w.]+)", text)):
+        return text
+    key = text.partition('Parser key "')[2].partition('"')[0]
+    base = {"data.task": Task, "tasks": ToolTask, "model.backbone": Backbone}.get(key)
+    names = [cls.__name__ for module in (datamodules.tasks, lightning_modules.backbones)
+             for cls in vars(module).values() if base and isinstance(cls, type) and issubclass(cls, base)
+             and not inspect.isabstract(cls)]
+    return f"{key}: there is no class {found[1]}; expected {', '.join([*names, 'or the import path of your own'])}"

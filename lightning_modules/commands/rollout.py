@@ -1,0 +1,14 @@
+"""The command `rollout`: one problem, step by step."""
+
+from lightning_modules.runs.load import Run
+
+
+def rollout(run: Run, prompt: str, limit: int | None = 400) -> None:
+    """Solve one problem and print the trace: prompt, thoughts, commands, observations, outputs.
+
+    Args:
+        run: a trained model
+        prompt: the problem, such as 123456789x42
+        limit: show at most so many tokens of the trace
+    """
+    run.rollout(prompt).show(limit)
