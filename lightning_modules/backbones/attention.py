@@ -23,7 +23,7 @@ BLOCK = 512
 
 
 def rotate(x: Tensor, positions: Tensor, theta: float, width: int) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864) of the first `width` channels, paired by halves.
+    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864, eq. 34) of the first `width` channels, in halves.
 
     x: [B, T, H, D]; positions: [B or 1, T]
     """
@@ -55,6 +55,7 @@ class Cache:
             raise UserError(f"rope_theta {self.theta} is not allowed: expected a number above 0")
 
     def initial_state(self, batch_size: int, like: Tensor) -> State:
+        """An empty cache of one slot a row, of the type and on the device of `like`."""
         empty = like.new_zeros(batch_size, 1, self.heads, self.width)
         return torch.zeros(batch_size, dtype=torch.long, device=like.device), empty, empty.clone()
 
@@ -71,7 +72,8 @@ class Cache:
         return position, *(F.pad(part, (0, 0, 0, 0, 0, missing)) for part in (keys, values))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        """Attention of T new tokens [B, T, H, D] to themselves and the cache; [B, T, H, D] and the new cache."""
+        """Attention of T new tokens [B, T, H, D] to themselves and the cache, which is not modified; [B, T, H, D] and
+        the new cache. Without a cache T tokens from the first on, and None."""
         length = q.shape[1]
         if state is None:
             steps = torch.arange(length, device=q.device)[None]
@@ -103,7 +105,7 @@ class Cache:
         return _sdpa(q, keys.to(q.dtype), values.to(q.dtype), seen[:, None, None])[:, 0], (position, keys, values)
 
     def size(self, length: int, like: Tensor) -> int:
-        """Bytes of one row after `length` tokens."""
+        """Bytes of one row after `length` tokens, in the type of `like`."""
         return 8 + 2 * self.capacity(length) * self.heads * self.width * like.element_size()
 
     def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -164,7 +166,7 @@ def _sdpa(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: 
 
 
 def head_width(name: str, d_model: int, n_head: int, n_kv_head: int | None = None) -> int:
-    """Channels of a head; raises UserError where the heads do not share them out evenly."""
+    """Channels of a head; raises UserError where the heads do not share the width out evenly."""
     n_kv_head = n_kv_head or n_head
     if d_model % (2 * n_head):
         raise UserError(f"{name} n_head {n_head} does not divide d_model {d_model} into heads of even width: give a "
@@ -175,7 +177,7 @@ def head_width(name: str, d_model: int, n_head: int, n_kv_head: int | None = Non
 
 
 def initialize(model: nn.Module, deviation: float) -> None:
-    """Normal matrices and zero biases, as transformers' GPT-NeoX and Mistral start."""
+    """Normal matrices of this standard deviation and zero biases, as transformers' GPT-NeoX and Mistral start."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=deviation)

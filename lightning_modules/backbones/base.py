@@ -105,6 +105,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def num_parameters(self) -> int:
+        """Number of weights, shared ones counted once, frozen ones too."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def state_size(self, length: int) -> int:
@@ -118,7 +119,7 @@ def _broadcasts(initial: Tensor, leaf: Any) -> bool:
 
 
 def check_sizes(name: str, **sizes: int) -> None:
-    """Raises UserError that names the first of `sizes` that is below 1, or so large that no machine could hold it."""
+    """Raises UserError that names the first of `sizes` that is below 1, or larger than any machine could hold."""
     for key, value in sizes.items():
         most = MOST_LAYERS if key == "n_layer" else LARGEST
         if not 1 <= value <= most:

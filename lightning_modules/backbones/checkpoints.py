@@ -1,4 +1,7 @@
-"""Pretrained weights on disk and on the Hugging Face hub: config.json beside safetensors or PyTorch files."""
+"""Pretrained weights on disk and on the Hugging Face hub: config.json beside safetensors or PyTorch files.
+
+The checkpoints of this suite's own runs are read in runs/checkpoints.py.
+"""
 
 import json
 import re

@@ -58,7 +58,8 @@ def current_stream():
 
 
 def allow_shared_memory(kernel, size: int, device: int) -> None:
-    """Let a kernel be launched with so many bytes of dynamic shared memory; by default they are 48 KiB."""
+    """Let a kernel be launched with so many bytes of dynamic shared memory; by default they are 48 KiB. Raises
+    RuntimeError where the GPU has not as many."""
     from cuda.bindings import driver
 
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES

@@ -38,7 +38,7 @@ class StepDecoder(Decoder):
     """Any backbone, by its own `step`.
 
     length:  tokens that a row may have, for which a growing memory makes room
-    weights: type of the weights, and so of the states
+    weights: type of the weights, and so of the states; for another than the backbone's it is copied
     """
 
     def __init__(self, backbone, rows: int, length: int, weights: torch.dtype = torch.float32) -> None:
@@ -72,7 +72,7 @@ class StepDecoder(Decoder):
 class MixedDecoder(StepDecoder):
     """Steps with the weights and inputs of linear maps in `weights`, and all else in float32, as in training.
 
-    Decays and angles that a state sums up over a whole row have too few digits in bfloat16.
+    Decays and angles that a state sums up over a whole row have too few digits in bfloat16. For Mamba-2 and Mamba-3.
     """
 
     def __init__(self, backbone, rows: int, length: int, weights: torch.dtype) -> None:

@@ -48,6 +48,7 @@ class Family:
     dropped: str = r"rotary_emb\.inv_freq$"
 
     def check(self, config: Config, source: str) -> None:
+        """Raises UserError where a configuration asks for what `backbone` does not have; source: where it is from."""
         for key, value in self.needs.items():
             if config.get(key, value) != value:
                 raise UserError(f"{source} has {key} {config[key]!r}, which {self.backbone.__name__} does not have: "

@@ -42,7 +42,8 @@ def computed_in(hidden: Tensor) -> torch.dtype:
 
 
 def scan_kernel(hidden: Tensor, width: int, size: int) -> Callable | None:
-    """`scan_cuda.token_scan`, or None where it is not for these rows and sizes, or cannot be compiled."""
+    """`scan_cuda.token_scan`; None where it is not for these rows [B, T, d_model], this many channels and states of
+    one, or cannot be compiled, of which a warning tells."""
     return scan_cuda.token_scan if _can_scan(hidden, width, size) else None
 
 

@@ -287,7 +287,7 @@ def _fill(layer: Any, content: list[Tensor], slots: int) -> None:
 
 
 class GrowingDecoder(Decoder):
-    """Steps of a backbone whose state changes its shape, so that no CUDA graph can hold one."""
+    """Steps of a HuggingFace backbone, whose state may change its shape, so that no CUDA graph can hold one."""
 
     def __init__(self, backbone: HuggingFace, rows: int) -> None:
         self.backbone, self.state = backbone, backbone.initial_state(rows)

@@ -1,4 +1,8 @@
-"""What models of stacked layers have in common: embedding, layers that keep a state each, norm, head."""
+"""What models of stacked layers have in common: embedding, layers that keep a state each, norm, head.
+
+On CUDA blocks of norm and mixer take another way through the same formulas: the residual addition and the next norm are
+one kernel (`add_blocks`), unless a part was changed (`unchanged`).
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -25,19 +29,23 @@ class Layer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        """hidden [B, T, d_model] from `state`, which is not modified; None: from the first token, leaving no state."""
+        """The layer on hidden [B, T, d_model] from `state`, which is not modified; None: from the first token, leaving
+        no state."""
 
     @abstractmethod
     def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:
-        """hidden [B, d_model], one token; `state` may be updated in place."""
+        """The same for one token a row, hidden [B, d_model]; `state` may be updated in place."""
 
     def reserve(self, state: State, length: int) -> State:
-        """The state with room for `length` tokens."""
+        """The state with room for `length` tokens in all."""
         return state
 
 
 class LayeredBackbone(Backbone):
-    """The parts are where mamba-ssm's checkpoints have them; other families say where theirs are."""
+    """Embedding, layers, norm, head. State: a list with that of each layer.
+
+    The parts are where mamba-ssm's checkpoints have them; other families say where theirs are.
+    """
 
     fast = Fast()
 
@@ -121,7 +129,7 @@ def add_blocks(hidden: Tensor, blocks: Iterable["Block"], last: nn.RMSNorm, add_
 
 
 class Block(Layer):
-    """Residual connection around norm and mixer."""
+    """Residual connection around norm and mixer; its state is the mixer's."""
 
     forwards = ("add",)
 

@@ -1,4 +1,5 @@
-"""Low-rank updates of frozen weights (LoRA, Hu et al. 2021, arXiv 2106.09685), equal to peft's with the same matrices.
+"""Low-rank updates of frozen weights (LoRA, Hu et al. 2021, arXiv 2106.09685, section 4.1), equal to peft's
+with the same matrices.
 
 They are parametrizations, W + alpha / r B A in place of W wherever a module's weight is read: the kernels of Mamba read
 the weights themselves, which an adapter around the module would not reach (peft refuses Mamba's `out_proj` for that).
@@ -31,6 +32,8 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The updated weight, of the shape and type of `weight`; without training and gradients it is kept until a
+        matrix changes."""
         if self.training or torch.is_grad_enabled():
             return self._sum(weight)
         # In an evaluation the sum is made once, not once a step.

@@ -1,4 +1,9 @@
-"""Mamba-1 (Gu and Dao 2023, arXiv 2312.00752), with the parameter names and the initialisation of mamba-ssm."""
+"""Mamba-1 (Gu and Dao 2023, arXiv 2312.00752), with the parameter names and the initialisation of mamba-ssm.
+
+`Mixer.forward` takes mamba-ssm's or the suite's own scan on CUDA, and selective_scan.py where they are not;
+`Mixer.step` is one token. On CUDA rollouts do not take `step`, but the kernels of mamba_decode.py, where those are for
+the shape.
+"""
 
 import math
 from collections.abc import Callable
@@ -58,6 +63,7 @@ class Mamba(LayeredBackbone):
 
     @property
     def fast(self) -> Fast:
+        """The measures that its blocks take on CUDA; to set it sets those of every block."""
         return self.parts[1][0].mixer.fast
 
     @fast.setter
@@ -97,7 +103,10 @@ class Mamba(LayeredBackbone):
 
 
 class Mixer(Layer):
-    """The Mamba block. State: the last d_conv - 1 inputs of the convolution [B, d_conv - 1, D], and h [B, D, N]."""
+    """The Mamba block (section 3.4).
+
+    State: the last d_conv - 1 inputs of the convolution [B, d_conv - 1, D], and h [B, D, N].
+    """
 
     fast = Fast()
 
@@ -124,7 +133,10 @@ class Mixer(Layer):
 
     def forward(self, hidden: Tensor,
                 state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """hidden [B, T, d_model], from `state`."""
+        """The block on hidden [B, T, d_model], and the new state.
+
+        state: where to go on from; it is not modified. None: from zero; kernels on CUDA then leave no new state (None)
+        """
         kernels = cuda_kernels() if hidden.is_cuda and unchanged(self, Mixer, "_convolve", "_selection") else None
         if state is None and kernels:
             return self.fused(hidden), None

@@ -68,7 +68,7 @@ class Mamba2(LayeredBackbone):
 
 
 class GatedNorm(nn.Module):
-    """RMS norm of y silu(z), over each group of channels."""
+    """RMS norm of y silu(z), over each group of channels (section 7.1)."""
 
     def __init__(self, width: int, n_groups: int, eps: float) -> None:
         super().__init__()
@@ -76,13 +76,14 @@ class GatedNorm(nn.Module):
         self.n_groups, self.eps = n_groups, eps
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """y and z, [..., width], to [..., width]."""
         gated = (y * F.silu(z.to(y.dtype))).unflatten(-1, (self.n_groups, -1))
         return F.rms_norm(gated, gated.shape[-1:], eps=self.eps).flatten(-2) * self.weight
 
 
 class Mixer2(Layer):
-    """The Mamba-2 block. State: the last d_conv - 1 inputs of the convolution [B, d_conv - 1, D + 2 G N], and
-    h [B, H, P, N] of H heads of P channels; G groups of heads share their matrices B and C."""
+    """The Mamba-2 block (section 7). State: the last d_conv - 1 inputs of the convolution [B, d_conv - 1, D + 2 G N],
+    and h [B, H, P, N] of H heads of P channels; G groups of heads share their matrices B and C."""
 
     def __init__(self, d_model: int, d_inner: int, d_state: int, d_conv: int, head_dim: int, n_groups: int,
                  dt_min: float, dt_max: float, norm_eps: float) -> None:

@@ -1,50 +1,15 @@
 """One decoding step of Mamba on CUDA; imported where it is used, since Triton is.
 
 A step reads the weights once and reads and writes the states: it is bound by memory where the batch is large, and by
-the latency of many small kernels where it is small. Here a layer has six: three matrix products (cuBLAS), and between
-them the convolution (norm included), the recurrence (step size and gate included) and the residual. The two projections
-to the step size are one matrix, as nothing stands between them.
+the latency of many small kernels where it is small. `MambaDecoder` has three ways through the layers:
 
-With at most 64 rows, weights in bfloat16 and a GPU and a shape for which it is written (`mamba_step.fits`), the layers
-can be one kernel in CUDA C++ (mamba_step.cu), whose blocks wait for each other three times a layer. It keeps the low
-rank of the step size, adds the rows of x_proj together in memory, and asks for its next weights and states before it
-waits; embedding and head stay as they are, and so do the states. At 64 rows a layer takes 15.2 us so, and 22.6 in six
-kernels (H200, bfloat16 states; float32: 16.9 and 23.6), a step 372 and 584.
+- six kernels a layer, here, for any rows, types and GPU: three matrix products (cuBLAS), and between them the
+  convolution (norm included), the recurrence (step size and gate included) and the residual. The two projections to the
+  step size are one matrix, as nothing stands between them;
+- three kernels a layer that overlap (mamba_layer.py), with weights in bfloat16, on compute capability 9.0;
+- one kernel for all layers (mamba_step.py), of at most 64 rows, with weights in bfloat16.
 
-On a GPU of compute capability 9.0 a layer can be three kernels that overlap (mamba_layer.cu, where
-`mamba_layer.fits`), for any number of rows: with more than MOST_ROWS_OF_ONE they are faster than one. On an H100, with
-bfloat16 states, a step takes so 395 us at 64 rows, where one kernel takes 403 and six take 590; 457 at 128 where six
-take 669; 594 and 816 at 256, 834 and 1,189 at 512, 1,438 and 1,949 at 1,024 (benchmarks/decode.py at f6a9a9d; float32
-states: 396, 481 and 633; 547 and 766; 792 and 1,032; 1,252 and 1,589; 2,268 and 2,696).
-
-Tried on an H100 (24 x 768, bf16) and not faster:
-- products in Triton with the norm, the convolution or the residual inside, programmatic dependent launches, and halves
-  of the batch on streams of their own;
-- the whole step as one cooperative kernel with a barrier between phases: as fast at 64 rows, 45% slower at 256 and
-  twice as slow at 1024. Of 27 us a layer at 64 rows 5 are four barriers; the products stay slower than cuBLAS's;
-- the one kernel for 256 rows, with blocks of 64 rows and 48 channels and the weights of the first product in shared
-  memory: 31.2 us a layer, where six kernels take 30.1 (H200; 42.1 and 36.2 with float32 states);
-- the step size in its low rank, x_proj inside the convolution: 7% and 3% faster at 64 and 256 rows, 10% slower at 1024;
-- weights and states brought to the L2 cache one kernel ahead;
-- in the three kernels, at 256 rows: copies to all blocks of a cluster (cp.async.bulk with multicast: 877 and 1,108 us
-  a step with clusters of 2 and 4, where 677 without); parts of the selection added up in memory, in fixed point (677),
-  or by clusters of 4 (691) or 2 (676), where 663 when all are left to the recurrence; blocks that wait for signals of
-  those of their own rows instead of for the kernel before (699 where 663);
-- in the three kernels, at 1,024 rows: three or four parts (1,450 and 1,463 us a step where 1,447), parts of other
-  sizes, one that begins later; a priority for products, also with room for a product and a recurrence on one
-  multiprocessor (128 registers) and with later starts of the next kernel (1,526 or more where 1,512: what runs side by
-  side is slower in the same measure); states brought to the L2 cache while the products run (1,520 to 1,816 by how
-  many, in bulk or by threads); weights sent to two or four blocks at once (tensor maps with multicast, or bulk copies:
-  1,524 to 1,563; 512 rows in one part 968 to 931); blocks with half of x's columns and half of z's (1,564, with 16
-  parts of the selection); several steps in one graph, of parts that do not wait for each other; `leave` by 192 columns
-  and clusters of 3 or 4 (1,538 and more), by 128 (1,482 where 1,445); a recurrence of 96 or 128 channels a block
-  (1,487 and 1,471), of fewer blocks a multiprocessor, or more; one whose blocks take rows in turn, with the next
-  states under way; x rounded before the convolution;
-- the recurrence with all N of a column in one thread (states [N, D]), or with several rows a program, the next row's
-  states under way: as it is, its 44 us a layer (1024 rows, bf16 states; 74 in float32) are 2.3 TB/s (2.7), where a
-  plain copy has 3.0.
-
-Weights are [out, in], as torch has them.
+How fast they are, and what was tried: docs/performance.md. Weights are [out, in], as torch has them.
 """
 
 from dataclasses import dataclass
@@ -61,7 +26,7 @@ TAPS = 4
 """Width of the convolution that the kernels are written for."""
 
 MOST_ROWS_OF_ONE = 24
-"""Rows up to which one kernel is not slower than three a layer (24 x 768, H100)."""
+"""Rows up to which one kernel for all layers goes before three a layer (docs/performance.md)."""
 
 
 @triton.jit
@@ -198,7 +163,9 @@ class MambaDecoder(Decoder):
     States: recent inputs [n_layer, B / e, e, 3, D / c, c] in the weights' type, where the kernels have e rows and c
     channels in a block, and h [n_layer, B, D, N] in `states`' type.
     kernels: "step": the layers are one kernel (mamba_step); "layer": three a layer (mamba_layer); "six"; None: the
-             fastest that is for these rows (`fits`)
+             fastest that is for these rows (`fits`). Raises ValueError for another, or where it is not for these rows
+
+    `can_decode` says which shapes it is for.
     """
 
     def __init__(self, backbone, rows: int, weights: torch.dtype, states: torch.dtype,

@@ -4,24 +4,11 @@ With hundreds of rows a step is bound by memory, and by what stands between one 
 first weights, its last writes. Here the norm, the convolution, the projections of the step size and the residual are
 parts of the kernels before or after them, and a kernel is launched while the one before still runs: by the time it may
 read what that one has written, its first weights and its states are in shared memory. More than FEW_ROWS rows are in
-two parts on streams of their own. These keep step: the products of both, one after the other, and then the states of
-both. Of 61 us a layer at 1,024 rows about 41 were states, and 20 products, during which memory has other work enough
-(states asked for meanwhile gain nothing). So the products had to become shorter.
+two parts on streams of their own, which keep step: the products of both, one after the other, and then the states of
+both.
 
-What made it faster (H100, 24 x 768, bfloat16; us a layer at 1,024 rows, of scripts that are not here): the recurrence
-took 51 where its states alone, read and written, take 35. It reads u and silu(z) 16 bytes a thread, no longer 2 (10
-less without reading them), a warp finds its own step sizes, with the weights as the larger side of the product (6 less
-without them), and states leave the L2 cache first (4): 40. The first kernel keeps its product in registers, with the
-columns in such an order that a thread has neighbours, and the selection's product takes u from there; and u, silu(z)
-and the recent inputs are in blocks of what a warp reads at once (26 to 22; at 256 rows 616 to 586 us a step).
-
-Then, us a step at 1,024 rows: 1,512 with products of 64 rows and 192 columns; 1,496 when the blocks that share a sum in
-`leave` send each other their parts instead of fetching them (at 65 rows 443 to 421); 1,480 with z by 128 rows; 1,474
-when who fills the ring waits for no loads of others (at 128 rows 463 to 453); 1,447 with x by 128 rows too, whose
-blocks have no registers for recent inputs, and take them to where their ring was as it empties. In that form both parts
-have all their blocks of `enter` on the GPU at once.
-
-Two runs give the same bits: what several blocks have parts of is added up in one order.
+Two runs give the same bits: what several blocks have parts of is added up in one order. How its tiles were chosen, and
+what was tried: docs/performance.md.
 """
 
 import functools
@@ -81,7 +68,7 @@ class Tiles:
 
 
 def tiles(rows: int, width: int, inner: int) -> Tiles | None:
-    """For so many rows, a stream and an inside so wide, as measured (24 x 768); None where there are none."""
+    """For so many rows, a stream and an inside so wide, as measured (24 x 768); None where the widths do not divide."""
     few = rows <= FEW_ROWS
     columns_in, columns_out, channels = (next((n for n in choices if size % n == 0), 0) for size, choices in (
         (inner, (96, 64) if few else (192, 96, 64)), (width, (64,) if few else (96, 64)), (inner, (192, 128, 64))))
@@ -104,7 +91,7 @@ def takes(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> boo
 
 
 def fits(backbone, rows: int, weights: torch.dtype, states: torch.dtype) -> bool:
-    """Whether the kernels take this Mamba on the GPU that it is on: they are faster than six."""
+    """Whether the kernels take this Mamba on the GPU that it is on, and can be compiled: they are faster than six."""
     device = backbone.lm_head.weight.device
     return (takes(backbone, rows, weights, states) and device.type == "cuda"
             and cuda_kernels.compiler() and _device_runs(device, **definitions(backbone, rows, states)))

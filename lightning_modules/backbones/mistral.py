@@ -56,6 +56,8 @@ class Mistral(LayeredBackbone):
 
 
 class MistralLayer(Layer):
+    """Attention, then a gated MLP, each behind a norm and added to the residual. State: the attention's cache."""
+
     def __init__(self, d_model: int, d_inner: int, cache: Cache, norm_eps: float) -> None:
         super().__init__()
         self.input_layernorm = nn.RMSNorm(d_model, norm_eps)

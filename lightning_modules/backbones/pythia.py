@@ -54,6 +54,8 @@ class Pythia(LayeredBackbone):
 
 
 class NeoXLayer(Layer):
+    """Attention and MLP in parallel (Black et al. 2022, arXiv 2204.06745, section 2.1.2). State: a cache."""
+
     def __init__(self, d_model: int, d_inner: int, cache: Cache, norm_eps: float) -> None:
         super().__init__()
         self.cache = cache

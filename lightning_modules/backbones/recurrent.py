@@ -31,7 +31,8 @@ class Recurrent(Backbone):
 
     @abstractmethod
     def cell(self, inputs: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, ...]:
-        """New state of one layer, each part [B, d_model], the output first."""
+        """New state of one layer, each part [B, d_model], the output first; inputs [B, d_model], weights as torch has
+        them."""
 
     @property
     def description(self) -> str:
@@ -66,7 +67,7 @@ class Recurrent(Backbone):
 
 
 class LSTM(Recurrent):
-    """Long short-term memory.
+    """Long short-term memory, as torch.nn.LSTM. State: hidden states and cells.
 
     Args:
         vocab_size: number of tokens
@@ -81,7 +82,7 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """Gated recurrent units.
+    """Gated recurrent units, as torch.nn.GRU. State: hidden states.
 
     Args:
         vocab_size: number of tokens

@@ -1,6 +1,7 @@
 """The selective scan on the CPU, compiled by numba: forward and backward, parallel over the rows of the batch.
 
-Imported when a scan first runs, because the compiled code is then loaded (or made, once, in some seconds).
+Arrays are float32. Imported when a scan first runs, because the compiled code is then loaded (or
+made, once, in some seconds).
 """
 
 import contextlib
@@ -29,8 +30,7 @@ class _Cache(FunctionCache):
     """numba's, which saves time and must not end a run: what cannot be read or written there is compiled again.
 
     What it does not hold is compiled in a process of its own, and then loaded like all later times: a process that has
-    compiled a function runs another copy of its machine code than one that loads it, which rounds otherwise (gradients
-    by 2e-7 of the largest).
+    compiled a function runs another copy of its machine code than one that loads it, which rounds otherwise.
     """
 
     def load_overload(self, signature, target):
@@ -114,7 +114,7 @@ def _exp(x):
 
 @compiled
 def step(x, delta, a, b, c, skip, z, state, y):
-    """One step, gated: x, delta, z, y [B, D], a [D, N], b, c [B, N], skip [D], state [B, D, N] (updated in place)."""
+    """One step, gated, into y: x, delta, z, y [B, D], a [D, N], b, c [B, N], skip [D], state [B, D, N] (in place)."""
     for row in prange(x.shape[0]):
         into, read = b[row], c[row]
         for d in range(x.shape[1]):
@@ -130,7 +130,10 @@ def step(x, delta, a, b, c, skip, z, state, y):
 
 @compiled
 def forward(u, delta, a, b, c, state, y, kept):
-    """u, delta, y [B, T, D], a [N, D], b, c [B, T, N], state [B, N, D] (becomes the last), kept [B, chunks, N, D]."""
+    """The scan into y: u, delta, y [B, T, D], a [N, D], b, c [B, T, N], state [B, N, D] (becomes the last).
+
+    kept: [B, chunks, N, D], takes the state before every CHUNK-th token, for `backward`
+    """
     batch, length, width = u.shape
     size = a.shape[0]
     for row in prange(batch):
@@ -151,7 +154,10 @@ def forward(u, delta, a, b, c, state, y, kept):
 
 @compiled
 def backward(u, delta, a, b, c, kept, dy, dstate, du, ddelta, da, db, dc):
-    """Gradients; dstate [B, N, D] holds that of the last state and becomes that of the first; da [B, N, D] by row."""
+    """Gradients of `forward` into du, ddelta, da, db and dc, from dy, that of y.
+
+    dstate [B, N, D] holds that of the last state and becomes that of the first; da [B, N, D] is by row.
+    """
     batch, length, width = u.shape
     size = a.shape[0]
     for row in prange(batch):

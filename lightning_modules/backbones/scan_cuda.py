@@ -107,7 +107,7 @@ def _aligned(part: Tensor) -> Tensor:
 
 
 def arguments(x: Tensor, tensors: Sequence[Tensor | None], strided: Sequence[Tensor]) -> list[int]:
-    """Of a kernel: addresses, the length, and strides of rows and tokens, in the order that scan.cu has them."""
+    """What a kernel is launched with: addresses, the length, and strides of rows and tokens, in scan.cu's order."""
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     return [*addresses, x.shape[1], *(stride for tensor in strided for stride in tensor.stride()[:2])]
 

@@ -1,9 +1,10 @@
-"""The selective scan of Mamba-1 (Gu and Dao 2023, arXiv 2312.00752, section 3), from any state.
+"""The selective scan of Mamba-1 (Gu and Dao 2023, arXiv 2312.00752, algorithm 2), from any state.
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        h: [B, D, N]
     y_t = C_t h_t                                         y: [B, T, D]
 
 Shapes: u, delta [B, T, D]; A [D, N], negative; B, C [B, T, N]; state [B, D, N]. `delta` is positive (after softplus).
+As in mamba-ssm, delta B stands for the zero-order hold of equation 4.
 """
 
 import functools
@@ -17,7 +18,7 @@ from torch import Tensor
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """(y, last state); compiled in float32 on the CPU, by the formulas elsewhere."""
+    """(y, last state), differentiable; in float32 on the CPU compiled (scan_cpu.py), elsewhere `reference_scan`."""
     if u.device.type == "cpu" and u.dtype == torch.float32:
         return _NumbaScan.apply(u, delta, A, B, C, state)
     return reference_scan(u, delta, A, B, C, state)

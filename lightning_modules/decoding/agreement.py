@@ -26,8 +26,8 @@ EXACT = 1e-4
 """Largest difference of two logits, in units of the largest logit, where all is computed in float32."""
 
 ROUNDED = 0.2
-"""The same where something is in 16 bits; models of 8 layers of 512 differ by 0.04 at most. Two ways choose another
-token only where its margin is below twice their difference, whatever that is: to bound it bounds the margins."""
+"""The same where something is in 16 bits. Two ways choose another token only where its margin is below twice their
+difference, whatever that is: to bound it bounds the margins."""
 
 
 def check_agreement(backbone: Backbone, task: Task, vocabulary: Vocabulary,
