@@ -1,4 +1,7 @@
-"""The LightningModule: masked next-token training of a backbone on tool-use trajectories."""
+"""The LightningModule: masked next-token training of a backbone on tool-use trajectories.
+
+The loss is masked in `masked_targets`, by the kinds that datamodules/tokens.py calls PREDICTED.
+"""
 
 import functools
 import math
@@ -27,7 +30,7 @@ LARGE_VOCABULARY = 1024
 
 
 def masked_targets(tokens: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-    """Next-token targets int64 [B, T] of rows [B, T + 1]; -100 where the next token is not the model's to predict."""
+    """Next-token targets, int64 [B, T], of rows [B, T + 1]; -100 where the next token is not the model's to predict."""
     # Compared with numbers one by one: a tensor of them would be copied to the device, for which the host would wait.
     predicted = functools.reduce(torch.logical_or, (kinds[:, 1:] == int(kind) for kind in sorted(PREDICTED)))
     return torch.where(predicted, tokens[:, 1:], IGNORED)
@@ -84,6 +87,7 @@ class TrajectoryModel(LightningModule):
         self._validating_since = 0.0
 
     def on_fit_start(self) -> None:
+        """Print what is trained and what is frozen, where not all weights are trained."""
         if text := trained_text(self.backbone):
             self.print(text)
 
@@ -114,6 +118,7 @@ class TrajectoryModel(LightningModule):
         return losses.sum() / count.clamp(min=1), losses
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Loss of one batch, logged: `tokens`, int64, and `kinds`, uint8, [B, T + 1]."""
         loss, losses = self.losses(batch)
         self.backbone.learn(batch["tokens"][:, :-1], masked_targets(batch["tokens"], batch["kinds"]))
         self._tokens += batch["kinds"][:, 1:].numel()
@@ -137,18 +142,22 @@ class TrajectoryModel(LightningModule):
         self._clock = now, self._tokens
 
     def on_validation_start(self) -> None:
+        """Begin to measure the validation, which does not count in tokens/s."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the steps that were sent off are training
         self._validating_since = time.perf_counter()
 
     def on_validation_end(self) -> None:
+        """Take the validation's time out of that of tokens/s."""
         if self._clock:  # the time of an evaluation is not training time
             self._clock = self._clock[0] + time.perf_counter() - self._validating_since, self._clock[1]
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Log the loss of held-out rows; batches weigh by their predicted tokens."""
         self._held_out("validation", batch)
 
     def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """As `validation_step`, for test rows."""
         self._held_out("test", batch)
 
     def _held_out(self, name: str, batch: dict[str, torch.Tensor]) -> None:
@@ -157,6 +166,10 @@ class TrajectoryModel(LightningModule):
         self.log(f"{name}/loss", self.losses(batch)[0], sync_dist=True, batch_size=predicted * self.trainer.world_size)
 
     def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with linear warmup and the schedule; raises UserError where all weights are frozen.
+
+        Without weight decay are vectors and what a backbone exempts (`_no_weight_decay`).
+        """
         decayed, exempt = [], []
         for parameter in self.parameters():
             if not parameter.requires_grad:  # frozen beneath low-rank updates
@@ -198,6 +211,7 @@ class TrajectoryModel(LightningModule):
         return lowest + (1 - lowest) * (1 + math.cos(math.pi * min(1.0, (step - self.warmup_steps) / span))) / 2
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the task's name, the vocabulary and the initial states into the checkpoint."""
         checkpoint["task"], checkpoint["vocabulary"] = self.task_name, list(self.vocabulary.tokens)
         if self.initial_states:
             checkpoint["initial_states"] = self.initial_states.state_dict()

@@ -1,1 +1,6 @@
-"""Decoders: one step after another with the real tool, on the host or on the device."""
+"""Rollouts with the real tool: `rollout.rollout` is the way in.
+
+rollout.py lets the host ask the tool, token by token; batched_rollout.py keeps model and tool on the device, with the
+kernel in rollout_kernel.py; prefill.py plans the passes over known tokens; agreement.py holds the ways through one
+model against each other. The decoders themselves, which step a backbone, are in backbones/.
+"""

@@ -1,7 +1,8 @@
 """Rollouts without the host in the loop: model, choice of the token, tool and bookkeeping stay on the device.
 
-On CUDA all of a step is one graph, replayed many times between two looks at which rows have ended. Prompts are taken in
-passes over many tokens where that is faster.
+For tools that tools/batched.py has; rollout.py chooses, and asks all others on the host. On CUDA all of a step is one
+graph, replayed many times between two looks at which rows have ended. Prompts are taken in passes over many tokens
+where that is faster.
 """
 
 import math
@@ -84,11 +85,13 @@ class Decoding:
 
 
 class Rows:
-    """A fixed number of rows, each with a problem that it is solving.
+    """A fixed number of rows, each with a problem that it is solving; those that have ended wait for `start`.
 
-    tokens: int64 [B], the token each row's model gets next
-    count:  tokens that the row has, prompt included; log: int16 [B, L], those tokens
-    pending: the observation that comes next, `NO_TOKEN` if none does
+    capacity: most tokens that a row may have
+    tokens:   int64 [B], the token each row's model gets next
+    count:    int32 [B], tokens that the row has, prompt included; log: int16 [B, L], those tokens
+    pending:  int32 [B], the observation that comes next, `NO_TOKEN` if none does
+    reason:   int32 [B], 0 while the row goes on, else a number of `REASONS`, or IDLE
     """
 
     def __init__(self, backbone: Backbone, vocabulary: Vocabulary, tool: Tool, rows: int, capacity: int,
@@ -111,7 +114,7 @@ class Rows:
         self.written = np.zeros(rows, dtype=np.int64)  # tokens that are in the log for certain
         # All rows are idle while the graph is captured.
         self.graph = capture(self._step, self.stream) if self.stream and backbone.capturable else None
-        # A pass over 24 layers takes 26 ms of an H100's host; a step about 0.37 ms, and 1 ms more for every 1,000 rows.
+        # The host's time for a pass in steps, which take longer with more rows; the figures are in docs/performance.md.
         self.passes = Passes(backbone, capacity, round(70 / (1 + rows / 370)) if self.graph else 2)
         if self.stream:
             self.stream.wait_stream(torch.cuda.current_stream())  # which has filled all this
@@ -162,7 +165,7 @@ class Rows:
 
     def start(self, rows: Sequence[int], prompts: Sequence[np.ndarray], budgets: Sequence[int],
               seeds: Sequence[int]) -> None:
-        """Give `rows` new problems."""
+        """Give `rows` new problems: prompts, int [P] each, budgets in tokens, and seeds of the draws."""
         prompts = [prompt[: self.log.shape[1]] for prompt in prompts]  # budgets end before the others' rest
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
@@ -255,7 +258,8 @@ def gumbel(seeds: Tensor, count: Tensor, size: int) -> Tensor:
     """Gumbel noise, float32 [B, size]: a function of the row's seed and its number of tokens, on any device.
 
     Between -2.9 and 22.9, so that what is impossible stays so. A large number comes from a `small` share of all draws,
-    of which 32 bits tell 2^32 apart, and a logarithm of its complement few: rare tokens keep their frequency.
+    of which 32 bits tell 2^32 apart, and a logarithm of its complement few: rare tokens keep their frequency. Bits are
+    mixed by lowbias32 (Wellons 2018).
     """
     def mix(x: Tensor) -> Tensor:
         x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
@@ -270,7 +274,7 @@ def gumbel(seeds: Tensor, count: Tensor, size: int) -> Tensor:
 
 
 class Kinds:
-    """Who wrote each token of a row, found from the tokens alone."""
+    """Who wrote each token of a row, found from the tokens alone: an observation follows every command that reads."""
 
     def __init__(self, memory: BatchedMemory, vocabulary: Vocabulary) -> None:
         operation = memory.operation.cpu().numpy()
@@ -301,7 +305,11 @@ class Kinds:
 
 
 class Said:
-    """What a row has said, by name, and who wrote each token of it; it grows piece by piece."""
+    """What a row has said, by name, and who wrote each token of it; it grows piece by piece.
+
+    prompt: tokens that the prompt has
+    tokens, kinds: of the pieces so far
+    """
 
     def __init__(self, kinds: Kinds, vocabulary: Vocabulary, prompt: int) -> None:
         self.tokens: list[str] = []
@@ -309,6 +317,7 @@ class Said:
         self._find, self._decode, self._prompt, self._answering, self._last = kinds, vocabulary.decode, prompt, False, 0
 
     def extend(self, ids: np.ndarray) -> None:
+        """Take the row's next tokens, int [n]."""
         if not len(ids):
             return
         kinds, self._answering = self._find(ids, self._prompt, len(self.tokens), self._last, self._answering)
@@ -330,7 +339,8 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
     """Solve problems (prompt, budget, seed); yields (index, reason, tokens, kinds) as they end.
 
     On CUDA the device always has steps to do: the next are sent off before it is known who has ended in those before,
-    and while it does them the host prepares prompts and takes in what was said.
+    and while it does them the host prepares prompts and takes in what was said. Raises UserError where so many rows do
+    not fit in the device's memory.
     """
     cuda = next(backbone.parameters()).is_cuda
     ahead, steps = (2, RUN["cuda"]) if cuda else (1, RUN["cpu"])

@@ -22,9 +22,10 @@ EVEN = 16
 class Passes:
     """Passes that are worth what they cost.
 
-    price: steps of all rows in the time that a pass over a few tokens takes
-    most:  tokens, of all rows together, that are taken in one pass
-    rows:  most rows of a pass
+    length: most tokens that a row may have
+    price:  steps of all rows in the time that a pass over a few tokens takes
+    most:   tokens, of all rows together, that are taken in one pass
+    rows:   most rows of a pass
     """
 
     def __init__(self, backbone: Backbone, length: int, price: int) -> None:
@@ -58,7 +59,8 @@ class Passes:
                 left[i] -= length
 
     def take(self, decoder: Decoder, rows: Tensor, tokens: Tensor) -> None:
-        """`decoder.prefill` of rows [k] and tokens [k, T], in halves, from now on, where they do not fit in memory."""
+        """`decoder.prefill` of rows, int64 [k], and tokens, int64 [k, T], in halves, from now on, where they do not fit
+        in memory."""
         try:
             decoder.prefill(rows, tokens)
             return

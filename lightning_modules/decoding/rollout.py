@@ -1,4 +1,8 @@
-"""Interactive rollouts: the model writes, the real tool answers, until the end token or the budget."""
+"""Interactive rollouts: the model writes, the real tool answers, until the end token or the budget.
+
+`Rollout` is one row and says what ends it. `rollout` solves many problems: on the device where `Decoding` and the tool
+allow it (batched_rollout.py), else on the host, which asks each row's tool token by token.
+"""
 
 import random
 from collections import deque
@@ -21,7 +25,12 @@ from tools import InvalidCommand, Tool, UserError
 
 @dataclass(slots=True)
 class Rollout:
-    """One row: what was said, by whom, and why it ended (`end`, `budget`, `invalid_command` or `tool_error`)."""
+    """One row: what was said, by whom, and why it ended (`end`, `budget`, `invalid_command` or `tool_error`).
+
+    budget: most tokens, the prompt included
+    tokens, kinds: so far, the prompt included; a `Kind` for each token
+    reason, detail: empty while the row goes on; `detail` is what the tool said where it ended the row
+    """
 
     problem: Problem
     budget: int
@@ -102,6 +111,7 @@ class Rollout:
         return max(0, min(len(self._given), self.budget - len(self.tokens) - 1)) if self._given else 0
 
     def outputs(self) -> tuple[str, ...]:
+        """The answer that was given: the tokens of kind OUTPUT."""
         return tuple(t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT)
 
 
@@ -233,5 +243,5 @@ def _prefill(stepper: _Stepper, ids: Callable[[str], int], rows: Sequence[Rollou
 
 
 def budget(reference: Trajectory) -> int:
-    """Tokens that a rollout may have: a quarter more than the reference, and some."""
+    """Tokens that a rollout may have, prompt included: a quarter more than the reference, and 32."""
     return len(reference.tokens) * 5 // 4 + 32

@@ -60,7 +60,10 @@ def accuracy_figure(records: Iterable[Record], train_length: int | None = None, 
 
 
 def horizon_figure(lengths: Sequence[int], horizons: Sequence[int], train_length: int, title: str) -> Figure:
-    """Horizon in tokens against problem length, both on log scales."""
+    """Horizon in tokens against problem length, both on log scales.
+
+    train_length: largest length of the training data, marked by a vertical line
+    """
     figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     axes = figure.add_subplot()
@@ -111,6 +114,12 @@ def write_head(axes: Axes, title: str, curves: int, marked: bool) -> None:
 
 
 def style_axes(axes: Axes, lengths: Sequence[int], train_length: int | None, limits: tuple[float, float]) -> None:
+    """Scales, ticks and names of axes that show exact match in percent against problem length, on a log scale.
+
+    lengths:      those that are drawn, in growing order; where there is room they are labelled
+    train_length: gets a label before the others
+    limits:       ends of the axis of lengths
+    """
     axes.set_xscale("log")
     axes.set_xlim(limits)
     axes.set_ylim(-3, 103)
@@ -129,6 +138,7 @@ def style_axes(axes: Axes, lengths: Sequence[int], train_length: int | None, lim
 
 
 def mark_training(axes: Axes, train_length: int) -> None:
+    """Shade the lengths that were trained on, and draw and name a line at the largest of them."""
     axes.axvspan(axes.get_xlim()[0], train_length, color="0.955", linewidth=0, zorder=0)
     axes.axvline(train_length, color="0.35", linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     axes.annotate(f"trained up to {short_number(train_length)}", (train_length, 1), xytext=(0, 2),

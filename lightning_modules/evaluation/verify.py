@@ -1,8 +1,9 @@
 """Exact match without a rollout: is the teacher-forced argmax right at every predicted token of the reference?
 
 With greedy decoding that is the same question as whether the rollout is the reference trajectory, but it is answered by
-a parallel pass in chunks, in memory that does not grow with the trajectory. `verify` takes trajectories that are there;
-`verify_streamed` records them while it goes, for problems of any length.
+a parallel pass in chunks, in memory that does not grow with the trajectory. A right answer that is reached another way
+is not seen: that takes a rollout. `verify` takes trajectories that are there; `verify_streamed` records them while it
+goes, for problems of any length.
 """
 
 import hashlib
@@ -134,6 +135,7 @@ class Check:
         return all(error is not None for error in self.errors)
 
     def outcomes(self) -> list[Outcome]:
+        """Outcome of every row, by the blocks that were taken so far; whether answers are right is not judged."""
         self._settle()
         return [Outcome(exact=error is None, answer_correct=None, predicted_tokens=int(predicted),
                         correct_tokens=int(predicted - wrong), first_error=error and error[0],
@@ -141,6 +143,7 @@ class Check:
                 for error, tokens, predicted, wrong, turns in zip(self.errors, *self.counts, strict=True)]
 
     def save(self, path: Path, key: str, done: int) -> None:
+        """Write what `restore` needs to go on after `done` blocks of every row; the key says of which verification."""
         self._settle()
         content = {"key": key, "done": done, "state": self.state, "pending": self.pending,
                    "counts": torch.from_numpy(self.counts), "errors": self.errors}

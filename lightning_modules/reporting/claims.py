@@ -88,6 +88,7 @@ def paper_rows(everything: Sequence[Curve], path: Path) -> list[dict[str, Any]]:
 
 
 def headline(curve: Curve) -> str:
+    """A recipe in one line: `10 -> 1,000 (98%), 3 seeds (500 (90%) to 1,000 (100%)); mamba 2x64`."""
     reaches = curve.reaches()
     text = f"{curve.trained} -> {reach_text(curve.median_reach())}, {curve.seeds}"
     if reaches[0] != reaches[-1]:
@@ -150,8 +151,10 @@ def noise_claims(everything: Sequence[Curve]) -> list[str]:
 
 
 def plural(count: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def reach_text(reach: tuple[int, float]) -> str:
+    """A length and the share that is exact there, `1,000 (98%)`; `0` without a length."""
     return f"{reach[0]:,} ({100 * reach[1]:.3g}%)" if reach[0] else "0"

@@ -126,6 +126,7 @@ def below_section(rows: Sequence[dict[str, Any]], horizons: Sequence[dict[str, A
 
 
 def far_section(everything: Sequence[Curve]) -> list[str]:
+    """For each kind of problem, up to which length all is exact with every seed."""
     rows = [[name, curve.backbone, curve.trained, f"{length:,}",
              f"{round(length / curve.trained, 1):,g}\N{MULTIPLICATION SIGN}", count, curve.problems.get(length),
              f"{curve.tokens.get(length, 0):,.0f}", "yes" if length == max(curve.lengths) else "no"]
@@ -303,6 +304,7 @@ def cost_figure(name: str, rows: Sequence[dict[str, Any]], figures: Path) -> lis
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lines of a markdown table; a bar in a value becomes a slash."""
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head),
             *("| " + " | ".join(str(value).replace("|", "/") for value in row) + " |" for row in rows), ""]
 
@@ -315,6 +317,7 @@ def seeds(runs: Sequence[Run]) -> str:
 
 
 def few_to_many(values: Iterable[int]) -> str:
+    """Lowest and highest with a dash between, or the number that all are."""
     low, high = min(values := list(values)), max(values)
     return str(low) if low == high else f"{low}{TO}{high}"
 
@@ -336,10 +339,12 @@ def counts(values: Sequence[int] | None) -> str:
 
 
 def reached(curve: Curve) -> str:
+    """Median reach, lowest and highest; and up to which length all seeds are exact on all problems."""
     return f"{counts([reach for reach, _ in curve.reaches()])}; all seeds at 100% to {min(curve.steady()):,}"
 
 
 def best(curve: Curve) -> str:
+    """Reach of the best seed."""
     return reach_text(curve.reaches()[-1])
 
 
@@ -350,6 +355,7 @@ def phases(errors: Mapping[str, int]) -> str:
 
 
 def facts(run: Run) -> str:
+    """Size, training and stream of a run, as far as they are known, each with a comma before it."""
     parts = [f"{run.facts[key]:,} {text}" for key, text in (("parameters", "parameters"), ("train_tokens", "tokens"))
              if run.facts.get(key)]
     if run.facts.get("train_seconds"):
@@ -363,6 +369,7 @@ def facts(run: Run) -> str:
 
 
 def cell(value: Any) -> str:
+    """A benchmark's value as text; of a mapping its parts, with the mean of each list."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

@@ -68,6 +68,7 @@ class Curve:
 
     @property
     def lengths(self) -> list[int]:
+        """All lengths of its runs, in growing order."""
         return sorted({length for one in self.exact for length in one})
 
     @property

@@ -1,4 +1,4 @@
-"""Reads checkpoints, which are whole or are refused, once."""
+"""Reads the checkpoints of runs: whole or refused, and each once. Pretrained weights: backbones/checkpoints.py."""
 
 import sys
 import zipfile
@@ -14,7 +14,10 @@ from tools import UserError
 
 
 def read_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint, or the one before it where a run's last one is torn, which a line says; and its content."""
+    """A checkpoint, or the one before it where a run's last one is torn, which a line says; and its content.
+
+    Raises UserError if there is none that is whole.
+    """
     path = Path(path)
     before = path.with_name(PREVIOUS.name)
     try:
@@ -38,6 +41,7 @@ class ReadOnce(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) \
             -> dict[str, Any]:
+        """What was given, the first time; else the file's content. All ranks must call it."""
         path = self.strategy.broadcast(str(path))
         content, self.content = self.content, None  # whose memory is free once it is loaded
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True) if content is None else content

@@ -27,6 +27,7 @@ ELSEWHERE = "elsewhere.txt"
 MATTERS = ("seed_everything", "data", "model", "trainer.max_steps", "trainer.precision", "trainer.gradient_clip_val",
            "trainer.gradient_clip_algorithm", "trainer.accumulate_grad_batches")
 FREE = ("data.num_workers", "data.evaluation_seed", "data.validation_rows")
+"""Keys of a configuration that weights depend on, with all beneath them; and those beneath that change none."""
 
 
 def differences(known: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -84,6 +85,7 @@ class RunFolder:
 
     @property
     def path(self) -> Path:
+        """`<root>/<experiment>/<version>`, of a version that is named or claimed."""
         return Path(self.root, self.experiment, self.version)
 
     def newest(self) -> str:
@@ -152,6 +154,7 @@ def logger_configs(loggers: Any) -> list[Namespace]:
 
 
 def logger_class(logger: Namespace) -> type[Logger]:
+    """The class that a logger's configuration names, imported."""
     module, _, name = logger.class_path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 

@@ -52,10 +52,12 @@ class Run:
 
     @property
     def task(self) -> Task:
+        """The task that the run was trained on."""
         return self.data.task
 
     @property
     def vocabulary(self) -> Vocabulary:
+        """The task's tokens, by the ids that the backbone takes."""
         return self.data.vocabulary
 
     def rollout(self, prompt: str) -> Solved:
@@ -63,14 +65,15 @@ class Run:
         return self.rollouts([prompt])[0]
 
     def rollouts(self, prompts: Sequence[str]) -> list[Solved]:
-        """The same for several problems, side by side."""
+        """`rollout` of several problems, side by side; results in their order."""
         for prompt in prompts:
             self.task.parse(prompt)  # before what takes longer
         self._checked  # noqa: B018
         return solve(self.backbone, self.vocabulary, self.task, prompts, self.decoding)
 
     def verify(self, prompt: str) -> Outcome:
-        """Whether the model would write the reference trajectory of a problem, by one pass over it."""
+        """Whether the model would write the reference trajectory of a problem, by one pass over it. Raises UserError if
+        it is none."""
         self._checked  # noqa: B018
         return verify(self.backbone, self.vocabulary, [self.task.record(self.task.parse(prompt))])[0]
 
@@ -79,6 +82,8 @@ class Run:
         """Records as in metrics.json, one for each length and variant; a variant's lengths end after one at 0%.
 
         problems: of each length and variant; evaluator: `rollout`, or `verify` (exact match only)
+
+        Raises UserError for lengths that do not grow from 1 on.
         """
         check_lengths(lengths)
         self._checked  # noqa: B018

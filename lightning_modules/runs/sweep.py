@@ -193,6 +193,14 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
 
 @dataclass(slots=True)
 class Job:
+    """A cell that is running.
+
+    slot:  its place among those side by side, by which it gets its GPU
+    lock:  of the cell, held until its result is there
+    log:   where its output goes
+    begun: when, in seconds of time.monotonic
+    """
+
     cell: Cell
     slot: int
     process: subprocess.Popen
@@ -310,6 +318,7 @@ def start(cell: Cell, lock: IO[bytes], slot: int, parallel: int) -> Job:
 
 
 def command(cell: Cell) -> list[str]:
+    """The command that trains a cell in its folder, from its newest whole checkpoint if it has one."""
     run = cell.folder / cell.name
     arguments = [sys.executable, os.path.relpath(Path(__file__).parents[2] / "run.py"), "fit", *cell.options,
                  "--trainer.logger.save_dir", str(cell.folder.parent), "--trainer.logger.name", cell.folder.name,
@@ -327,7 +336,10 @@ def checkpoint(run: Path) -> Path | None:
 
 
 def environment(slot: int, parallel: int) -> dict[str, str]:
-    """The cores are shared out: processes that each spin on all of them slow each other down many times over."""
+    """The variables of a cell's process: a share of the cores, and of several GPUs the slot's.
+
+    Processes that each spin on all cores slow each other down many times over.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // parallel))
     result = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **os.environ}

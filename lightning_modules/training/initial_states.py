@@ -71,7 +71,7 @@ class InitialStates:
         return tree_map(start, initial, self._ends)
 
     def keep(self, ends: State) -> None:
-        """What the rows of a batch ended in."""
+        """Take the states that the rows of a batch ended in, for the next `draw`."""
         self._ends = tree_map(lambda leaf: leaf.detach().clone(), ends)
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,4 +79,5 @@ class InitialStates:
         return {"batches": self._batches, "ends": self._ends}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         self._batches, self._ends = state["batches"], state["ends"]

@@ -37,6 +37,7 @@ class FullyShard(ModelParallelStrategy):
         self._exempt: list[str] = []  # parameters without weight decay
 
     def connect(self, model: LightningModule) -> None:
+        """Shard the model when Lightning configures it."""
         model.configure_model = lambda: self.shard(model)  # the hook that Lightning asks for, for any module
         super().connect(model)
 
@@ -59,7 +60,8 @@ class FullyShard(ModelParallelStrategy):
                 self._sharded[name] = child
 
     def setup_optimizers(self, trainer: Trainer) -> None:
-        for name in self._exempt:  # sharding has made new parameters, which have lost the mark
+        """Give parameters without weight decay their mark again: sharding has made new ones."""
+        for name in self._exempt:
             self.lightning_module.get_parameter(name)._no_weight_decay = True
         super().setup_optimizers(trainer)
 

@@ -1,5 +1,4 @@
-"""Lightning callbacks: length generalization, checkpoints that survive an interrupt, waiting for data, the progress
-bar."""
+"""Lightning callbacks: evaluation by length, checkpoints that survive an interrupt, waiting for data, the bar."""
 
 from lightning_modules.training.callbacks.data_wait import DataWait
 from lightning_modules.training.callbacks.last_checkpoint import REQUEUE, LastCheckpoint

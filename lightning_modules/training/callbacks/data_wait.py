@@ -20,6 +20,7 @@ class DataWait(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
+        """Log the share, every `log_every_n_steps` steps."""
         waited = getattr(trainer.train_dataloader, "waited", None)  # None: a loader of another data module
         every = trainer.log_every_n_steps  # 0: never
         if waited is None or not every or trainer.global_step % every:

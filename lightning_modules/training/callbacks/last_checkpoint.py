@@ -52,6 +52,7 @@ class LastCheckpoint(Checkpoint):
         self._whole = self._validating = False  # whether last.ckpt is known to be whole, so that it may be kept
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen for Ctrl-C and SIGTERM, and make up a validation that was cut off."""
         self._whole = bool(trainer.ckpt_path) and Path(trainer.ckpt_path).resolve() == self.path(trainer).resolve()
         if threading.current_thread() is threading.main_thread():
             self._handlers = {sign: signal.signal(sign, self._interrupt) for sign in (signal.SIGINT, signal.SIGTERM)}
@@ -89,6 +90,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
+        """Save after a step where it is due; stop the training where a rank was told to."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # half a step
         told = self._agreed(trainer, pl_module)
@@ -111,9 +113,11 @@ class LastCheckpoint(Checkpoint):
         return int(told)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal ends the run at once, if all that was trained is saved."""
         self._validating = trainer.state.fn == "fit" and trainer.global_step == self._saved
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write to the disk that this validation is done, and what it logged before that."""
         self._validating = False
         if trainer.state.fn == "fit" and trainer.is_global_zero:
             for logger in trainer.loggers:
@@ -123,6 +127,7 @@ class LastCheckpoint(Checkpoint):
                 path.write_text(f"{trainer.global_step} {loss!r}", encoding="utf-8")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last step. From here on SIGTERM ends the run at once, and it exits with `REQUEUE`."""
         if trainer.global_step != self._saved:
             self._save(trainer)
         if self._handlers:
@@ -137,11 +142,12 @@ class LastCheckpoint(Checkpoint):
                            f"{run_folder(trainer) / 'config.yaml'} --ckpt_path last")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The ranks that this one has started would wait for it for half an hour."""
+        """Kill the ranks that this one has started, which would wait for it for half an hour."""
         for process in getattr(trainer.strategy.launcher, "procs", ()):
             process.kill()
 
     def path(self, trainer: Trainer) -> Path:
+        """The run's checkpoints/last.ckpt."""
         return run_folder(trainer) / CHECKPOINT
 
     def _save(self, trainer: Trainer) -> None:

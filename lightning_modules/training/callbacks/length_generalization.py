@@ -1,4 +1,4 @@
-"""Rolls the model out at growing lengths during and after training, and shows how far it gets."""
+"""Evaluates the model at growing lengths during and after training, and shows how far it gets."""
 
 import math
 import time
@@ -82,9 +82,11 @@ class LengthGeneralization(Callback):
         self._disagreement: str | None = None  # what the check of the trained backbone found
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises UserError where the ways through the backbone do not agree (decoding/agreement.py)."""
         self._check_agreement(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As `on_fit_start`."""
         self._check_agreement(trainer, pl_module)
 
     def _check_agreement(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,14 +96,17 @@ class LengthGeneralization(Callback):
                             self.batch_size, trainer.precision_plugin.forward_context)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the training, which stands still in validations."""
         self._begun, self._trained = time.perf_counter(), True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop that clock; where the command is `validate`, check as `on_fit_start`."""
         self._pause()
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._check_agreement(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let that clock go on."""
         self._begun = time.perf_counter()
 
     def _pause(self) -> None:
@@ -111,11 +116,13 @@ class LengthGeneralization(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
+        """Keep a running mean of the loss, which metrics.json has."""
         loss = outputs["loss"].detach().float()
         mean = loss if self._train_loss is None else torch.lerp(self._train_loss.to(loss), loss, 0.1)
         self._train_loss = torch.where(mean.isfinite(), mean, loss)  # a step that a gradient scaler left out is over
 
     def state_dict(self) -> dict[str, Any]:
+        """Seconds of training and mean loss so far, so that a run that goes on has them."""
         seconds = self._train_seconds + (time.perf_counter() - self._begun if self._begun else 0.0)
         return {"train_seconds": seconds, "train_loss": self._last_loss()}
 
@@ -143,6 +150,7 @@ class LengthGeneralization(Callback):
                             f"are not recorded token by token; give such lengths as evaluation.lengths")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Roll out `validation_lengths`; log exact match by length, and the reach."""
         if trainer.sanity_checking or not self.validation_lengths:
             return
         records = list(self._evaluate(trainer, pl_module, self.validation_lengths, "rollout", "validation",
@@ -156,6 +164,7 @@ class LengthGeneralization(Callback):
         pl_module.log("reach", float(common_reach(records)), prog_bar=True, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, check the trained backbone, and evaluate `lengths`; not where the training was interrupted."""
         if any(isinstance(c, LastCheckpoint) and c.interrupted for c in trainer.callbacks):
             return
         self._pause()
@@ -179,6 +188,7 @@ class LengthGeneralization(Callback):
             self.on_train_end(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate `lengths`; the results go to test/ in the run's folder."""
         self._final(trainer, pl_module, run_folder(trainer) / "test")
 
     def _evaluate(self, trainer, model, lengths, evaluator, split, problems) -> Iterable[Record]:
