@@ -8,6 +8,8 @@
     training/       what a run has beside the model: callbacks, initial states, sharding
     runs/           run folders, the checkpoints in them, a run in one's own program, sweeps
     reporting/      pages and figures over many runs
+    commands/       the command line: one function a command
 
-Imports go one way: backbones <- decoding <- evaluation <- model and training <- runs <- reporting.
+Imports go one way: backbones <- decoding <- evaluation <- model and training <- runs <- reporting <-
+commands.
 """

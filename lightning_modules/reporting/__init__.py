@@ -1,5 +1,5 @@
 """Pages over many runs: report.py writes docs/results.md from the files in results/.
 
-results.py makes curves of them, claims.py sentences, plots.py figures; collect.py sums up collected trajectories of
-agents. Tables and figures of one run are in evaluation/.
+results.py makes curves of them, claims.py sentences, plots.py figures. Tables and figures of one run are in
+evaluation/.
 """

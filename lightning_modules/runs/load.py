@@ -65,15 +65,17 @@ class Run:
         return self.rollouts([prompt])[0]
 
     def rollouts(self, prompts: Sequence[str]) -> list[Solved]:
-        """`rollout` of several problems, side by side; results in their order."""
+        """`rollout` of several problems, side by side; results in their order. Raises UserError as it does."""
         for prompt in prompts:
             self.task.parse(prompt)  # before what takes longer
         self._checked  # noqa: B018
         return solve(self.backbone, self.vocabulary, self.task, prompts, self.decoding)
 
     def verify(self, prompt: str) -> Outcome:
-        """Whether the model would write the reference trajectory of a problem, by one pass over it. Raises UserError if
-        it is none."""
+        """Whether the model would write the reference trajectory of a problem, by one pass over it.
+
+        Raises UserError if it is none of the task.
+        """
         self._checked  # noqa: B018
         return verify(self.backbone, self.vocabulary, [self.task.record(self.task.parse(prompt))])[0]
 
