@@ -39,6 +39,9 @@ HELD_OUT = 0.05
 PACKED, UNPACKED = 2**27, 2**29
 """Most bytes of a file of trajectories, and of what is in it; 200 of the scripted agents have 40,000 and 600,000."""
 
+MOST_RECORDS, MOST_MESSAGES = 10_000, 1_000_000
+"""Most trajectories in a file, and messages of all of them: each takes far more memory than its text may."""
+
 Record = dict[str, Any]
 """A trajectory: `index`, `n`, `messages` (role and content each), `status` of the loop, `fixed`, `needless` files."""
 
@@ -74,8 +77,8 @@ class Collection:
         low, high = self.lengths
         if not 2 <= low <= high <= 1000:
             raise UserError(f"lengths {list(self.lengths)} are not possible: expected two numbers from 2 to 1,000")
-        if self.shard_size < 1:
-            raise UserError(f"shard_size {self.shard_size} is not allowed: expected at least 1")
+        if not 1 <= self.shard_size <= MOST_RECORDS:
+            raise UserError(f"shard_size {self.shard_size} is not allowed: expected 1 to {MOST_RECORDS:,}")
         if self.agent == "llm" and not self.model.get("model_name"):
             raise UserError("agent llm needs a model: give --model with a model_name, such as "
                             "'{model_name: openai/NAME, model_kwargs: {api_base: http://HOST/v1}}'")
@@ -185,11 +188,14 @@ def write_shard(path: Path, records: Sequence[Record]) -> None:
 
 def read_shard(path: Path) -> list[Record]:
     try:
-        records = []
+        records, messages = [], 0
         for number, line in enumerate(gzip_lines(path, PACKED, UNPACKED, RECORDS), 1):
             records.append(_record(parsed(line)))
             if records[-1] is None:
                 raise ValueError(f"line {number} is no trajectory")
+            messages += len(records[-1]["messages"])
+            if number > MOST_RECORDS or messages > MOST_MESSAGES:
+                raise ValueError(f"more than {MOST_RECORDS:,} trajectories or {MOST_MESSAGES:,} messages")
         return records
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} is not a whole file of trajectories ({_short(error)}): delete it and collect again"

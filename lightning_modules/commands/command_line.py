@@ -23,7 +23,7 @@ from lightning_modules.commands.arguments import yaml_file
 from lightning_modules.commands.parser import Parser
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.provenance import CHECKPOINT
-from lightning_modules.runs.checkpoints import ReadOnce, read_checkpoint
+from lightning_modules.runs.checkpoints import ReadOnce, check_content, read_checkpoint
 from lightning_modules.runs.folders import MATTERS, RunFolder, differences, logger_configs
 from lightning_modules.runs.load import Run
 from lightning_modules.runs.trust import import_only
@@ -176,6 +176,7 @@ class CLI(LightningCLI):
         if config.ckpt_path:
             if rank_zero_only.rank == 0:
                 path, content = read_checkpoint(config.ckpt_path)
+                check_content(path, content)
                 config.ckpt_path = str(path)
             strategy.checkpoint_io = ReadOnce(strategy, content)
 

@@ -67,6 +67,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         raise UserError(f"{path} is not a whole checkpoint ({type(error).__name__} while reading): give another one, "
                         f"or train again") from error
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{path} is not a checkpoint of this suite: it holds no state_dict")
     return content
+
+
+def check_content(path: str | Path, content: dict[str, Any]) -> None:
+    """Raises UserError unless a checkpoint holds what the suite's have, of which Lightning asks without a look."""
+    parts = {"pytorch-lightning_version": str, "task": str, "vocabulary": list}
+    if missing := [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]:
+        raise UserError(f"{path} is not a checkpoint of this suite: it holds no {missing[0]}")
+    if not all(isinstance(value, torch.Tensor) for value in content["state_dict"].values()):
+        raise UserError(f"{path} is not a checkpoint of this suite: its state_dict holds more than tensors")

@@ -29,7 +29,7 @@ from lightning_modules.evaluation.solve import Solved, solve
 from lightning_modules.evaluation.verify import verify
 from lightning_modules.model import TrajectoryModel
 from lightning_modules.provenance import CHECKPOINT
-from lightning_modules.runs.checkpoints import read_checkpoint
+from lightning_modules.runs.checkpoints import check_content, read_checkpoint
 from lightning_modules.runs.trust import import_only
 from lightning_modules.training.callbacks import LengthGeneralization
 from tools import UserError
@@ -116,6 +116,7 @@ def load_run(path: str | Path, device: str | torch.device | None = None,
         raise UserError(f"{path} is no run ({error}): give a folder with config.yaml and checkpoints/, such as "
                         f"runs/mult/version_0") from error
     checkpoint, content = read_checkpoint(checkpoint)
+    check_content(checkpoint, content)
     import_only(trusted_packages)
     parts = _instantiated(config, folder / "config.yaml")
     model, data = parts.model, parts.data

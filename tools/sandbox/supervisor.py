@@ -138,7 +138,8 @@ class Supervisor:
             set_child_subreaper = 36
             system("prctl", set_child_subreaper, 1)
         # Commands inherit the limits; forking a process that sets its own would take as long as a short command.
-        limits = [(resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, disk), (resource.RLIMIT_CORE, 0),
+        # No core is dumped: of 0 the system's handler of dumps, a program outside, would take no notice; 1 ends it.
+        limits = [(resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, disk), (resource.RLIMIT_CORE, 1),
                   (resource.RLIMIT_NOFILE, 64)]
         if inner:  # counted for each sandbox; outside for all that the user runs
             limits.append((resource.RLIMIT_NPROC, processes + OWN + 2))  # this one, and the first of the namespace
@@ -265,8 +266,10 @@ def hidden(process, most):
         with open(f"/proc/{process}/task/{threads[-1]}/maps", "rb") as file:
             for line in file:
                 found += MAPPING
-                if b"/dev/zero" in line:
-                    start, _, end = line.partition(b" ")[0].partition(b"-")
+                span, permissions, _, _, _, *name = line.split(None, 5)
+                of_file = name and name[0].startswith(b"/") and not name[0].startswith(b"/dev/zero")
+                if permissions.endswith(b"s") and not of_file:  # files are bounded by the disk
+                    start, _, end = span.partition(b"-")
                     found += int(end, 16) - int(start, 16)
                 if found > most:
                     break

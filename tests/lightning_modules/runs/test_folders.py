@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.provenance import reproducing
-from lightning_modules.runs.checkpoints import load_checkpoint
+from lightning_modules.runs.checkpoints import check_content, load_checkpoint
 from tools import UserError
 
 
@@ -65,10 +65,15 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_refused(checkpoint):
         load_checkpoint(checkpoint)
 
 
-def test_another_file_is_named(tmp_path):
-    torch.save([1, 2], tmp_path / "other.pt")
-    with pytest.raises(UserError, match="holds no state_dict"):
-        load_checkpoint(tmp_path / "other.pt")
+@pytest.mark.parametrize(("content", "words"), [
+    ([1, 2], "holds no state_dict"), ({"state_dict": []}, "holds no state_dict"),
+    ({"state_dict": {}}, "holds no pytorch-lightning_version"),
+    ({"state_dict": {}, "pytorch-lightning_version": "2", "task": "add", "vocabulary": "ab"}, "holds no vocabulary"),
+    ({"state_dict": {"a": [1]}, "pytorch-lightning_version": "2", "task": "add", "vocabulary": []}, "than tensors")])
+def test_another_file_is_named(content, words, tmp_path):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=words):
+        check_content("other.pt", load_checkpoint(tmp_path / "other.pt"))
 
 
 @pytest.mark.parametrize(("typed", "recorded"), [
