@@ -30,8 +30,8 @@ from tools.sandbox import Limits, Sandbox, of_thread
 
 
 def one(job: tuple[Collection, int]) -> dict:
-    collection, index = job
     """A trajectory, and the processor time that it took, in the sandboxes and in the loop."""
+    collection, index = job
     boxes = [of_thread("agent", Limits(), collection.unsandboxed), judge_sandbox(collection.unsandboxed)]
     before = time.process_time() + sum(box.cpu_seconds() for box in boxes)
     record = summary(collection.record(index))
@@ -48,6 +48,7 @@ def start_of_python(unsandboxed: bool, runs: int = 20) -> float:
 
 
 def main() -> None:
+    """Measure each agent at each length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", default="4,8,16,32,64", help="functions; a range such as 4-16 is one cell")
     parser.add_argument("--problems", type=int, default=200)

@@ -35,6 +35,8 @@ SIZES = (1, 7, 333, 64, 1024, 3, 2049)
 
 
 def backbones(small: bool) -> dict[str, functools.partial]:
+    """Constructors of the backbones by name, of 2 x 64 if small, else of 8 x 512; they take the size of the
+    vocabulary."""
     layers, width = (2, 64) if small else (8, 512)
     shape = {"n_layer": layers, "d_model": width}
     return {"mamba": functools.partial(Mamba, **shape, dt_min=0.1, dt_max=1.0),
@@ -47,6 +49,7 @@ def backbones(small: bool) -> dict[str, functools.partial]:
 
 
 def main() -> None:
+    """Compare the ways through each backbone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=10_000)
     parser.add_argument("--small", action="store_true")
@@ -102,6 +105,7 @@ def results(model: Backbone, tokens: Tensor) -> Iterator[tuple[str, str, Tensor]
 
 @torch.inference_mode()
 def chunks(model: Backbone, tokens: Tensor) -> Tensor:
+    """Logits [B, T, V] of `forward` in chunks of `SIZES`."""
     half, ends = tokens.shape[1] // 2, [0]
     for size in itertools.cycle(SIZES):
         ends.append(min(ends[-1] + size, half if ends[-1] < half else tokens.shape[1]))
@@ -118,6 +122,7 @@ def chunks(model: Backbone, tokens: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def steps(model: Backbone, tokens: Tensor) -> Tensor:
+    """Logits [B, T, V] of `step`."""
     state, parts = model.reserve(model.initial_state(ROWS), tokens.shape[1]), []
     for t in range(tokens.shape[1]):
         if t == tokens.shape[1] // 2:
@@ -129,6 +134,7 @@ def steps(model: Backbone, tokens: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def decoded(model: Backbone, tokens: Tensor, kind: torch.dtype) -> Tensor:
+    """Logits [B, T, V], float32, of the decoder with weights and states of a type, in a CUDA graph where it can be."""
     decoder = model.decoder(ROWS, tokens.shape[1], kind, kind)
     given, parts, logits = tokens[:, 0].clone(), [], []
 
@@ -147,11 +153,13 @@ def decoded(model: Backbone, tokens: Tensor, kind: torch.dtype) -> Tensor:
 
 
 def again(model: Backbone, state):
+    """The state with row `AGAIN` at its start."""
     rows = torch.arange(ROWS, device=next(model.parameters()).device) == AGAIN
     return reset_rows(state, rows, model.initial_state(1))
 
 
 def compare(reference: Tensor, other: Tensor) -> dict[str, float]:
+    """How far logits [B, T, V] are from the reference's, and how often and by how much their choices differ."""
     choices, others = reference.argmax(-1), other.argmax(-1)
     margins = (reference.gather(-1, choices[..., None]) - reference.gather(-1, others[..., None])).squeeze(-1)
     return {"largest_difference": float((reference - other).abs().max()), "deviation": float(reference.std()),

@@ -26,6 +26,7 @@ AGENTS = ("interactive", "single_turn")
 
 
 def main() -> None:
+    """Collect, train, and print the pass rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", default="configs/sweeps/code_fixing.yaml")
     parser.add_argument("--count", type=int, default=10_000, help="trajectories of each agent")
@@ -48,6 +49,7 @@ def main() -> None:
 
 
 def collect(agent: str, count: int, unsandboxed: str) -> None:
+    """Collect an agent's trajectories into trajectories/<agent>, unless they are all there."""
     folder = Path("trajectories") / agent
     if (folder / "summary.json").is_file():
         return
@@ -59,6 +61,7 @@ def collect(agent: str, count: int, unsandboxed: str) -> None:
 
 
 def table(file: str) -> Table:
+    """Pass rates, and what else is known, of the cells of a sweep file that are done."""
     result = Table("cell", "functions", "pass rate (95%)", "exact", "token accuracy", "turns", "tokens", "reasons")
     for cell in read_sweep(file):
         records = json.loads(cell.result.read_text())["records"] if cell.result.is_file() else []

@@ -35,6 +35,7 @@ TARGET = 1e6
 
 
 def main() -> None:
+    """Measure each task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--out", default="results/benchmarks/data.json")
@@ -55,6 +56,7 @@ def main() -> None:
 
 
 def measure_recording(task: Task, seconds: float) -> float:
+    """Tokens a second of processor time in recording trajectories alone."""
     rng, tokens, begun = random.Random(0), 0, time.process_time()
     while time.process_time() - begun < seconds:
         tokens += len(task.record(task.sample_training(rng)).tokens)
@@ -62,6 +64,7 @@ def measure_recording(task: Task, seconds: float) -> float:
 
 
 def measure_rows(task: Task, seconds: float) -> float:
+    """Tokens a second of processor time in the stream's items and their packing, 128 items at a time."""
     stream, begun = TrajectoryStream(task, 0), time.process_time()
     index = tokens = 0
     while time.process_time() - begun < seconds:

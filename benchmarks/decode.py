@@ -29,6 +29,7 @@ KERNELS = ("enter", "convolve", "select", "update", "leave", "add")
 
 
 def main() -> None:
+    """Time the kernels for each number of rows and types."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--layers", type=int, default=24)
@@ -75,6 +76,7 @@ def works(decoder) -> list[Callable[[], object]]:
 
 
 def each_layer(decoder, kernel: str) -> None:
+    """One of the six kernels, over all layers."""
     for i in range(len(decoder.layers)):
         decoder.run(kernel, i)
 
@@ -98,6 +100,7 @@ def time_graph(work: Callable[[], object], repeats: int = 30) -> float:
 
 
 def capture(work: Callable[[], object]) -> tuple[torch.cuda.Stream, torch.cuda.CUDAGraph]:
+    """A stream, and a CUDA graph of what `work` launches, replayed once."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

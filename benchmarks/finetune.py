@@ -38,6 +38,7 @@ TOKENS = 50277
 
 
 def main() -> None:
+    """Finetune each model in processes that torchrun starts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--models", nargs="+", default=list(VOCABULARY), choices=list(VOCABULARY))

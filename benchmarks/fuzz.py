@@ -117,6 +117,7 @@ def change(content: Any, rng: random.Random, kinds: Sequence[str]) -> str:
 
 
 def at(content: Any, where: tuple) -> Any:
+    """The part of a YAML file's content at a path of keys and indices."""
     return functools.reduce(lambda part, key: part[key], where, content)
 
 
@@ -355,6 +356,7 @@ def fuzz(cases: int, seed: int, seconds: float, memory: int, first: int = 0, tra
 
 
 def main() -> None:
+    """Run the cases and count how they end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--first", type=int, default=0, help="number of the first case, to see one again")

@@ -116,6 +116,7 @@ def row_memory(task: ToolTask, kind: str, budget: int, seed: int = 0) -> float:
 
 
 def main() -> None:
+    """Roll out nonsense until enough tokens are written, and measure the memory of a row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=10_000_000, help="to write in all")
     parser.add_argument("--rows", type=int, default=64)

@@ -50,6 +50,7 @@ class Mark(Callback):
 
 
 def main() -> None:
+    """Run trials until there are enough kills."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--steps", type=int, default=60)
@@ -146,6 +147,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def equal(a, b) -> bool:
+    """Whether two values are the same, with tensors, mappings and sequences of them bit by bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):

@@ -34,6 +34,7 @@ MODELS = {"Mamba": LENGTHS, "Mamba2": LENGTHS, "LSTM": LENGTHS, "GRU": LENGTHS, 
 
 
 def main() -> None:
+    """Measure each model in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--longest", type=int, default=max(LENGTHS), help="tokens")
@@ -94,6 +95,7 @@ def trajectory(task: Addition, tokens: int):
 
 
 def resident() -> int:
+    """Resident memory of this process in bytes (Linux)."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
 

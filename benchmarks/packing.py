@@ -44,6 +44,7 @@ TRAININGS: list[tuple[Task, int, int]] = [
 
 
 def main() -> None:
+    """Measure each training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trajectories", type=int, default=10_000, help="of each training")
     parser.add_argument("--out", default="results/benchmarks/packing.json")

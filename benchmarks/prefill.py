@@ -94,6 +94,7 @@ def measure(model: Backbone, task: Task, problems: Sequence[Problem], references
 
 
 def main() -> None:
+    """Compare passes with steps, on a GPU if there is one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=8)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
@@ -121,6 +122,7 @@ def main() -> None:
 
 def compare(tasks: Sequence[tuple[Task, int, str]], shape: dict[str, int], device: torch.device,
             options: argparse.Namespace) -> None:
+    """Measure every task, backbone and batch, print the rows as they come, and write the file."""
     console, records = Console(width=150), []
     table = Table("what", "prompt", "observed", "tokens", "passes", "token by token", "ratio", title="tokens/s")
     for task, length, unit in tasks:

@@ -41,6 +41,7 @@ class Command:
         return self._process.exitcode
 
     def send(self, sign: signal.Signals) -> None:
+        """Send a signal to the process alone."""
         os.kill(self._process.pid, sign)
 
     def kill(self) -> None:
@@ -61,10 +62,12 @@ class Command:
 
     @property
     def stdout(self) -> str:
+        """What it has printed so far."""
         return _read(self._files[0])
 
     @property
     def stderr(self) -> str:
+        """What it has printed to stderr so far."""
         return _read(self._files[1])
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 
 def main() -> None:
+    """Run every combination with every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", action="append", required=True)
     parser.add_argument("--set", action="append", default=[], help="key=value,value,...: every combination is run")
@@ -52,6 +53,7 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace, cell: dict[str, str], folder: Path) -> subprocess.Popen:
+    """Start the training of a cell; what it prints goes to a pipe."""
     arguments = [part for config in options.config for part in ("--config", config)]
     arguments += ["--trainer.logger.save_dir", str(folder), "--evaluation.evaluators", "[verify]",
                   "--evaluation.split", options.split, "--evaluation.validation_lengths", "[]"]

@@ -37,6 +37,7 @@ TARGETS = {64: 150_000, 256: 400_000, 1024: 700_000}
 
 
 def main() -> None:
+    """Train a model, and measure its rollouts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--batches", type=int, nargs="+", default=None)

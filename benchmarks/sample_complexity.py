@@ -28,6 +28,7 @@ from lightning_modules.provenance import origin
 
 
 def main() -> None:
+    """Measure each machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machines", nargs="+", default=["increment", "add", "sort", "palindrome", "brackets", "copy"])
     parser.add_argument("--max_length", type=int, default=6, help="n0: longest training input")
@@ -53,6 +54,7 @@ def main() -> None:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict:
+    """A machine's row: needed trajectories, bound, horizon, and the errors of every trial by trajectories."""
     task = Turing(name, options.max_length)
     vocabulary = task.vocabulary()
     horizon = [row["horizon"] for row in horizons(task, [2, 4, options.max_length], 100, 0)][-1]

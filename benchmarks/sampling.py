@@ -95,6 +95,7 @@ def _gamma(function: Callable, shape: float, place: float) -> float:
 
 
 def main() -> None:
+    """Draw, test, and exit with an error where a frequency is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=10**8)
     parser.add_argument("--temperature", type=float, default=0.7)

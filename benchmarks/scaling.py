@@ -45,6 +45,7 @@ COMMON = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false",
 
 
 def main() -> None:
+    """Run every model, strategy and number of devices."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--models", nargs="+", default=["tiny"], help="tiny, or the name of a file in configs/model/")

@@ -48,6 +48,7 @@ class Soak:
         self.tokens, self.seconds = Counter(), Counter()
 
     def round(self) -> None:
+        """Do each part once."""
         for part in PARTS:
             begun = time.process_time()
             self.tokens[part] += getattr(self, part)()
@@ -55,6 +56,7 @@ class Soak:
         self.rounds += 1
 
     def train(self, steps: int = 2) -> int:
+        """Train on the stream's next batches; returns their tokens, padding included."""
         self.model.train()
         tokens = 0
         for _ in range(steps):
@@ -75,11 +77,13 @@ class Soak:
             yield problem, self.task.record(problem)
 
     def rollout(self, rows: int = 10) -> int:
+        """Roll new problems out; returns the tokens of the rows."""
         problems = [(problem, min(budget(reference), 1500)) for problem, reference in self.problems(rows)]
         done = rollout(self.model.backbone, self.data.vocabulary, self.task, problems, batch_size=rows)
         return sum(len(row.tokens) for row in done)
 
     def verify(self, rows: int = 10) -> int:
+        """Verify new problems; returns the tokens of their trajectories."""
         references = [reference for _, reference in self.problems(rows)]
         return sum(outcome.tokens for outcome in verify(self.model.backbone, self.data.vocabulary, references))
 
@@ -96,6 +100,7 @@ def change(values: list[float]) -> float:
 
 
 def main() -> None:
+    """Go round until the time is up, and sample memory and speed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--samples", type=int, default=24, help="how often memory and speed are read")

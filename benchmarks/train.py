@@ -101,6 +101,8 @@ def speeds(loops: list[Loop], seconds: float, rounds: int = 3) -> list[float]:
 
 
 class Bench:
+    """All measurements of one shape on one device; rows are printed and kept as they are measured."""
+
     def __init__(self, options: argparse.Namespace) -> None:
         self.shape = SMALL if options.small else PAPER
         self.device = torch.device("cuda" if torch.cuda.is_available() and not options.small else "cpu")
@@ -132,6 +134,8 @@ class Bench:
                  for name, part in rows.items()} for i in range(count)]
 
     def backbone(self, name: str) -> Callable[[int], nn.Module]:
+        """Constructor of this suite's backbone of a name, in the benchmark's shape; it takes the size of the
+        vocabulary."""
         layers, width = self.shape.layers[name], self.shape.width
         return {"mamba": functools.partial(Mamba, n_layer=layers, d_model=width),
                 "mamba2": functools.partial(Mamba2, n_layer=layers, d_model=width, d_state=128, head_dim=64),
@@ -171,6 +175,7 @@ class Bench:
         return title, Loop(net.parameters(), optimizer, loss, self.batches)
 
     def compare(self, name: str) -> None:
+        """Measure this suite's loop beside the bare loop on the library's model, if that is installed."""
         try:
             title, other = self.alternative(name)
         except ImportError as error:
@@ -265,6 +270,7 @@ class Bench:
                  MAMBA_FLOOR if name == "mamba" else FLOOR)
 
     def row(self, what: str, ours: float, alternative: float | None, name: str, floor: float | None) -> None:
+        """Print a row, and write it to the file, in the place of an earlier one of the same name."""
         ratio = ours / alternative if alternative else None
         facts = origin(self.device)
         self.rows.append({"what": what, "ours": ours, "alternative": alternative, "alternative_name": name,
@@ -276,11 +282,13 @@ class Bench:
         write_metrics(self.out, [*self.rows, *self.earlier], **facts, **self.setting)
 
     def free(self) -> None:
+        """Give memory of what was measured back."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def table(self) -> Table:
+        """The rows of this run."""
         table = Table("what", "ours, tokens/s", "alternative, tokens/s", "of", "ratio", "floor",
                       title=f"{self.shape.rows} x {self.shape.length} tokens a step")
         for row in self.rows:
@@ -305,6 +313,8 @@ def mamba_ssm_model(bench: Bench, layers: int, layer: str):
 
 
 def transformers_model(name: str, **config):
+    """Name, model and logits(model, tokens) of a causal language model of transformers; raises ImportError without
+    it."""
     transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     net = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**config))
@@ -312,6 +322,7 @@ def transformers_model(name: str, **config):
 
 
 def attention_model(bench: Bench, layers: int, name: str):
+    """The same for one with attention, of the benchmark's shape."""
     width, extra = bench.shape.width, {}
     if name == "Mistral":
         extra = {"num_key_value_heads": 8, "sliding_window": bench.shape.length // 2}
@@ -321,6 +332,7 @@ def attention_model(bench: Bench, layers: int, name: str):
 
 
 def recurrent_model(bench: Bench, layers: int, cell: type[nn.RNNBase]):
+    """The same for an LSTM or GRU of torch.nn, between an embedding and a head."""
     size, width = len(bench.data.vocabulary), bench.shape.recurrent_width
     net = nn.ModuleList([nn.Embedding(size, width), cell(width, width, layers, batch_first=True),
                          nn.Linear(width, size)])
@@ -340,6 +352,7 @@ OVERLAYS = {"mamba": "mamba_130m.yaml", "mamba2": "mamba2_130m.yaml", "pythia": 
 
 
 def main() -> None:
+    """Measure what was asked for, what matters most first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[*ALTERNATIVES, *EXTRA], default=[*ALTERNATIVES, *EXTRA])
     parser.add_argument("--small", action="store_true", help="small shapes on the CPU")

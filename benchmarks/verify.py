@@ -37,6 +37,7 @@ LONGEST_ON_CPU = {"pythia": 3_000, "mistral": 10_000}
 
 
 def main() -> None:
+    """Train a model, and verify problems of each length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=None)
     parser.add_argument("--steps", type=int, default=None, help="of the training before")

@@ -68,7 +68,7 @@ class Cgroup:
                     os.close(fd)
 
     def remove(self) -> None:
-        """Once all of its processes have ended."""
+        """Remove it, once all of its processes have ended; waits a second for that at most."""
         for _ in range(100):
             try:
                 self.path.rmdir()

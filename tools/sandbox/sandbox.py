@@ -47,6 +47,7 @@ class Limits:
     files: int = 10_000
 
     def arguments(self) -> list[str]:
+        """All but `seconds`, which each command has its own, in the order of the supervisor's command line."""
         return [str(value) for value in (self.memory, self.processes, self.disk, self.output, self.files)]
 
 
@@ -105,7 +106,7 @@ class Sandbox:
         return {os.fsdecode(name): content for name, content in zip(parts[::2], parts[1::2], strict=False)}
 
     def clear(self) -> None:
-        """Remove all files."""
+        """Remove all files; a sandbox that has ended begins anew."""
         self._files = {}
         try:
             if not self.unsandboxed:
@@ -116,11 +117,13 @@ class Sandbox:
         self._start()
 
     def cpu_seconds(self) -> float:
-        """Processor time of all commands so far, and of the supervisor that runs them."""
+        """Processor time of all commands so far, and of the supervisor that runs them. Raises SandboxError if it is
+        gone."""
         return float(self._ask("cpu")[0])
 
     def run(self, command: str, seconds: float | None = None) -> Result:
-        """Run `bash -c command`. Nothing that it does raises."""
+        """Run `bash -c command`, by default with the limit of all commands on time. Nothing that the command does
+        raises."""
         seconds = seconds or self.limits.seconds
         if "\0" in command:
             return Result("bash: a command cannot contain the character of code 0\n", 126)
@@ -240,7 +243,7 @@ _thread = _Thread()
 
 
 def of_thread(use: str, limits: Limits, unsandboxed: bool) -> Sandbox:
-    """This thread's sandbox for a use; whoever takes it clears it first."""
+    """This thread's sandbox for a use, kept until the thread ends; whoever takes it clears it first."""
     key = (os.getpid(), use, limits, unsandboxed)
     if key not in _thread.sandboxes:
         _thread.sandboxes[key] = Sandbox(limits, unsandboxed)

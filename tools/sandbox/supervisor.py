@@ -54,12 +54,15 @@ def receive(fd):
 
 
 def send(fd, parts):
+    """Write a message."""
     data = b" ".join(b"%d" % len(part) for part in parts) + b"\n" + b"".join(parts)
     while data:
         data = data[os.write(fd, data) :]
 
 
 def write_files(parts):
+    """Write name, content, name, content, ...; folders are made, and a link in the place of a file is refused
+    (OSError)."""
     for name, content in zip(parts[::2], parts[1::2], strict=False):
         if folder := os.path.dirname(name):
             os.makedirs(folder, exist_ok=True)
@@ -113,14 +116,17 @@ class Mounts:
         self.unmount(b"/tmp")
 
     def mount(self, kind, folder, name, options):
+        """Mount a file system of this kind; raises OSError where the system refuses."""
         nosuid_nodev = 2 | 4
         system("mount", name, folder, kind, nosuid_nodev, options)
 
     def unmount(self, folder):
+        """Take a folder's file system away, also while it is in use; raises OSError where the system refuses."""
         detach = 2
         system("umount2", folder, detach)
 
     def clear(self):
+        """Make /repo an empty folder, the working one."""
         if os.path.ismount(FOLDER):
             self.unmount(FOLDER)
         self.mount(b"tmpfs", FOLDER, b"tmpfs", self.options)
@@ -128,6 +134,12 @@ class Mounts:
 
 
 class Supervisor:
+    """Answers messages; runs one command at a time.
+
+    memory, disk, output: bytes; processes, files: numbers; as in `tools.sandbox.Limits`
+    program: the filter of system calls; inner: the command line that starts a command, empty without bubblewrap
+    """
+
     def __init__(self, memory, processes, disk, output, files, program, inner):
         self.memory, self.processes, self.disk, self.output, self.files = memory, processes, disk, output, files
         self.program, self.inner = program, inner
@@ -147,6 +159,7 @@ class Supervisor:
             resource.setrlimit(limit, (value, value))
 
     def answer(self, name, parts):
+        """The strings of an answer to write, clear, read, cpu (seconds that were used) or run."""
         if name == b"write":
             write_files(parts)
             return []
@@ -250,6 +263,7 @@ def sizes(process):
 
 
 def statm(folder):
+    """Pages of address space and of memory, of a folder of /proc. Raises OSError or ValueError where it has ended."""
     with open(f"{folder}/statm", "rb") as file:
         size, resident = file.read().split()[:2]
     return int(size), int(resident)
@@ -285,6 +299,7 @@ def sockets():
 
 
 def has_ended(pid):
+    """Whether a child has ended; it still has to be waited for."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
@@ -295,6 +310,7 @@ def others():
 
 
 def kill_group(pid):
+    """SIGKILL to a process group, if there is one."""
     try:  # noqa: SIM105 (contextlib takes long to import)
         os.killpg(pid, 9)
     except ProcessLookupError:
@@ -312,6 +328,7 @@ def kill_everything():
 
 
 def main():
+    """Answer messages from standard input until it ends."""
     memory, processes, disk, output, files = map(int, sys.argv[1:6])
     inner = [os.fsencode(part) for part in sys.argv[7:]]
     supervisor = Supervisor(memory, processes, disk, output, files, bytes.fromhex(sys.argv[6]), inner)
