@@ -34,6 +34,10 @@ FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "analyze": (a
 
 
 def main(arguments: list[str]) -> None:
+    """Run a command with its arguments; a user's mistake is one line on stderr and exit code 2.
+
+    Exits with `REQUEUE` where SIGTERM ended a training, which is saved.
+    """
     # The working folder, for tasks of the user's own; last, so that it hides no module. By its name, for "" is the
     # folder of a configuration while that is read, which may be a fetched one.
     sys.path[:] = dict.fromkeys([*(folder or os.getcwd() for folder in sys.path), os.getcwd()])

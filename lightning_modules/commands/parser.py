@@ -19,6 +19,7 @@ class Parser(LightningArgumentParser):
     """Tells a mistake in one line."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse arguments as the base class does; what that raises for a value ends in `error` too."""
         try:
             return super().parse_args(*args, **kwargs)
         except UnicodeDecodeError:
@@ -27,6 +28,8 @@ class Parser(LightningArgumentParser):
             self.error(str(error), error)
 
     def error(self, message: str, ex: Exception | None = None) -> None:
+        """Print a mistake in one line of at most 600 characters, a UserError in its cause before all, and exit with
+        code 2."""
         cause = ex
         while cause is not None:
             if isinstance(cause, UserError):
