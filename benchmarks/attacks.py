@@ -34,7 +34,7 @@ from rich.table import Table
 from benchmarks.attackers.commands import COMMANDS, SUPERVISORS
 from benchmarks.attackers.files import FILES
 from benchmarks.attackers.submissions import FIXES, HOSTILE, SLOW, SUBMISSIONS, close_sandboxes, fixed, judged
-from benchmarks.attackers.trial import children, status, trial
+from benchmarks.attackers.trial import cgroups, children, status, trial
 from datamodules.codebases import CodeBase, code_base
 from lightning_modules.evaluation.metrics import write_metrics
 from lightning_modules.provenance import origin
@@ -75,14 +75,12 @@ def judge_some(first: int, step: int, count: int, seed: int, queue: Any) -> None
             said = f"{type(error).__name__}: {error}"
         queue.put((number, kind, said, status("VmRSS") if number // step % 250 == 249 else None))
     close_sandboxes()
-    queue.put((None, len(children()), len(os.listdir("/proc/self/fd")), None))
+    queue.put((None, {"processes": len(children()), "cgroups": len(cgroups())}, len(os.listdir("/proc/self/fd")), None))
 
 
 def census(folder: str) -> Counter:
-    """What judging must not leave: temporary folders, cgroups, mounts."""
-    groups = [path for path in Path("/sys/fs/cgroup").glob("**/sandbox-*") if path.is_dir()]
-    return Counter({"folders": len(os.listdir(folder)), "cgroups": len(groups),
-                    "mounts": Path("/proc/mounts").read_text().count("\n")})
+    """What judging must not leave, beside processes and their cgroups: temporary folders, mounts."""
+    return Counter({"folders": len(os.listdir(folder)), "mounts": Path("/proc/mounts").read_text().count("\n")})
 
 
 def judgements(count: int, seed: int, processes: int = 2) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -98,7 +96,7 @@ def judgements(count: int, seed: int, processes: int = 2) -> tuple[list[dict[str
         for _ in range(count + processes):
             number, kind, said, size = queue.get()
             if number is None:
-                left["processes"] += kind
+                left.update(kind)
                 files.append(said)
                 continue
             done[kind] += 1

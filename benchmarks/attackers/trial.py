@@ -250,6 +250,8 @@ def _trial(attack: Attack, defended: bool, result: Path) -> None:
     grown = status("VmHWM") - before
     if grown > HOST_MEMORY:
         got = f"{got} {grown >> 20} MiB of the host".strip()
+    if groups := cgroups():
+        got = f"{got} {len(groups)} cgroups stay".strip()
     if left := children():
         got = f"{got} {len(left)} processes stay".strip()
         for pid in left:
@@ -277,3 +279,8 @@ def children() -> list[int]:
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.01)
+
+
+def cgroups() -> list[Path]:
+    """Those that this process's sandboxes have made."""
+    return [*Path("/sys/fs/cgroup").glob(f"**/sandbox-{os.getpid()}-*/")]
