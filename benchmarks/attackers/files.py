@@ -18,7 +18,8 @@ from lightning.pytorch.cli import LightningCLI
 
 from benchmarks.attackers.trial import HOST_MEMORY, Attack, Stage
 from datamodules import collection, text
-from lightning_modules.runs import checkpoints
+from lightning_modules.commands import command_line, main
+from lightning_modules.runs import checkpoints, load
 from tools import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -122,22 +123,25 @@ def pickled(folder: Path, stage: Stage) -> None:
 
 
 def evaluate(folder: Path) -> None:
-    import run
+    """By the command line, and in one's own program."""
+    checkpoint = folder / "checkpoints/last.ckpt"
+    try:
+        main.main(["test", "--ckpt_path", str(checkpoint)])
+    except SystemExit as answer:
+        if answer.code != 2:
+            raise
+    load.load_run(checkpoint)
 
-    run.main(["test", "--ckpt_path", str(folder / "checkpoints/last.ckpt")])
 
-
-def any_import() -> AbstractContextManager:
-    import run
-
-    return patch.object(run, "import_only", lambda *_: None)
+@contextmanager
+def any_import() -> Iterator[None]:
+    with patch.object(main, "import_only", lambda *_: None), patch.object(load, "import_only", lambda *_: None):
+        yield
 
 
 @contextmanager
 def read_parameters() -> Iterator[None]:
-    import run
-
-    with any_import(), patch.object(run.CLI, "_parse_ckpt_path", LightningCLI._parse_ckpt_path):
+    with any_import(), patch.object(command_line.CLI, "_parse_ckpt_path", LightningCLI._parse_ckpt_path):
         yield
 
 
