@@ -127,14 +127,14 @@ def check_sizes(name: str, **sizes: int) -> None:
 
 
 def check_step_sizes(name: str, dt_min: float, dt_max: float) -> None:
-    """Raises UserError unless 0 < dt_min <= dt_max, and both can be told apart from nothing."""
+    """Raises UserError unless 1e-12 <= dt_min <= dt_max <= 1e12."""
     if not 1e-12 <= dt_min <= dt_max <= 1e12:
         raise UserError(f"{name} dt_min {dt_min} and dt_max {dt_max} are not allowed: expected positive step sizes, "
                         f"the least first")
 
 
 def select_rows(state: State, rows: Tensor) -> State:
-    """The state of some rows, given by their indices, int64 [k]."""
+    """The state of some rows, given by their indices, int64 [k], in that order."""
     return tree_map(lambda leaf: leaf.index_select(0, rows), state)
 
 

@@ -13,7 +13,7 @@ import torch
 
 
 def compiler() -> bool:
-    """Whether cuda.core is there, and PyTorch for NVIDIA's GPUs."""
+    """Whether cuda.core, which compiles, is installed, and PyTorch is for NVIDIA's GPUs."""
     return not torch.version.hip and find_spec("cuda") is not None and find_spec("cuda.core") is not None
 
 
@@ -51,7 +51,7 @@ def ensure_triton_cache() -> None:
 
 
 def current_stream():
-    """PyTorch's, as cuda.core asks for one."""
+    """PyTorch's current stream as one of cuda.core's."""
     from cuda.core import Stream
 
     return Stream.from_handle(torch.cuda.current_stream().cuda_stream)

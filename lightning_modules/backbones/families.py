@@ -24,7 +24,7 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of model in its two worlds.
+    """One kind of model, as transformers and as this suite write it.
 
     backbone:     this suite's class
     model_type:   transformers' name in config.json

@@ -1,4 +1,7 @@
-"""What makes passes of Mamba over many tokens fast on CUDA; each measure gives the same results, up to rounding."""
+"""What makes passes of Mamba over many tokens fast on CUDA; each measure gives the same results, up to rounding.
+
+What each is worth: benchmarks/train.py (`--only measures`).
+"""
 
 import functools
 import warnings
@@ -14,7 +17,7 @@ from lightning_modules.backbones.selective_scan import import_kernels
 
 @dataclass(frozen=True)
 class Fast:
-    """Which measures are taken; benchmarks/train.py measures each.
+    """Which measures are taken.
 
     norm:   the residual addition and the RMS norm after it are one kernel (mamba-ssm's)
     layout: the input projection writes its result with time last, as the scan reads it, so that nothing is transposed
@@ -48,7 +51,7 @@ def scan_kernel(hidden: Tensor, width: int, size: int) -> Callable | None:
 
 
 def carried_scan_kernel(hidden: Tensor, width: int, size: int) -> Callable | None:
-    """`scan_cuda.carried_scan`, or None, likewise, and where gradients are asked for."""
+    """`scan_cuda.carried_scan`; None where `scan_kernel` is, and where gradients are asked for."""
     return scan_cuda.carried_scan if not torch.is_grad_enabled() and _can_scan(hidden, width, size) else None
 
 

@@ -25,7 +25,7 @@ class Layer(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
-        """State before the first token."""
+        """State before the first token, for `batch_size` rows."""
 
     @abstractmethod
     def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
@@ -51,7 +51,7 @@ class LayeredBackbone(Backbone):
 
     @property
     def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
-        """Embedding, layers, last norm, head."""
+        """Embedding, layers, last norm, head: what all methods go by."""
         return self.backbone["embedding"], self.backbone["layers"], self.backbone["norm_f"], self.lm_head
 
     @property
@@ -108,15 +108,15 @@ class LayeredBackbone(Backbone):
 
 
 def unchanged(module: nn.Module, base: type, *names: str) -> bool:
-    """Whether a module has these methods from `base`: only then may something faster take their place."""
+    """Whether a module has these methods from `base`, unchanged: only then may something faster take their place."""
     return all(getattr(type(module), name, None) is getattr(base, name) for name in names)
 
 
 def add_blocks(hidden: Tensor, blocks: Iterable["Block"], last: nn.RMSNorm, add_norm: Callable,
                state: State | None = None) -> tuple[Tensor, State | None]:
-    """Blocks, and the norm after the last: [B, T, d_model], and the new state.
+    """Blocks on hidden [B, T, d_model], and the norm after the last: [B, T, d_model], and the new state.
 
-    state: None: from the first token, and without a new state
+    state:    None: from the first token, and without a new state
     add_norm: mamba-ssm's `layer_norm_fn`, residual addition and norm in one, with the residual stream in float32
     """
     residual, new = None, []
@@ -150,8 +150,10 @@ class Block(Layer):
 
     def add(self, hidden: Tensor, residual: Tensor | None, add_norm: Callable,
             state=None) -> tuple[Tensor, Tensor, State | None]:
-        """What the mixer makes of the stream to which `hidden` is added first, that stream, and the mixer's new state;
-        see `add_blocks`."""
+        """Add `hidden` [B, T, d_model] to the residual stream and let the mixer take the normed sum; see `add_blocks`.
+
+        residual: float32 [B, T, d_model]; None: 0. Returns the mixer's update, the sum, and the mixer's new state.
+        """
         normed, residual = add_norm(hidden, self.norm.weight, None, residual=residual, eps=self.norm.eps, prenorm=True,
                                     residual_in_fp32=True, is_rms_norm=True)
         update, state = self.mixer(normed, state)

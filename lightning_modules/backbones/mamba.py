@@ -187,7 +187,7 @@ class Mixer(Layer):
         return F.softplus(self.dt_proj(dt).to(kind)), B.to(kind), C.to(kind)
 
     def fused(self, hidden: Tensor) -> Tensor:
-        """The same as `forward` from the initial state by fused kernels, without the last state.
+        """The block on hidden [B, T, d_model] from the initial state by fused kernels, without the last state.
 
         Rows are filled up to a length that the kernels like: what comes later does not change what comes before.
         """

@@ -180,7 +180,11 @@ def chunk_scan(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor, C: 
 
 
 def matrix_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The same in the chunked matrix form (section 6, "SSD"): quadratic within a chunk, a recurrence between chunks."""
+    """`chunk_scan` in the chunked matrix form (section 6, "SSD"): quadratic within a chunk, a recurrence between
+    chunks.
+
+    Shapes as there; delta [B, T, H] are the step sizes, in the parameters' type, in which all is computed.
+    """
     return decay_scan(x.to(A.dtype) * delta[..., None], delta * A, B.to(A.dtype), C.to(A.dtype), state)
 
 

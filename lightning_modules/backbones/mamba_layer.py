@@ -68,7 +68,7 @@ class Tiles:
 
 
 def tiles(rows: int, width: int, inner: int) -> Tiles | None:
-    """For so many rows, a stream and an inside so wide, as measured (24 x 768); None where the widths do not divide."""
+    """The tiles for so many rows, a stream and an inside so wide, as measured (24 x 768); None where there are none."""
     few = rows <= FEW_ROWS
     columns_in, columns_out, channels = (next((n for n in choices if size % n == 0), 0) for size, choices in (
         (inner, (96, 64) if few else (192, 96, 64)), (width, (64,) if few else (96, 64)), (inner, (192, 128, 64))))
@@ -114,7 +114,7 @@ def _device_runs(device: torch.device, **defined: int | str) -> bool:
 
 
 def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = None) -> dict[str, int | str]:
-    """What mamba_layer.cu leaves open."""
+    """What mamba_layer.cu leaves open: names that it asks for, and their values."""
     mixer, width = backbone.backbone["layers"][0].mixer, backbone.lm_head.in_features
     shape = shape or tiles(rows, width, mixer.d_inner)
     divided = {name.upper(): value for name, value in asdict(shape).items() if name != "parts"}
@@ -123,7 +123,7 @@ def definitions(backbone, rows: int, states: torch.dtype, shape: Tiles | None = 
 
 
 def shared_bytes(defined: dict[str, int | str]) -> dict[str, int]:
-    """Shared memory of the kernels, as mamba_layer.cu's structs have it."""
+    """Bytes of shared memory of a block of each kernel, as mamba_layer.cu's structs have it."""
     columns, selected, channels = defined["COLUMNS_IN"], defined["RANK"] + 2 * SIZE, defined["CHANNELS"]
     rows_out = defined["ROWS_OUT"]
     of_x, of_z = (2 * TERMS * defined["STAGES_IN"] * (defined[rows] + columns) for rows in ("ROWS_X", "ROWS_Z"))
@@ -159,7 +159,7 @@ def products(columns: set[int], selected: int) -> str:
 
 
 def used(defined: dict[str, int | str]) -> tuple[set[int], int]:
-    """Columns of the products that mamba_layer.cu has, and of the selection."""
+    """Columns of the products that mamba_layer.cu has with these definitions, and columns of the selection."""
     inwards = {defined["COLUMNS_IN"] * rows // 128 for rows in (defined["ROWS_X"], defined["ROWS_Z"])}
     return inwards | {defined["COLUMNS_OUT"]}, defined["RANK"] + 2 * SIZE
 

@@ -88,7 +88,7 @@ def _device_runs(device: torch.device, blocks: int, **defined: int | str) -> boo
 
 
 def definitions(backbone, states: torch.dtype, warps: int = WARPS) -> dict[str, int | str]:
-    """What mamba_step.cu leaves open."""
+    """What mamba_step.cu leaves open: names that it asks for, and their values."""
     mixer = backbone.backbone["layers"][0].mixer
     return {"WIDTH": backbone.lm_head.in_features, "INNER": mixer.d_inner, "RANK": mixer.dt_rank, "WARPS": warps,
             "EPS": f"{float(backbone.backbone['norm_f'].eps):e}f", "STATE_BYTES": states.itemsize}

@@ -18,14 +18,15 @@ from torch import Tensor
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """(y, last state), differentiable; in float32 on the CPU compiled (scan_cpu.py), elsewhere `reference_scan`."""
+    """y [B, T, D] and the last state [B, D, N], differentiable; in float32 on the CPU by scan_cpu.py, else by
+    `reference_scan`."""
     if u.device.type == "cpu" and u.dtype == torch.float32:
         return _NumbaScan.apply(u, delta, A, B, C, state)
     return reference_scan(u, delta, A, B, C, state)
 
 
 def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The formulas as they stand, a step at a time, on any device in any precision."""
+    """The same by the formulas as they stand, a step at a time, on any device in any precision."""
     outputs = []
     for t in range(u.shape[1]):
         step = delta[:, t, :, None]
@@ -96,7 +97,7 @@ def step_kernels():
 
 
 def import_kernels(*modules: str) -> list:
-    """The modules, or None for each where one is missing. Importing them takes seconds."""
+    """The modules, or None for each, with a warning, where one is missing. Importing them takes seconds."""
     try:
         return [importlib.import_module(module) for module in modules]
     except ImportError as error:

@@ -69,7 +69,8 @@ class Suffix(Backbone):
 
     @torch.no_grad()
     def learn(self, tokens: Tensor, targets: Tensor) -> None:
-        """Take what follows in the training rows of all ranks, so that they have one table; see `Backbone.learn`."""
+        """Remember what follows in the training rows of all ranks, so that they have one table; see
+        `Backbone.learn`."""
         batches = [(tokens, targets)]
         if dist.is_available() and dist.is_initialized():
             batches = [None] * dist.get_world_size()

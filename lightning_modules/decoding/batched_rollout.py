@@ -130,7 +130,8 @@ class Rows:
             self.advance(logits)
 
     def advance(self, logits: Tensor) -> None:
-        """Take each row's next token from the model, unless it is forced (prompt, observation); let the tool answer."""
+        """Take each row's next token from logits [B, V], unless it is forced (prompt, observation); let the tool
+        answer."""
         if self.temperature:
             logits = drawn_from(logits, self.temperature, self.seeds, self.count)
         running, place = self.reason == 0, self.count.long()[:, None]
@@ -204,7 +205,7 @@ class Rows:
         return numbers.pin_memory().to(self.device, non_blocking=True) if self.stream else numbers.to(self.device)
 
     def run(self, steps: int) -> None:
-        """That many steps; on CUDA they are only sent off."""
+        """Take so many steps; on CUDA they are only sent off."""
         with self._on_stream():
             for _ in range(steps):
                 if self.graph:

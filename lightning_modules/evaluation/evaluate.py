@@ -19,7 +19,7 @@ EVALUATORS = ("rollout", "verify")
 
 
 def check_lengths(lengths: Sequence[int], shortest: int = 1) -> None:
-    """Raises UserError unless the lengths are possible and grow."""
+    """Raises UserError unless all lengths are at least `shortest`, and each is larger than the one before."""
     if any(length < shortest for length in lengths):
         raise UserError(f"length {min(lengths)} is not allowed: evaluation lengths start at {shortest}")
     if list(lengths) != sorted(set(lengths)):

@@ -1,4 +1,7 @@
-"""docs/results.md: summary, tables and figures from the files in results/, and nothing else."""
+"""docs/results.md: summary, tables and figures from the files in results/, and nothing else.
+
+A section is a function that returns its lines of markdown, none where it has nothing to show, and saves its figures.
+"""
 
 import re
 from collections import Counter, defaultdict
@@ -139,7 +142,7 @@ def far_section(everything: Sequence[Curve]) -> list[str]:
 
 
 def horizon_section(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]], figures: Path) -> list[str]:
-    """Horizons that need no training, and how far trained models get."""
+    """Horizons of all tasks, which need no training, and how far trained models get beside them."""
     if not horizons:
         return []
     rows = [[h["task"], h["setting"], h["style"], h["verdict"],
@@ -291,7 +294,7 @@ def benchmark_section(title: str, folder: Path, figures: Path) -> list[str]:
 
 
 def cost_figure(name: str, rows: Sequence[dict[str, Any]], figures: Path) -> list[str]:
-    """Time per token against length, where there are several backbones."""
+    """A figure of the time per token against length, where a benchmark has several backbones."""
     lines: defaultdict[str, dict[int, list[float]]] = defaultdict(dict)
     for row in rows:
         if {"backbone", "length", "seconds", "tokens"} <= row.keys():

@@ -47,7 +47,7 @@ class Limits:
     files: int = 10_000
 
     def arguments(self) -> list[str]:
-        """All but `seconds`, which each command has its own, in the order of the supervisor's command line."""
+        """All but `seconds`, which is sent with each command, in the order of the supervisor's command line."""
         return [str(value) for value in (self.memory, self.processes, self.disk, self.output, self.files)]
 
 
