@@ -118,6 +118,7 @@ def judgements(count: int, seed: int, processes: int = 2) -> tuple[list[dict[str
 
 
 def main() -> None:
+    """Run the attacks, or judge the submissions; exits with 1 where the attacker or a wrong verdict won."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judgements", type=int, help="judge so many submissions instead, one in ten of them hostile")
     parser.add_argument("--seed", type=int, help="of the submissions; a random one where none is given")

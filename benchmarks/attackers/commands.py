@@ -110,6 +110,7 @@ def command(kind: str, name: str, code: str, off: Callable[[], AbstractContextMa
 
 
 def forged(stage: Stage, box: Any, result: Result) -> str:
+    """Whether a command's result, or that of the next one, is what the command has made up."""
     return "a forged result" * any("forged" in text for text in (result.exceeded, box.run("true").exceeded))
 
 
@@ -128,6 +129,7 @@ def overtime(stage: Stage, box: Any, result: Result) -> str:
 
 
 def big(files: Mapping[str, bytes]) -> str:
+    """Whether files that are read back are larger than the disk they were on."""
     size = sum(map(len, files.values()))
     return f"{size >> 20} MB" * (size > 2 * SMALL.disk)
 
@@ -146,6 +148,7 @@ def inherited() -> Iterator[None]:
 
 
 def inheritable(fd: int) -> bool:
+    """Whether a file descriptor that is open goes to a child process."""
     try:
         return os.get_inheritable(fd)
     except OSError:

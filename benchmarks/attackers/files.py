@@ -44,11 +44,13 @@ def reader(kind: str, name: str, make: Callable[[Path, Stage], None], read: Call
 
 
 def meta(system: str) -> Callable[[Path, Stage], None]:
+    """Makes a collection.json with this first message, in which MARKER stands for the marker's path."""
     return lambda folder, stage: (folder / collection.META).write_text(
         json.dumps({"system": system.replace("MARKER", str(stage.marker))})) and None
 
 
 def prompt(folder: Path) -> Any:
+    """The messages that an agent would get from a collection's folder."""
     from tools.agent import prompt_messages
 
     return prompt_messages("task", collection.read_collection(folder).templates())
@@ -67,6 +69,7 @@ def rendered() -> Iterator[None]:
 
 
 def shard(lines: Callable[[], Iterator[bytes]]) -> Callable[[Path, Stage], None]:
+    """Makes a shard of trajectories of these lines."""
     def make(folder: Path, stage: Stage) -> None:
         with gzip.open(folder / "00000.jsonl.gz", "wb", 1) as file:
             file.writelines(lines())
@@ -110,6 +113,8 @@ def planted(config: Mapping[str, Any], parameters: Mapping[str, Any] | None = No
 
 
 class Pickled:
+    """What makes a folder, the marker, where it is unpickled."""
+
     def __init__(self, stage: Stage) -> None:
         self.marker = str(stage.marker)
 
@@ -118,6 +123,7 @@ class Pickled:
 
 
 def pickled(folder: Path, stage: Stage) -> None:
+    """Makes a checkpoint whose weights are `Pickled`."""
     (folder / "checkpoints").mkdir()
     torch.save({"state_dict": Pickled(stage)}, folder / "checkpoints/last.ckpt")
 
@@ -135,22 +141,26 @@ def evaluate(folder: Path) -> None:
 
 @contextmanager
 def any_import() -> Iterator[None]:
+    """Configurations may import anything."""
     with patch.object(main, "import_only", lambda *_: None), patch.object(load, "import_only", lambda *_: None):
         yield
 
 
 @contextmanager
 def read_parameters() -> Iterator[None]:
+    """So they may, and what a checkpoint says of its hyperparameters is taken for settings."""
     with any_import(), patch.object(command_line.CLI, "_parse_ckpt_path", LightningCLI._parse_ckpt_path):
         yield
 
 
 def tokenizer(**parts: Any) -> Callable[[Path, Stage], None]:
+    """Makes a tokenizer.json of these parts."""
     model = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}
     return lambda folder, _: (folder / "tokenizer.json").write_text(json.dumps({"model": model, **parts})) and None
 
 
 def encode(folder: Path) -> None:
+    """Load a folder's tokenizer, and encode four characters."""
     text.TextCodec.load(str(folder)).ids("aaaa")
 
 
@@ -201,10 +211,12 @@ def other_users_settings(stage: Stage) -> str:
 
 
 def settings_folder(stage: Stage) -> dict[str, str]:
+    """Variables that name the folder of mini-swe-agent's settings: none, so that the suite chooses."""
     return {}
 
 
 def known_folder() -> AbstractContextManager:
+    """A folder that all users know is that of mini-swe-agent's settings."""
     return patch(f"{__name__}.settings_folder", lambda stage: {
         "MSWEA_GLOBAL_CONFIG_DIR": str(stage.open / "mini-swe-agent")})
 

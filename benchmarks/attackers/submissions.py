@@ -50,6 +50,7 @@ def _fixed(code: CodeBase, name: str, text: str, style: str) -> str:
 
 
 def judged(code: CodeBase, files: Mapping[str, bytes]) -> judge.Verdict:
+    """The judge's verdict; another judge in its place is the defence switched off."""
     return judge.check(code, files)
 
 
@@ -64,6 +65,7 @@ def in_foo(program: str) -> Callable[[CodeBase], dict[str, bytes]]:
 
 
 def beside(more: Callable[[CodeBase], dict[str, bytes]]) -> Callable[[CodeBase], dict[str, bytes]]:
+    """The files without a fix, and more."""
     return lambda code: code.files() | more(code)
 
 
@@ -118,10 +120,12 @@ class Foreseen:
     """Draws the visible value: of those below 100 the one that it may not draw."""
 
     def choice(self, values: list[int]) -> int:
+        """The value below 100 that is not among `values`."""
         self.value = (set(range(100)) - set(values)).pop()
         return self.value
 
     def randrange(self, *_: int) -> int:
+        """The same value again."""
         return self.value
 
 

@@ -50,6 +50,7 @@ class Plain:
             os.chown(self.folder, user, user)
 
     def write(self, files: Mapping[str, bytes]) -> None:
+        """Write files by path; links are followed."""
         for name, content in files.items():
             path = self.folder / name.encode().decode()
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,9 +58,11 @@ class Plain:
             path.chmod(0o644)
 
     def read(self) -> dict[str, bytes]:
+        """What is in the folder, by name, links as what they stand for."""
         return {path.name: path.read_bytes() for path in self.folder.iterdir() if not path.is_dir()}
 
     def run(self, command: str, seconds: float | None = None) -> Result:
+        """Run `bash -c command`; what takes more than 15 seconds is left running."""
         rights = {} if self.user is None or os.geteuid() else {"user": self.user, "group": self.user,
                                                                "extra_groups": []}
         with tempfile.TemporaryFile() as output:
@@ -72,10 +75,12 @@ class Plain:
             return Result(output.read().decode(errors="replace"), process.poll() or 0)
 
     def clear(self) -> None:
+        """Remove all that is in the folder."""
         for path in self.folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def close(self) -> None:
+        """Remove the folder."""
         subprocess.run(["rm", "-rf", self.top], check=False)
 
 
@@ -129,6 +134,7 @@ class Stage:
         return "".join(f"{name} = {value()!r}\n" for name, value in values.items() if re.search(rf"\b{name}\b", text))
 
     def close(self) -> None:
+        """Kill the victim and remove all files."""
         if "victim" in self.__dict__:
             self.victim.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
