@@ -24,6 +24,7 @@ from tools import UserError
 from tools.errors import is_out_of_memory
 
 IGNORED = -100
+"""Target of a token that carries no loss."""
 
 LARGE_VOCABULARY = 1024
 """From so many tokens on, the head and the loss leave out what is not predicted, for which the host must wait."""

@@ -19,6 +19,7 @@ CHECKPOINT, PREVIOUS = Path("checkpoints") / "last.ckpt", Path("checkpoints") / 
 SHIPPED = Path(__file__).resolve().parent.parent / "configs"
 """The suite's own configurations, in the source folder as where it is installed."""
 
+
 def reproducing(arguments: Sequence[str]) -> str:
     """The command, as a user would type it, whose result is that of the program with these arguments (its name first).
 

@@ -89,7 +89,6 @@ class Mamba(LayeredBackbone):
                 return MambaDecoder(self, rows, weights, states)
         return StepDecoder(self, rows, length)  # the parameters of the recurrence need float32
 
-
     def is_plain(self) -> bool:
         """Whether it computes what its weights alone tell, so that a decoder may read those: no part of it is changed
         by a subclass, replaced by another module or hooked into."""

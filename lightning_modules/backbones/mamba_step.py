@@ -95,7 +95,7 @@ def definitions(backbone, states: torch.dtype, warps: int = WARPS) -> dict[str, 
 
 
 def kernel(device: int, **defined: int | str):
-    """The kernel for a device, the current one, and the definitions."""
+    """mamba_step.cu compiled for a device, the current one, with these definitions; raises what the compiler raises."""
     capability = "{}{}".format(*torch.cuda.get_device_capability(device))
     return cuda_kernels.kernels(device, "mamba_step.cu", ("mamba_step",), capability, **defined)["mamba_step"]
 

@@ -31,7 +31,6 @@ IDLE = len(REASONS)
 """The `reason` of a row without a problem."""
 END_REASON, BUDGET, INVALID = 1, 2, 3
 
-
 MOST_TOKENS = 2**15 - 1
 """Memories and logs on the device hold ids of 16 bits."""
 

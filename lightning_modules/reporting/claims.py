@@ -24,7 +24,7 @@ KINDS = (f"bounded, up to {SHORT} tokens", f"bounded, over {SHORT} tokens", "gro
 
 def summary(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
             horizons: Sequence[dict[str, Any]]) -> list[str]:
-    """The claims, with numbers."""
+    """Lines of the summary: what the results say against the paper, how far they go, what horizon and noise do."""
     lines = []
     for style in STYLES:
         known = [row for row in rows if PAPER.search(row["paper"]) and row["ours"][style]]

@@ -347,7 +347,7 @@ def reached(curve: Curve) -> str:
 
 
 def best(curve: Curve) -> str:
-    """Reach of the best seed."""
+    """Reach of the best seed, in the paper's terms: `1,000 (98%)`."""
     return reach_text(curve.reaches()[-1])
 
 

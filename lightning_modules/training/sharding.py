@@ -119,7 +119,7 @@ class FullyShard(ModelParallelStrategy):
 
 
 def shard_units(module: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard a module, and in it every unit of its own."""
+    """`fully_shard` a module, and each of its `units` on its own, over the devices of `mesh`."""
     for unit in units(module):  # a layer is gathered again for the backward pass
         fully_shard(unit, mesh=mesh, reshard_after_forward=unit is not module)
         for method in getattr(unit, "forwards", ()):

@@ -33,7 +33,7 @@ OWN = 2
 
 
 def receive(fd):
-    """The next message, or None at the end."""
+    """The strings of the next message, or None at the end."""
     header = b""
     while not header.endswith(b"\n"):
         byte = os.read(fd, 1)
@@ -54,7 +54,7 @@ def receive(fd):
 
 
 def send(fd, parts):
-    """Write a message."""
+    """Write a message: the line with the lengths of its strings, then these."""
     data = b" ".join(b"%d" % len(part) for part in parts) + b"\n" + b"".join(parts)
     while data:
         data = data[os.write(fd, data) :]
