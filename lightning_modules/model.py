@@ -40,6 +40,8 @@ def masked_targets(tokens: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
 class TrajectoryModel(LightningModule):
     """Trains a backbone with teacher forcing; the question and the observations carry no loss (paper, appendix D.1).
 
+    Raises UserError for a setting that is not possible, and for a backbone that does not fit in memory.
+
     Args:
         backbone: class of the backbone and its settings; it gets the size of the vocabulary
         vocabulary: tokens of the task (given by the data module)

@@ -20,7 +20,8 @@ class Backbone(nn.Module, ABC):
     """A causal language model with an explicit state.
 
     `forward` at once, `forward` in chunks of any size, and repeated `step` give the same logits. The constructor's
-    first argument is the size of the vocabulary, so that a configuration can leave it out.
+    first argument is the size of the vocabulary, so that a configuration can leave it out; it raises UserError for
+    settings that are not possible.
 
     capturable: whether `step` can be captured in a CUDA graph, once `reserve` made room for all of its tokens
     forwards:   methods beside `forward` that a training step calls, for which a sharded model gathers its parameters

@@ -182,6 +182,8 @@ class MambaLayers:
             before a step the embedding, twice, and the sums of its squares in the first part of squares[0]; after it,
             in `hidden` and squares[1], what the head needs: there the parts are those of a row's sum
     launch: runs a kernel of a name with this grid, cluster and numbers, where it is not a GPU that does
+
+    Raises ValueError where a GPU should, and has not the compute capability.
     """
 
     def __init__(self, backbone, rows: int, recent: Tensor, state: Tensor, clock: Tensor,

@@ -81,7 +81,11 @@ class Pretrained(Backbone):
 
 
 def load_pretrained(name: str, vocab_size: int, resize: bool = False) -> tuple[Backbone, bool]:
-    """The model of a folder or of the hub, and whether its vocabulary was resized; see `Pretrained`."""
+    """The model of a folder or of the hub, and whether its vocabulary was resized; see `Pretrained`.
+
+    Raises UserError for a model that the suite has not, for weights that are not of its config.json, and for a
+    vocabulary of another size without `resize`.
+    """
     folder = find_folder(name)
     family, settings = recognise(read_config(folder), name)
     weights = family.own(read_weights(folder))

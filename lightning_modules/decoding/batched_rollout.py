@@ -42,7 +42,7 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Decoding:
-    """How rollouts are decoded.
+    """How rollouts are decoded. Raises UserError for a setting that is not possible.
 
     Args:
         engine: `device`: no host between two tokens, for tools of one token a call (pointer memory, tape); `host`: any

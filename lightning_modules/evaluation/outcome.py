@@ -20,7 +20,9 @@ class Outcome:
     phase:            phase of that token; None (or "") outside all phases
     turns:            tool calls that an observation answered
     tokens:           length of the trajectory, prompt included
-    reason:           one of `REASONS`
+    reason:           one of `metrics.REASONS`
+
+    Raises ValueError for numbers that contradict each other.
     """
 
     exact: bool

@@ -68,7 +68,10 @@ def longest(everything: Sequence[Curve]) -> dict[str, tuple[int, int, Curve]]:
 
 
 def paper_rows(everything: Sequence[Curve], path: Path) -> list[dict[str, Any]]:
-    """Rows of the paper's tables, each with `ours`: style -> recipes, that of the largest median reach first."""
+    """Rows of the paper's tables, each with `ours`: style -> recipes, that of the largest median reach first.
+
+    None without the file; raises UserError if it holds something else.
+    """
     if not path.is_file():
         return []
     try:

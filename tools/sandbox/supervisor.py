@@ -99,7 +99,10 @@ def read_files(limit, most):
 
 
 def system(name, *arguments):
-    """A function of the C library. By ctypes, without its module, whose import takes as long as a command."""
+    """Call a function of the C library; raises OSError where it fails.
+
+    By ctypes without its module, whose import takes as long as a command.
+    """
     function = _ctypes.dlsym(_ctypes.dlopen(None, 0), name)
     if _ctypes.call_function(function, arguments):
         raise OSError(f"{name} is refused")
@@ -318,7 +321,10 @@ def kill_group(pid):
 
 
 def kill_everything():
-    """SIGKILL to every process of the namespace, and of those inside it, but this one and the first."""
+    """SIGKILL to every process of the namespace, and of those inside it, but this one and the first.
+
+    Raises SystemExit outside of a namespace of its own.
+    """
     if os.getpid() > 9:
         raise SystemExit("not in a namespace of its own")
     try:  # noqa: SIM105

@@ -36,6 +36,8 @@ class LengthGeneralization(Callback):
     and in `test`: `lengths` on test problems, as a table, metrics.json, curve.png, and in TensorBoard. A run whose loss
     or weights are no numbers at the end is `diverged` there, such a `train_loss` null; its records count as any do.
 
+    Raises UserError for a setting that is not possible.
+
     Args:
         lengths: of the final evaluation, growing; in the task's own unit (digits)
         problems: problems at each length, for each variant of the task
