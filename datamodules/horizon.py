@@ -43,8 +43,10 @@ class Horizon:
     phases: dict[str, int]
 
 
-def horizon(trajectories: Sequence[Trajectory], vocabulary: Vocabulary) -> Horizon:
+def horizon(trajectories: Sequence[Trajectory], vocabulary: Vocabulary, own: Sequence[bool] | None = None) -> Horizon:
     """Horizon of a set of trajectories. A context ends at the start of its trajectory, which is seen as such.
+
+    own: which trajectories' predicted tokens are asked for, held against the contexts of all; None: all
 
     Contexts of 1, 2, 4, ... tokens get numbers by pairing those of half the length, exactly (no hashing), and the
     largest ambiguous length is found bit by bit: O(N log N log L) for N tokens in trajectories of at most L.
@@ -56,6 +58,14 @@ def horizon(trajectories: Sequence[Trajectory], vocabulary: Vocabulary) -> Horiz
     # Every predicted token but a trajectory's first; what stands before place i ends at `last[i]`.
     predicted = np.flatnonzero(np.isin(kinds, list(PREDICTED)) & (position > 0))
     last, following = predicted - 1, tokens[predicted]
+    asked = np.repeat(np.ones(len(lengths), bool) if own is None else np.asarray(own), lengths)[predicted]
+
+    if not asked.any():
+        return Horizon(0, None, {})
+
+    def undetermined(contexts: np.ndarray) -> np.ndarray:
+        """Which predicted tokens that are asked for are not determined by the contexts before them."""
+        return _ambiguous(contexts[last], following) & asked
 
     def back(numbers: np.ndarray, steps: int) -> np.ndarray:
         """Number of the context that ends `steps` before each place; 0 beyond the start of its trajectory."""
@@ -67,15 +77,15 @@ def horizon(trajectories: Sequence[Trajectory], vocabulary: Vocabulary) -> Horiz
     doubled = [tokens]
     while 2 ** len(doubled) <= max(lengths):
         doubled.append(_pair(doubled[-1], back(doubled[-1], 2 ** (len(doubled) - 1))))
-    if not _ambiguous(np.zeros_like(following), following).any():
+    if not undetermined(np.zeros_like(tokens)).any():
         return Horizon(0, None, {})
     known = 0  # the largest number of tokens that is known to be ambiguous, and the contexts of that length
     contexts = np.zeros_like(tokens)
     for exponent in reversed(range(len(doubled))):
         longer = _pair(contexts, back(doubled[exponent], known))
-        if _ambiguous(longer[last], following).any():
+        if undetermined(longer).any():
             known, contexts = known + 2**exponent, longer
-    wrong = _ambiguous(contexts[last], following)
+    wrong = undetermined(contexts)
     starts = np.concatenate([[0], np.cumsum(lengths)])
 
     def phase(place: int) -> str:
@@ -87,8 +97,8 @@ def horizon(trajectories: Sequence[Trajectory], vocabulary: Vocabulary) -> Horiz
         return tuple(vocabulary.decode(tokens[first:place] - 1))
 
     places = predicted[wrong]
-    clashing = places[contexts[places - 1] == contexts[places[0] - 1]]
-    pair = int(clashing[0]), int(clashing[tokens[clashing] != tokens[clashing[0]]][0])
+    clashing = predicted[contexts[last] == contexts[places[0] - 1]]
+    pair = int(places[0]), int(clashing[tokens[clashing] != tokens[places[0]]][0])
     clash = Clash(tuple(map(before, pair)), tuple(vocabulary.decode(tokens[list(pair)] - 1)), tuple(map(phase, pair)))
     return Horizon(known + 1, clash, dict(Counter(phase(int(place)) for place in places).most_common()))
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from datamodules.horizon import verdict
 from lightning_modules.evaluation.evaluate import check_lengths
-from lightning_modules.evaluation.horizons import analysis_table, clash_text, horizons
+from lightning_modules.evaluation.horizons import analysis_table, by_variant, clash_text, horizons
 from lightning_modules.evaluation.metrics import write_metrics
 from lightning_modules.evaluation.plots import horizon_figure, save_figure
 from lightning_modules.provenance import origin
@@ -21,7 +21,7 @@ def analyze(run: Run, lengths: list[int] = [5, 10, 20, 50, 100, 200], problems: 
 
     Args:
         run: its task; it need not be trained
-        lengths: of the problems, growing; the horizon is that of all trajectories up to each length together
+        lengths: of the problems, growing; the horizon is that of all trajectories up to each length, of each variant
         problems: validation problems of each length and variant
         folder: where the table and the plot go
     """
@@ -35,15 +35,18 @@ def analyze(run: Run, lengths: list[int] = [5, 10, 20, 50, 100, 200], problems: 
     console = Console(emoji=False)
     for row in horizons(task, lengths, problems, run.data.evaluation_seed):
         rows.append(row)
-        console.print(f"[dim]{row['length']:,}: {row['horizon']:,} tokens[/dim]")
-    reached = [row["horizon"] for row in rows]
+        what = " ".join(filter(None, (row["variant"], f"{row['length']:,}")))
+        console.print(f"[dim]{what}: {row['horizon']:,} tokens[/dim]")
+    reached = by_variant(rows)
     console.print(analysis_table(rows, f"horizon of {name}"))
-    result = verdict(lengths, reached)
-    console.print(f"verdict: {result}", f"the worst decision at {lengths[-1]:,}:", clash_text(rows[-1]), sep="\n",
-                  markup=False, highlight=False)
+    verdicts = {variant: verdict(list(line), list(line.values())) for variant, line in reached.items()}
+    for variant, result in verdicts.items():
+        worst = next(row for row in reversed(rows) if row["variant"] == variant)
+        console.print(f"{' '.join(filter(None, ('verdict', variant)))}: {result}",
+                      f"the worst decision at {worst['length']:,}:", clash_text(worst), sep="\n", markup=False,
+                      highlight=False)
     stem = Path(folder) / name.replace(", ", "_")
     write_metrics(stem.with_suffix(".json"), rows, **origin(torch.device("cpu")), task=task.name,
-                  setting=task.setting, style=task.style, problems=problems, verdict=result)
-    save_figure(horizon_figure(lengths, reached, task.max_length, f"{name}: {result.split(':')[0]}"),
-                stem.with_suffix(".png"))
+                  setting=task.setting, style=task.style, problems=problems, verdicts=verdicts)
+    save_figure(horizon_figure(reached, task.max_length, name), stem.with_suffix(".png"))
     console.print(f"{stem}.json, {stem}.png")

@@ -11,38 +11,53 @@ from datamodules.trajectory import Trajectory
 
 
 def horizons(task: Task, lengths: Sequence[int], problems: int, seed: int) -> Iterator[dict[str, Any]]:
-    """A row a length: `horizon` of the trajectories up to that length together, the rest of that length alone.
+    """A row for each length and variant: `horizon` of the variant's own trajectories up to that length, held against
+    the contexts of all variants' (which training mixes); the rest of that length alone.
 
     problems: validation problems of each length and variant
     """
-    vocabulary, all_so_far = task.vocabulary(), []
+    vocabulary, all_so_far, variants = task.vocabulary(), [], []
     for length in lengths:
         task.check_length(length)
-        here: list[Trajectory] = [task.record(task.problem("validation", seed, length, index, variant))
-                                  for variant in task.variants_at(length) for index in range(problems)]
-        all_so_far += here
-        found = horizon(all_so_far, vocabulary)
-        row = {"length": length, "horizon": found.horizon, "phases": found.phases, "clash": None,
-               "tokens": sum(len(t.tokens) for t in here) / len(here),
-               "turns": sum(t.turns() for t in here) / len(here), "shares": kind_shares(here)}
-        if found.clash:
-            row["clash"] = {"contexts": [" ".join(c[-40:]) for c in found.clash.contexts],
-                            "following": list(found.clash.following), "phases": list(found.clash.phases)}
-        yield row
+        here: dict[str, list[Trajectory]] = {
+            variant: [task.record(task.problem("validation", seed, length, index, variant))
+                      for index in range(problems)] for variant in task.variants_at(length)}
+        for variant, trajectories in here.items():
+            all_so_far += trajectories
+            variants += [variant] * len(trajectories)
+        for variant, trajectories in here.items():
+            found = horizon(all_so_far, vocabulary, [other == variant for other in variants])
+            row = {"length": length, "variant": variant, "horizon": found.horizon, "phases": found.phases,
+                   "clash": None, "tokens": sum(len(t.tokens) for t in trajectories) / len(trajectories),
+                   "turns": sum(t.turns() for t in trajectories) / len(trajectories),
+                   "shares": kind_shares(trajectories)}
+            if found.clash:
+                row["clash"] = {"contexts": [" ".join(c[-40:]) for c in found.clash.contexts],
+                                "following": list(found.clash.following), "phases": list(found.clash.phases)}
+            yield row
+
+
+def by_variant(rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, int]]:
+    """Variant -> length -> horizon, of rows of `horizons`."""
+    found: dict[str, dict[int, int]] = {}
+    for row in rows:
+        found.setdefault(row["variant"], {})[row["length"]] = row["horizon"]
+    return found
 
 
 def analysis_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
-    """The rows for a person: one line a length, the phases of the worst decisions by how often they occur."""
-    table = Table(title=title, title_justify="left")
-    for name in ("length", "horizon", "tokens", "turns"):
-        table.add_column(name, justify="right")
+    """The rows for a person: one line a length and variant, the phases of the worst decisions by how often they
+    occur."""
+    table, several = Table(title=title, title_justify="left"), any(row["variant"] for row in rows)
+    for name in (*(["variant"] if several else []), "length", "horizon", "tokens", "turns"):
+        table.add_column(name, justify="left" if name == "variant" else "right")
     table.add_column("where the worst decisions are")
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["variant"]):
         phases = ", ".join(f"{phase} ({count})" for phase, count in list(row["phases"].items())[:3])
-        table.add_row(f"{row['length']:,}", f"{row['horizon']:,}", f"{row['tokens']:,.0f}", f"{row['turns']:,.0f}",
-                      phases)
+        table.add_row(*([row["variant"]] if several else []), f"{row['length']:,}", f"{row['horizon']:,}",
+                      f"{row['tokens']:,.0f}", f"{row['turns']:,.0f}", phases)
     shares = ", ".join(f"{kind} {share:.1%}" for kind, share in rows[-1]["shares"].items())
-    table.caption = f"at {rows[-1]['length']:,}: {shares}"
+    table.caption = f"at {' '.join(filter(None, (rows[-1]['variant'], format(rows[-1]['length'], ','))))}: {shares}"
     return table
 
 

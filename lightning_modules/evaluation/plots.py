@@ -59,23 +59,26 @@ def accuracy_figure(records: Iterable[Record], train_length: int | None = None, 
     return figure
 
 
-def horizon_figure(lengths: Sequence[int], horizons: Sequence[int], train_length: int, title: str) -> Figure:
+def horizon_figure(lines: Mapping[str, Mapping[int, int]], train_length: int, title: str) -> Figure:
     """Horizon in tokens against problem length, both on log scales.
 
+    lines:        variant -> length -> horizon
     train_length: largest length of the training data, marked by a vertical line
     """
     figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    axes = figure.add_subplot()
-    axes.plot(lengths, horizons, color=COLOURS[0], marker=MARKERS[0], linewidth=2, markeredgecolor="white",
-              markeredgewidth=0.6, clip_on=False, zorder=3)  # fmt: skip
+    axes, lengths = figure.add_subplot(), sorted({length for line in lines.values() for length in line})
+    for i, (variant, line) in enumerate(lines.items()):
+        axes.plot(list(line), list(line.values()), color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
+                  linestyle=DASHES[i % len(DASHES)], linewidth=2, markeredgecolor="white", markeredgewidth=0.6,
+                  clip_on=False, zorder=3, label=variant)
     style_axes(axes, lengths, train_length, limits([*lengths, train_length]))
     axes.set_yscale("log")
-    axes.set_ylim(1, 10 ** math.ceil(math.log10(max(horizons) + 1)))
+    axes.set_ylim(1, 10 ** math.ceil(math.log10(max(max(line.values()) for line in lines.values()) + 1)))
     axes.yaxis.set_major_formatter(lambda value, _: short_number(round(value)))
     axes.set_ylabel("horizon (tokens)")
     mark_training(axes, train_length)
-    write_head(axes, title, 1, True)
+    write_head(axes, title, len(lines), True)
     return figure
 
 

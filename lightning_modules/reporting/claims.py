@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -109,36 +110,79 @@ def below(row: dict[str, Any], style: str) -> bool:
     return tried is None or round(100 * median(curve.at(tried))) < int(numbers[2])
 
 
-def reaches_by_horizon(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) \
-        -> list[tuple[str, str, list[tuple[float, float]]]]:
-    """(task with its horizon, kind of horizon, (reach, largest length tried) of every run) of Mambas, the kinds in the
-    order of `KINDS`, the lengths as multiples of the training length; reach: at least 90% at every length up to it."""
-    lines: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """One trained Mamba, what its variant's horizon is, and how far it gets.
+
+    kind:    one of `KINDS`; tokens: the horizon at the largest length that was analysed
+    curve, seed: which one it is; seed is its place in the curve
+    exact:   the largest length up to which every problem of every length is exact; tried: the largest length tried
+    """
+
+    kind: str
+    tokens: int
+    curve: Curve
+    seed: int
+    exact: int
+    tried: int
+
+    @property
+    def label(self) -> str:
+        """Kind of problem, with its horizon."""
+        c = self.curve
+        return ", ".join(filter(None, (c.task, c.variant, c.style))) + f" ({self.tokens})"
+
+
+def horizon_of(curve: Curve, horizons: Sequence[dict[str, Any]]) -> tuple[str, int] | None:
+    """A curve's verdict and horizon: of its own variant, against the contexts of all variants of the task."""
     for content in horizons:
-        tokens = content["records"][-1]["horizon"]
-        kind = KINDS[2 if content["verdict"].startswith("growing") else tokens > SHORT]
-        for c in everything:
-            if (c.task, c.setting, c.style) == (content["task"], content["setting"], content["style"]) and c.trained \
-                    and c.backbone.startswith("mamba ") and c.experiment == f"{c.task}_{c.trained}":
-                name = ", ".join(filter(None, (c.task, c.variant, c.style))) + f" ({tokens})"
-                lines[name, kind] += [(reach / c.trained, max(one) / c.trained)
-                                      for reach, one in zip(c.steady(0.9), c.exact, strict=True)]
-    return sorted(((name, kind, runs) for (name, kind), runs in lines.items()), key=lambda r: (KINDS.index(r[1]), r[0]))
+        if (curve.task, curve.setting, curve.style) == (content["task"], content["setting"], content["style"]):
+            own = [row["horizon"] for row in content["records"] if row["variant"] == curve.variant]
+            if own and curve.variant in content["verdicts"]:
+                return content["verdicts"][curve.variant], own[-1]
+    return None
+
+
+def reached_by_horizon(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) -> list[Reached]:
+    """Every trained Mamba whose task's horizon is known, in the order of `KINDS`."""
+    found = []
+    for c in everything:
+        if c.trained and c.backbone.startswith("mamba ") and c.experiment == f"{c.task}_{c.trained}" \
+                and (known := horizon_of(c, horizons)):
+            verdict, tokens = known
+            kind = KINDS[2 if verdict.startswith("growing") else tokens > SHORT]
+            found += [Reached(kind, tokens, c, seed, exact, max(one))
+                      for seed, (exact, one) in enumerate(zip(c.exact_to(), c.exact, strict=True))]
+    return sorted(found, key=lambda r: (KINDS.index(r.kind), r.label))
 
 
 def horizon_claims(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) -> list[str]:
-    """For each kind of horizon, how far the runs get that master the training length; the others say nothing of it."""
-    kinds: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for _, kind, runs in reaches_by_horizon(everything, horizons):
-        kinds[kind] += runs
-    parts = []
-    for kind, runs in kinds.items():
-        if learnt := [(reach, most) for reach, most in runs if reach >= 1]:
-            parts.append(f"{kind}: {sum(reach >= most for reach, most in learnt)} of {len(learnt)} runs get to the "
-                         f"largest length tried, median {median(reach for reach, _ in learnt):.3g} times the training "
-                         f"length (and {len(runs) - len(learnt)} do not master the training length)")
-    return [f"Horizon, known without training, against the reach of trained Mambas: {'; '.join(parts)}."] \
-        if parts else []
+    """For each kind of horizon, how far the models get that master the training length, and the exceptions by name."""
+    kinds: defaultdict[str, list[Reached]] = defaultdict(list)
+    for one in reached_by_horizon(everything, horizons):
+        kinds[one.kind].append(one)
+    lines = []
+    for kind, models in kinds.items():
+        learnt = [one for one in models if one.exact >= one.curve.trained]
+        far, short = ([one for one in learnt if (one.exact >= one.tried) is whole] for whole in (True, False))
+        named, what = (far, "those that are") if kind == KINDS[2] else (short, "those that are not")
+        if learnt:
+            lines.append(f"Horizon {kind}, known without training: of {len(learnt)} trained Mambas that are exact up "
+                         f"to the training length, {len(far)} are exact up to the largest length tried "
+                         f"({len(models) - len(learnt)} more are not exact at the training length)"
+                         + (f"; {what}: {'; '.join(exceptions(named))}" if named else "") + ".")
+    return lines
+
+
+def exceptions(models: Sequence[Reached]) -> list[str]:
+    """The models by name, those of one recipe together, each with how far it is exact and the largest length tried."""
+    recipes: defaultdict[str, list[Reached]] = defaultdict(list)
+    for one in models:
+        c = one.curve
+        recipes[f"{' '.join(filter(None, (c.task, c.variant)))} {c.recipe}"].append(one)
+    return [f"{name} (seed{'s' * (len(found) > 1)} "
+            + ", ".join(f"{one.curve.seed_of(one.seed)}: {one.exact:,} of {one.tried:,}" for one in found) + ")"
+            for name, found in recipes.items()]
 
 
 def noise_claims(everything: Sequence[Curve]) -> list[str]:

@@ -125,7 +125,8 @@ def reach_figure(rows: Sequence[tuple[str, str, Sequence[tuple[float, float]]]])
     """How far trained models get, a line for each kind of trajectory; each point is one training run.
 
     rows: (label, kind of horizon, (reach, largest length tried) of each run), the lengths as multiples of the training
-          length. Lines are sorted by kind, in the order in which the kinds come up; a kind has one colour and marker.
+          length; an arrow where the two are equal, since the limit is not known then. Lines are sorted by kind, in the
+          order in which the kinds come up; a kind has one colour and marker.
     """
     kinds = list(dict.fromkeys(kind for _, kind, _ in rows))
     rows = sorted(rows, key=lambda row: -kinds.index(row[1]))
@@ -143,6 +144,9 @@ def reach_figure(rows: Sequence[tuple[str, str, Sequence[tuple[float, float]]]])
                       markersize=5.5, markeredgecolor="white", markeredgewidth=0.5, zorder=3, clip_on=False,
                       label=None if kind in shown else kind)  # fmt: skip
             shown.append(kind)
+            censored = sum(reach == tried == value for reach, tried in runs)
+            axes.plot([1.22 * value] * censored, places[:censored], marker=5, linestyle="", color="0.35",
+                      markersize=3.5, zorder=3, clip_on=False)  # 5: a caret to the right
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}\N{MULTIPLICATION SIGN}")

@@ -16,10 +16,11 @@ from lightning_modules.reporting.claims import (
     STYLES,
     below,
     headline,
+    horizon_of,
     longest,
     paper_rows,
     reach_text,
-    reaches_by_horizon,
+    reached_by_horizon,
     summary,
 )
 from lightning_modules.reporting.plots import growth_figure, reach_figure, seeds_figure
@@ -28,7 +29,7 @@ from lightning_modules.runs.sweep import read_sweep
 from tools import UserError
 from tools.files import atomic_path
 
-HORIZON = ("task", "setting", "style", "verdict"), ("horizon", "length", "phases")
+HORIZON = ("task", "setting", "style", "verdicts"), ("horizon", "length", "variant", "phases")
 """What a file of `analyze` has, and each of its records."""
 
 NOTHING, TO = "\N{EM DASH}", "\N{EN DASH}"
@@ -54,7 +55,8 @@ def report(results: str = "results", out: str = "docs/results.md", queue: str = 
             f"hand. Every file holds its command, commit, device, versions and seed, and stands under "
             f"[Experiments](#experiments). *Exact match*: the whole trajectory is the reference's, every command and "
             f"thought. Several seeds are given as median (lowest{TO}highest); no seed is left out. "
-            f"`n -> m (p%)`, as in the paper: trained up to n, exact match p at m, the largest m with at least 5%.", ""]
+            f"`n -> m (p%)`, as in the paper: trained up to n, exact match p at m, the largest m with at least 5%, "
+            f"which is called the *reach*.", ""]
     page += summary(everything, rows, horizons)
     page += paper_section(rows)
     page += below_section(rows, horizons)
@@ -114,8 +116,7 @@ def below_section(rows: Sequence[dict[str, Any]], horizons: Sequence[dict[str, A
             if not below(row, style):
                 continue
             curve = row["ours"][style][0]
-            verdict = next((h["verdict"] for h in horizons if (h["task"], h["setting"], h["style"]) == (
-                curve.task, curve.setting, style)), None)
+            verdict = (horizon_of(curve, horizons) or (None,))[0]
             lines.append(f"- **{row['what']}, {row['backbone']}, style {style}**: {headline(curve)} ({curve.recipe}); "
                          f"the paper: {row['paper']}. First errors in {phases(curve.errors)}"
                          + (f"; horizon {verdict}." if verdict else "."))
@@ -145,22 +146,28 @@ def horizon_section(everything: Sequence[Curve], horizons: Sequence[dict[str, An
     """Horizons of all tasks, which need no training, and how far trained models get beside them."""
     if not horizons:
         return []
-    rows = [[h["task"], h["setting"], h["style"], h["verdict"],
-             ", ".join(f"{r['horizon']} at {r['length']}" for r in h["records"]),
-             ", ".join(list(h["records"][-1]["phases"])[:2])] for h in horizons]
-    lines = reaches_by_horizon(everything, horizons)
+    rows = [[h["task"], variant or NOTHING, h["setting"], h["style"], verdict,
+             ", ".join(f"{r['horizon']} at {r['length']}" for r in own),
+             ", ".join(list(own[-1]["phases"])[:2])]
+            for h in horizons for variant, verdict in h["verdicts"].items()
+            if (own := [r for r in h["records"] if r["variant"] == variant])]
+    lines: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for one in reached_by_horizon(everything, horizons):
+        lines[one.label, one.kind].append((one.exact / one.curve.trained, one.tried / one.curve.trained))
     page = ["## Horizon", "",
             "How many tokens back one must look to know every token that a model has to predict "
-            "(`python run.py analyze`), on validation problems up to each length; no training.", ""]
+            "(`python run.py analyze`), on validation problems up to each length; no training. A variant's is that of "
+            "its own tokens, against what stands before the tokens of all variants, which training mixes.", ""]
     if lines:
-        save_figure(reach_figure(lines), figures / "horizon_reach.png")
+        save_figure(reach_figure([(label, kind, runs) for (label, kind), runs in lines.items()]),
+                    figures / "horizon_reach.png")
         page += ["![horizon and reach](figures/horizon_reach.png)", "",
-                 "Each point is a trained Mamba, every recipe and every seed: the largest length up to which at least "
-                 "90% of the problems of every length are exact. In brackets the horizon, in tokens, at the largest "
-                 "length that was analysed; *bounded* includes horizons that still grow, but slower than any power of "
-                 "the length.", ""]
+                 "Each point is a trained Mamba, every recipe and every seed: the largest length up to which every "
+                 "problem of every length is exact; an arrow where nothing longer was tried. In brackets the horizon, "
+                 "in tokens, at the largest length that was analysed; *bounded* includes horizons that still grow, but "
+                 "slower than any power of the length.", ""]
     return [*page, "<details><summary>horizons of all tasks</summary>", "",
-            *table(["task", "setting", "style", "verdict", "horizon (tokens)", "worst decisions in"], rows),
+            *table(["task", "variant", "setting", "style", "verdict", "horizon (tokens)", "worst decisions in"], rows),
             "</details>", ""]
 
 
@@ -178,11 +185,11 @@ def growth_section(everything: Sequence[Curve], figures: Path) -> list[str]:
         if not c.trained:
             continue
         if scaling:
-            by_length[scaling[1]][", ".join(filter(None, (c.recipe, c.variant)))][c.trained] = c.steady(0.9)
+            by_length[scaling[1]][", ".join(filter(None, (c.recipe, c.variant)))][c.trained] = c.exact_to()
         elif steps:
             rest = (c.recipe[: steps.start()] + c.recipe[steps.end() :]).strip("_")
             where = re.sub(r"_(steps_)?\d+$", "", c.experiment) + (f", {c.variant}" if c.variant else "")
-            by_steps[where][", ".join(filter(None, (rest, f"up to {c.trained}")))][int(steps[1])] = c.steady(0.9)
+            by_steps[where][", ".join(filter(None, (rest, f"up to {c.trained}")))][int(steps[1])] = c.exact_to()
     page = []
     for groups, what in ((by_length, "training length"), (by_steps, "training steps")):
         for name, recipes in groups.items():
@@ -199,7 +206,7 @@ def growth_section(everything: Sequence[Curve], figures: Path) -> list[str]:
             page += [*table(["recipe", *(f"{x:,}" for x in xs)],
                             [[label, *(counts(line.get(x)) for x in xs)] for label, line in lines.items()])]
     return ["## Reach against training", "",
-            "The largest length up to which at least 90% of the problems of every length are exact.", "", *page] \
+            "The largest length up to which every problem of every length is exact.", "", *page] \
         if page else []
 
 
@@ -209,7 +216,7 @@ def training_section(everything: Sequence[Curve], figures: Path) -> list[str]:
     rows = []
     for c in everything:
         tokens = [run.facts["train_tokens"] for run in c.runs if run.facts.get("train_tokens")]
-        alone = c.trained and re.fullmatch(rf"{c.task}_\d+", c.experiment) and c.evaluator != "rollout"
+        alone = c.trained and re.fullmatch(rf"{c.task}_\d+", c.experiment) and c.task not in PASSES
         if alone and tokens and (c.style, c.setting) == ("paper", "interactive"):
             size = max(run.facts.get("parameters") or 0 for run in c.runs)
             rows.append((c.task, c.variant, c.backbone.partition(" ")[0], size, median(tokens), c))
@@ -222,7 +229,7 @@ def training_section(everything: Sequence[Curve], figures: Path) -> list[str]:
     for task, variant, _, size, _, c in mambas:
         # Of the same shape, those of one task have a few parameters more than those of another, for its vocabulary.
         line, about = lines[f"{task} {variant}".strip()], int(float(f"{size:.1e}"))
-        line[about] = max(line.get(about, []), c.steady(0.9), key=lambda reaches: median(reaches or [-1]))
+        line[about] = max(line.get(about, []), c.exact_to(), key=lambda reaches: median(reaches or [-1]))
     lines = {label: line for label, line in lines.items() if len(line) > 2}
     page = []
     if lines:
@@ -232,10 +239,10 @@ def training_section(everything: Sequence[Curve], figures: Path) -> list[str]:
                     path)
         page = [f"![reach against size](figures/{path.name})", ""]
     return ["### Style paper: reach against size and training tokens", "",
-            "The largest length up to which at least 90% of the problems of every length are exact.", "", *page,
+            "The largest length up to which every problem of every length is exact.", "", *page,
             *table(["task", "model", "recipe", "parameters", "training tokens", "seeds", "reach"],
                    [[f"{task} {variant}".strip(), c.backbone, c.recipe, f"{size:,}" if size else NOTHING,
-                     f"{tokens:,.0f}", seeds(c.runs), counts(c.steady(0.9))]
+                     f"{tokens:,.0f}", seeds(c.runs), counts(c.exact_to())]
                     for task, variant, _, size, tokens, c in rows])] if rows else []
 
 
@@ -343,7 +350,7 @@ def counts(values: Sequence[int] | None) -> str:
 
 def reached(curve: Curve) -> str:
     """Median reach, lowest and highest; and up to which length all seeds are exact on all problems."""
-    return f"{counts([reach for reach, _ in curve.reaches()])}; all seeds at 100% to {min(curve.steady()):,}"
+    return f"{counts([reach for reach, _ in curve.reaches()])}; all seeds at 100% to {min(curve.exact_to()):,}"
 
 
 def best(curve: Curve) -> str:

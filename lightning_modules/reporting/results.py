@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One recipe on one kind of problem, over its seeds.
+    """One recipe on one kind of problem, over its seeds; a trained model stands in it once, whatever evaluated it.
 
-    evaluator: `rollout`, `verify`, or both where they agree
-    runs:      one for each seed
-    exact:     for each run, length -> exact match; 0 beyond a length where it had none and stopped
+    evaluator: `rollout`, `verify`, or both, with how many seeds an evaluator has where that is not all, and the
+               lengths at which the two differ, if any
+    runs:      the files of results, one or two (rollouts apart) for each seed
+    exact:     for each seed, length -> exact match, of rollouts where there are any; 0 beyond a length where it had
+               none and stopped
     problems:  length -> number of problems
     tokens:    length -> mean tokens of a trajectory
     errors:    phases of the first errors, each run at its first length that is not all exact
@@ -76,6 +78,10 @@ class Curve:
         """Largest training length, by the folder's name or else by the runs' own; None if neither tells."""
         return trained(self.experiment) or trained(str(self.runs[0].facts.get("experiment")))
 
+    def seed_of(self, place: int) -> Any:
+        """The seed whose exact match stands at a place of `exact`."""
+        return list(dict.fromkeys(run.facts.get("seed", run.name) for run in self.runs))[place]
+
     def at(self, length: int) -> list[float]:
         """Exact match at a length, of the runs that tried it or had failed before it."""
         return [one[length] for one in self.exact if length in one]
@@ -88,13 +94,13 @@ class Curve:
         n = self.problems[length]
         return wilson_interval(round(values[0] * n), n)
 
-    def steady(self, share: float = 1.0) -> list[int]:
-        """Of each run, the largest length up to which it is exact on at least a share of the problems of each; or 0."""
+    def exact_to(self) -> list[int]:
+        """Of each seed, the largest length up to which every problem of every length is exact; or 0."""
         result = []
         for one in self.exact:
             reached = 0
             for length in sorted(one):
-                if one[length] < share:
+                if one[length] < 1:
                     break
                 reached = length
             result.append(reached)
@@ -110,9 +116,10 @@ class Curve:
             result = length, len(values)
         return result
 
-    def reaches(self, threshold: float = 0.05) -> list[tuple[int, float]]:
-        """Of each run, the paper's number: the largest length with at least 5% exact and the share there; or (0, 0)."""
-        return sorted(max(((n, e) for n, e in one.items() if e >= threshold), default=(0, 0.0)) for one in self.exact)
+    def reaches(self) -> list[tuple[int, float]]:
+        """The reach of each seed, sorted: the paper's number, the largest length with at least 5% exact and the share
+        there; or (0, 0)."""
+        return sorted(max(((n, e) for n, e in one.items() if e >= 0.05), default=(0, 0.0)) for one in self.exact)
 
     def median_reach(self) -> tuple[int, float]:
         """Of the seed in the middle, the lower one of two."""
@@ -160,54 +167,47 @@ def read_results(path: Path, facts: Iterable[str] = (), names: Iterable[str] = (
 
 
 def curves(runs: Iterable[Run]) -> list[Curve]:
-    """The runs' records by recipe (the file's name without its seed) and kind of problem; evaluators that agree at
-    every length that both tried are one curve."""
-    cells: defaultdict[tuple[str, ...], list[tuple[Run, list[Record]]]] = defaultdict(list)
+    """The runs' records by recipe (the file's name without its seed) and kind of problem.
+
+    Raises UserError where two files give one model's exact match at one length, by one evaluator.
+    """
+    cells: defaultdict[tuple[str, ...], defaultdict[Any, list[tuple[Run, Record]]]] = defaultdict(
+        lambda: defaultdict(list))
     for run in runs:
-        parts: defaultdict[tuple[str, ...], list[Record]] = defaultdict(list)
+        recipe, seed = SEED.sub("", run.name), run.facts.get("seed", run.name)
         for record in run.records:
-            parts[tuple(record[k] for k in ("task", "variant", "setting", "style", "evaluator"))].append(record)
-        for kind, records in parts.items():
-            backbone = run.facts.get("backbone", "")
-            cells[(run.experiment, SEED.sub("", run.name), *kind, backbone)].append((run, records))
-    result: list[Curve] = []
-    for curve in (_curve(key, members) for key, members in cells.items()):
-        other = next((i for i, o in enumerate(result) if _agree(o, curve)), None)
-        if other is None:
-            result.append(curve)
-        else:
-            result[other] = _merged(result[other], curve)
-    return result
+            kind = [record[key] for key in ("task", "variant", "setting", "style")]
+            cells[(run.experiment, recipe, *kind, run.facts.get("backbone", ""))][seed].append((run, record))
+    return [_curve(key, seeds) for key, seeds in cells.items()]
 
 
-def _curve(key: Sequence[str], members: Sequence[tuple[Run, list[Record]]]) -> Curve:
-    exact, problems, tokens, errors = [], {}, {}, Counter()
-    lengths = sorted({r["length"] for _, records in members for r in records})
-    for _, records in members:
-        records = sorted(records, key=lambda r: r["length"])
-        one = {r["length"]: r["exact_match"] for r in records}
-        if records and not records[-1]["exact_match"]:  # longer ones are not tried then
+def _curve(key: Sequence[str], seeds: Mapping[Any, Sequence[tuple[Run, Record]]]) -> Curve:
+    *names, backbone = key
+    exact, problems, tokens, errors, evaluators, files, differ = [], {}, {}, Counter(), Counter(), {}, set()
+    lengths = sorted({record["length"] for found in seeds.values() for _, record in found})
+    for found in seeds.values():
+        by_length: dict[int, Record] = {}
+        # Rollouts, the truth, last: they stand where both are.
+        for run, record in sorted(found, key=lambda pair: (pair[1]["evaluator"] == "rollout", pair[1]["length"])):
+            before = by_length.get(record["length"])
+            if before is not None and before["evaluator"] == record["evaluator"]:
+                raise UserError(f"{run.experiment}/{run.name} has a second result of seed {run.facts.get('seed')} at "
+                                f"length {record['length']:,}: remove one of the two files")
+            if before is not None and before["exact_match"] != record["exact_match"]:
+                differ.add(record["length"])
+            by_length[record["length"]] = record
+            files[run.name] = run
+        evaluators.update({record["evaluator"] for _, record in found})
+        records = [by_length[length] for length in sorted(by_length)]
+        one = {record["length"]: record["exact_match"] for record in records}
+        if not records[-1]["exact_match"]:  # longer ones are not tried then
             one |= {n: 0.0 for n in lengths if n > records[-1]["length"]}
         exact.append(one)
-        problems |= {r["length"]: r["problems"] for r in records}
-        tokens |= {r["length"]: r.get("tokens") or 0 for r in records}
-        if failing := next((r for r in records if r["exact_match"] < 1), None):
+        problems |= {record["length"]: record["problems"] for record in records}
+        tokens |= {record["length"]: record.get("tokens") or 0 for record in records}
+        if failing := next((record for record in records if record["exact_match"] < 1), None):
             errors.update(failing["first_error_phases"])
-    return Curve(*key, tuple(run for run, _ in members), tuple(exact), problems, tokens, errors)
-
-
-def _agree(a: Curve, b: Curve) -> bool:
-    same = all(getattr(a, k) == getattr(b, k) for k in ("experiment", "recipe", "task", "variant", "setting", "style",
-                                                        "backbone"))
-    return same and [r.facts.get("seed") for r in a.runs] == [r.facts.get("seed") for r in b.runs] and all(
-        x[n] == y[n] for x, y in zip(a.exact, b.exact, strict=True) for n in x.keys() & y.keys())
-
-
-def _merged(a: Curve, b: Curve) -> Curve:
-    longer = max(a, b, key=lambda c: len(c.lengths))
-    exact = tuple(x | y for x, y in zip(a.exact, b.exact, strict=True))
-    names = sorted({r.name for r in a.runs}) == sorted({r.name for r in b.runs})
-    return Curve(*(getattr(a, k) for k in ("experiment", "recipe", "task", "variant", "setting", "style")),
-                 f"{a.evaluator}, {b.evaluator}", a.backbone, a.runs if names else (*a.runs, *b.runs), exact,
-                 b.problems | a.problems, b.tokens | a.tokens, longer.errors)
-
+    evaluator = ", ".join(name + (f" ({count} of {len(seeds)} seeds)" if count < len(seeds) else "")
+                          for name, count in sorted(evaluators.items()))
+    evaluator += "; they differ at " + ", ".join(f"{length:,}" for length in sorted(differ)) if differ else ""
+    return Curve(*names, evaluator, backbone, tuple(files.values()), tuple(exact), problems, tokens, errors)

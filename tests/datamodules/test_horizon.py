@@ -3,22 +3,25 @@ import random
 import pytest
 
 from datamodules.horizon import horizon, verdict
-from datamodules.tasks import Addition, Copy, Sort
+from datamodules.tasks import Addition, Copy, Multiplication, Sort
 from datamodules.tokens import PREDICTED
 from datamodules.trajectory import Trajectory
 from datamodules.vocabulary import Vocabulary
+from lightning_modules.evaluation.horizons import by_variant, horizons
 
 
-def by_force(trajectories):
+def by_force(trajectories, own=None):
     """The definition, word by word."""
+    own = own or [True] * len(trajectories)
     for k in range(max(len(t.tokens) for t in trajectories) + 1):
-        seen, determined = {}, True
-        for t in trajectories:
+        following, asked = {}, set()
+        for t, is_asked in zip(trajectories, own, strict=True):
             for i, kind in enumerate(t.kinds):
                 if kind in PREDICTED and i:
                     context = tuple(t.tokens[max(0, i - k) : i]) if i >= k else ("start", *t.tokens[:i])
-                    determined &= seen.setdefault(context, t.tokens[i]) == t.tokens[i]
-        if determined:
+                    following.setdefault(context, set()).add(t.tokens[i])
+                    asked |= {context} if is_asked else set()
+        if all(len(following[context]) == 1 for context in asked):
             return k
     return None
 
@@ -42,6 +45,30 @@ def test_random_tokens_equal_the_definition():
             assert horizon(chosen, vocabulary).horizon == expected
 
 
+def test_a_part_is_held_against_the_contexts_of_all():
+    rng, vocabulary, larger = random.Random(2), Vocabulary("abc"), 0
+    for _ in range(100):
+        chosen = []
+        for _ in range(4):
+            size = rng.randint(2, 10)
+            chosen.append(Trajectory(rng.choices("abc", k=size), bytearray(rng.choices([1, 2, 3, 4], k=size)), []))
+        own = [True, True, False, False]
+        expected = by_force(chosen, own)
+        if expected is not None:
+            found = horizon(chosen, vocabulary, own)
+            assert found.horizon == expected
+            assert not found.clash or found.clash.following[0] != found.clash.following[1]
+            larger += expected > horizon(chosen[:2], vocabulary).horizon
+    assert larger > 10  # what the others say does make a difference
+
+
+def test_n_x_1_is_bounded_where_n_x_2_grows():
+    rows = list(horizons(Multiplication(5, "paper"), [5, 10, 20, 40], 20, 0))
+    lines = by_variant(rows)
+    assert verdict(list(lines["n x 2"]), list(lines["n x 2"].values())).startswith("growing like n")
+    assert max(lines["n x 1"].values()) <= 25 < min(list(lines["n x 2"].values())[1:])
+
+
 def test_the_clash_is_one():
     task = Addition(4, "paper")
     rng = random.Random(0)
@@ -53,15 +80,15 @@ def test_the_clash_is_one():
 
 
 def test_local_addition_is_bounded_and_paper_addition_grows():
-    horizons = {}
+    reached = {}
     for style in ("local", "paper"):
-        task, trajectories, horizons[style] = Addition(5, style), [], []
+        task, trajectories, reached[style] = Addition(5, style), [], []
         for n in (5, 10, 20, 40):
             trajectories += [task.record(task.problem("validation", 0, n, i)) for i in range(60)]
-            horizons[style].append(horizon(trajectories, task.vocabulary()).horizon)
-    assert verdict((5, 10, 20, 40), horizons["local"]).startswith("bounded") and max(horizons["local"]) < 20
-    assert horizons["paper"] == sorted(set(horizons["paper"])) and horizons["paper"][-1] > 100
-    assert verdict((5, 10, 20, 40), horizons["paper"]) == (
+            reached[style].append(horizon(trajectories, task.vocabulary()).horizon)
+    assert verdict((5, 10, 20, 40), reached["local"]).startswith("bounded") and max(reached["local"]) < 20
+    assert reached["paper"] == sorted(set(reached["paper"])) and reached["paper"][-1] > 100
+    assert verdict((5, 10, 20, 40), reached["paper"]) == (
         "growing like n: 126 tokens at 40, 3.0 more for each unit of length")
     assert verdict((10, 20, 40), (10, 40, 160)) == "growing like n^2.0: 160 tokens at 40"
     assert verdict((50, 100, 200), (143, 143, 152)) == "nearly bounded: 152 tokens at 200, 143 at 50"
