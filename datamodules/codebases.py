@@ -28,6 +28,7 @@ class Function:
 
     @property
     def file(self) -> str:
+        """Name of its file."""
         return f"{self.name}.py"
 
 

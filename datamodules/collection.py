@@ -166,6 +166,7 @@ def plain(message: dict[str, Any]) -> dict[str, str]:
 
 
 def summary(record: Record) -> Record:
+    """Of a trajectory: n, whether it was fixed, and numbers of needless files, turns and characters."""
     messages = record["messages"]
     return {"n": record["n"], "fixed": record["fixed"], "needless": len(record["needless"]),
             "turns": sum(m["role"] == "assistant" for m in messages),
@@ -187,6 +188,7 @@ def write_shard(path: Path, records: Sequence[Record]) -> None:
 
 
 def read_shard(path: Path) -> list[Record]:
+    """All trajectories of a file. Raises UserError for one that is not whole, holds something else, or too much."""
     try:
         records, messages = [], 0
         for number, line in enumerate(gzip_lines(path, PACKED, UNPACKED, RECORDS), 1):

@@ -30,6 +30,7 @@ def edits(needed: Mapping[str, Sequence[str]]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
+    """The names' files in a sentence: `f1.py, f2.py and f3.py`."""
     files = [f"{name}.py" for name in names]
     return files[0] if len(files) == 1 else f"{', '.join(files[:-1])} and {files[-1]}"
 

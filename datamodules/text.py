@@ -59,12 +59,15 @@ class TextCodec:
         self.vocabulary = Vocabulary(tokens)
 
     def encode(self, text: str) -> list[str]:
+        """The tokens of a text. Raises UserError where the tokenizer gives up."""
         return [self.vocabulary.tokens[i] for i in self.ids(text)]
 
     def ids(self, text: str) -> list[int]:
+        """Their ids. Raises UserError where the tokenizer gives up."""
         return _asked(lambda: self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[str]) -> str:
+        """The text of tokens; END and END_OF_MESSAGE are left out where the tokenizer does not have them."""
         ids = [i for i in map(self.vocabulary.id, tokens) if i < self._size]
         return _asked(lambda: self.tokenizer.decode(ids, skip_special_tokens=False))
 

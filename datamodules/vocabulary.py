@@ -48,6 +48,7 @@ class Vocabulary:
             raise self._unknown(error.args[0]) from None
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """Tokens of ids [n]; raises IndexError for one that is too large."""
         return self._names[np.asarray(ids, dtype=np.intp)].tolist()
 
     def difference(self, other: "Vocabulary") -> str:

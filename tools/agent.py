@@ -128,6 +128,7 @@ class SandboxEnvironment(LocalEnvironment):
         return output
 
     def get_template_vars(self, **kwargs: Any) -> dict[str, Any]:
+        """What the loop's templates may name of the machine."""
         return machine() | kwargs
 
 
@@ -139,21 +140,27 @@ class PolicyModel:
         self._policy = policy
 
     def query(self, messages: list[Message], **_: Any) -> Message:
+        """The policy's next message, with the commands in it. Raises mini-swe-agent's FormatError where there is not
+        one."""
         content = self._policy(messages)
         actions = parse_regex_actions(content, action_regex=ACTION, format_error_template=FORMAT_ERROR)
         return self.format_message(role="assistant", content=content, extra={"actions": actions, "cost": 0.0})
 
     def format_message(self, **message: Any) -> Message:
+        """A message as it is given."""
         return message
 
     def format_observation_messages(self, message: Message, outputs: list[dict],
                                     template_vars: dict | None = None) -> list[Message]:
+        """A user's message for each command's output, as an agent is told of it."""
         return [{"role": "user", "content": observation_text(output)} for output in outputs]
 
     def get_template_vars(self, **_: Any) -> dict[str, Any]:
+        """Nothing: the templates name none of a model."""
         return {}
 
     def serialize(self) -> dict:
+        """Nothing: a policy has no settings."""
         return {}
 
 
@@ -200,9 +207,13 @@ class Codec(Protocol):
 
     end_of_message: str
 
-    def encode(self, text: str) -> list[str]: ...
+    def encode(self, text: str) -> list[str]:
+        """The tokens of a text."""
+        ...
 
-    def decode(self, tokens: Sequence[str]) -> str: ...
+    def decode(self, tokens: Sequence[str]) -> str:
+        """The text of tokens."""
+        ...
 
 
 class AgentTool(Tool):

@@ -39,6 +39,7 @@ def opened(path: str | os.PathLike, most: int) -> Iterator[BinaryIO]:
 
 
 def read_bytes(path: str | os.PathLike, most: int) -> bytes:
+    """All of a regular file; raises ValueError for another, or one of more than `most` bytes."""
     with opened(path, most) as file:
         content = bytearray()
         while piece := file.read(2**20):  # some system files have more than their size says
@@ -49,14 +50,17 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
 
 
 def read_text(path: str | os.PathLike, most: int) -> str:
+    """The same as text in UTF-8; raises ValueError where it is none."""
     return read_bytes(path, most).decode("utf-8")
 
 
 def read_json(path: str | os.PathLike, most: int = RECORDS) -> Any:
+    """The content of a file of JSON; raises ValueError where it is none, or as `read_bytes`."""
     return parsed(read_text(path, most))
 
 
 def parsed(text: str) -> Any:
+    """The content of a text in JSON; raises ValueError where it is none, or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:

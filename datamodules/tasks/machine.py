@@ -57,6 +57,7 @@ class Machine:
 
     @property
     def states(self) -> tuple[str, ...]:
+        """All states, those that halt last."""
         return (*dict.fromkeys(state for state, _ in self.transitions), *sorted(self.halt))
 
     @property
@@ -90,6 +91,7 @@ class Machine:
         return range(1000 + 100 * (len(tape) + 1) ** 2)
 
     def endless(self, tape: tuple[str, ...]) -> UserError:
+        """The error to raise where the machine does not halt on an input."""
         return UserError(f"machine {self.name} does not halt on {''.join(tape)[:40]!r} (within the 1000 + 100 "
                          f"(n + 1)^2 steps that it may take): mend its table")
 
