@@ -10,6 +10,5 @@
     reporting/      pages and figures over many runs
     commands/       the command line: one function a command
 
-Imports go one way: backbones <- decoding <- evaluation <- model and training <- runs <- reporting <-
-commands.
+Imports go one way: backbones <- decoding <- evaluation <- model and training <- runs <- reporting <- commands.
 """
