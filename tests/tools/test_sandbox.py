@@ -273,7 +273,7 @@ def test_the_supervisor_and_other_commands_are_out_of_sight(box):
     box.run("setsid sleep 54328 &")
     result = box.run("echo $$; cat /proc/[0-9]*/comm; grep -h -e CapEff -e NoNewPrivs /proc/self/status; "
                      "cat /proc/sys/user/max_user_namespaces; "
-                     "python3 -c 'import os; print(*sorted(os.listdir(f\"/proc/{os.getppid()}/fd\")))'")
+                     "python3 -c 'import os; print(*sorted(os.listdir(f\"/proc/{os.getppid()}/fd\")))'; true")
     assert result.output.split()[:4] == ["2", "bwrap", "bash", "CapEff:"]
     assert result.output.split()[4:] == ["0000000000000000", "NoNewPrivs:", "1", "0", "0", "1", "2"]
     # pidfd_open works on what is there; pidfd_getfd, and writing to the memory of what started the command, do not.
