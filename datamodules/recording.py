@@ -8,7 +8,7 @@ import queue
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.tasks import Problem, Task
-from datamodules.tokens import END, PREDICTED, Kind
-from datamodules.trajectory import READ, Pointer, Scribe
+from datamodules.tokens import PREDICTED, Kind
+from datamodules.trajectory import Sink, Taken
 from datamodules.vocabulary import Vocabulary
-from tools import Tool
 
 _PREDICTED = np.isin(np.arange(256), list(PREDICTED))
 
@@ -38,82 +37,6 @@ class Block:
     predicted: torch.Tensor
     phases: list[tuple[int, str]]
     turns: int
-
-
-class StreamingScribe(Scribe):
-    """Hands over what it has recorded as soon as there are `size` tokens."""
-
-    def __init__(self, tool: Tool, prompt: Sequence[str], suffix: Callable[[str], str], size: int,
-                 take: Callable[[list[str], bytearray, list[tuple[int, str]]], None]) -> None:
-        super().__init__(tool, prompt, suffix)
-        self._size, self._take = size, take
-
-    def think(self, *tokens: str) -> None:
-        super().think(*tokens)
-        if len(self._tokens) >= self._size:
-            self.hand_over()
-
-    def output(self, *tokens: str) -> None:
-        super().output(*tokens)
-        if len(self._tokens) >= self._size:
-            self.hand_over()
-
-    def rounds(self, columns: Sequence[str | Sequence[str]], kinds: bytes, count: int) -> None:
-        super().rounds(columns, kinds, count)
-        if len(self._tokens) >= self._size:
-            self.hand_over()
-
-    def command(self, *tokens: str) -> tuple[str, ...]:
-        observation = super().command(*tokens)
-        if len(self._tokens) >= self._size:
-            self.hand_over()
-        return observation
-
-    def end(self):
-        self._tokens.append(END)
-        self._kinds.append(Kind.END)
-        self.hand_over()
-        return self.trajectory
-
-    def _handle(self, number: int) -> Pointer:
-        return StreamingPointer(self, self._size, self._tool, self._tokens, self._kinds, number)
-
-    def hand_over(self) -> None:
-        """Give away all that is there."""
-        phases = self.trajectory.phases
-        last = phases[-1][1] if phases else ""
-        self._take(self._tokens[:], self._settled(self._kinds[:]), phases[:])
-        self._tokens.clear()
-        self._kinds.clear()
-        phases[:] = [(0, last)] if last else []
-
-
-class StreamingPointer(Pointer):
-    """A pointer of a streaming scribe."""
-
-    __slots__ = ("_scribe", "_size")
-
-    def __init__(self, scribe: StreamingScribe, size: int, *arguments) -> None:
-        super().__init__(*arguments)
-        self._scribe, self._size = scribe, size
-
-    def read(self) -> str:
-        # The lines of Pointer.read, not a call: recording spends most of its time here.
-        observation = self._read()
-        tokens = self._tokens
-        tokens.append(self.read_token)
-        tokens += observation
-        self._kinds += READ
-        if len(tokens) >= self._size:
-            self._scribe.hand_over()
-        return observation[0]
-
-    def walk_right(self, symbol: str) -> None:
-        going = True
-        while going:
-            going = self.scan_right(symbol)
-            if len(self._tokens) >= self._size:
-                self._scribe.hand_over()
 
 
 class _Stopped(BaseException):
@@ -138,7 +61,7 @@ def blocks(task: Task, problem: Problem, vocabulary: Vocabulary, size: int) -> I
 
     def record() -> None:
         try:
-            task.record(problem, scribe=lambda *arguments: StreamingScribe(*arguments, size, lambda *part: hand(part)))
+            task.record(problem, sink=Sink(size, hand))
             hand(None)
         except _Stopped:
             pass
@@ -154,7 +77,7 @@ def blocks(task: Task, problem: Problem, vocabulary: Vocabulary, size: int) -> I
         thread.join()
 
 
-def _cut(parts: Iterator, vocabulary: Vocabulary, size: int) -> Iterator[Block]:
+def _cut(parts: Iterator[Taken | BaseException], vocabulary: Vocabulary, size: int) -> Iterator[Block]:
     """Blocks of exactly `size` tokens from parts of any size."""
     kind = np.uint8 if len(vocabulary) <= 2**8 else np.int16 if len(vocabulary) <= 2**15 else np.int32
     ids, kinds, phases, before = np.empty(0, kind), np.empty(0, np.uint8), [], 0

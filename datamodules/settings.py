@@ -58,8 +58,9 @@ class Interactive(Setting):
     def tokens(self, task: ToolTask) -> list[str]:
         """A command has a token for each phase where the style says so."""
         commands = task.memory().commands
-        return [EDGE, *task.symbols,
-                *dict.fromkeys(command + task.suffix(phase) for phase in task.phases for command in commands)]
+        if task.mark:
+            commands = [command + task.mark + phase for phase in task.phases for command in commands]
+        return [EDGE, *task.symbols, *commands]
 
 
 class NoTool(Interactive):

@@ -1,24 +1,38 @@
 """Trajectories, and the scribe that records one while an algorithm talks to the real tool."""
 
+import sys
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from functools import lru_cache
+from itertools import chain, repeat, takewhile
+from typing import NamedTuple
 
+from datamodules.noise import Noise
 from datamodules.tokens import ANSWER, END, Kind, turns
-from tools import PointerMemory, Unassisted
-from tools.base import PHASE_MARK, Tool
+from tools import PointerMemory, Tool, Unassisted
+from tools.base import PHASE_MARK
 
-STYLES: dict[str, Callable[[str], str]] = {"paper": lambda phase: "", "local": lambda phase: PHASE_MARK + phase}
-"""Name of a style -> what its commands carry in a phase. `paper`: commands as in the paper. `local`: a command carries
-the phase it is given in, so that the next token follows from a bounded window of the trajectory however long the
-problem is."""
+STYLES = {"paper": "", "local": PHASE_MARK}
+"""Name of a style -> what stands between a command and its phase. `paper`: commands as in the paper, without a phase.
+`local`: a command carries the phase it is given in, so that the next token follows from a bounded window of the
+trajectory however long the problem is."""
 
-_THOUGHT, _OUTPUT, _END = (bytes([k]) for k in (Kind.THOUGHT, Kind.OUTPUT, Kind.END))
-_COMMAND, _OBSERVATION = bytes([Kind.COMMAND]), bytes([Kind.OBSERVATION])
-READ = _COMMAND + _OBSERVATION
-_WRITTEN = (Kind.THOUGHT, Kind.OUTPUT)
-_WALK = READ + _COMMAND
+MANY, FEW = 8192, 64
+"""Rounds that are recorded at once, and how many there must be for it to pay."""
+
+_THOUGHT, _COMMAND, _OBSERVATION = (bytes([kind]) for kind in (Kind.THOUGHT, Kind.COMMAND, Kind.OBSERVATION))
+_OUTPUT, _MISTAKE, _PROMPT, _END = (bytes([kind]) for kind in (Kind.OUTPUT, Kind.MISTAKE, Kind.PROMPT, Kind.END))
+_READ = _COMMAND + _OBSERVATION
+_MOVE = int(Kind.COMMAND)  # a plain number is appended three times as fast
+_WALK = _READ + _COMMAND
+
+SHIFTS = {"left": -1, "right": 1, "read": 0}
+"""Cells that the methods of a pointer move it by."""
+
+Taken = tuple[list[str], bytearray, list[tuple[int, str]]]
+"""Part of a trajectory: tokens, kinds, and phases with their positions in it, the first at 0."""
 
 
 @dataclass(slots=True)
@@ -47,6 +61,13 @@ class Trajectory:
         return turns(self.kinds)
 
 
+class Sink(NamedTuple):
+    """Takes a trajectory part by part while it is recorded: each time that there are `size` tokens, or some more."""
+
+    size: int
+    take: Callable[[Taken], None]
+
+
 class Scribe:
     """Records a trajectory: what the algorithm writes, what it asks the tool, and what the tool answers.
 
@@ -62,17 +83,24 @@ class Scribe:
 
     In style `paper` the same commands are `p1.init`, `p1.read`, ...
 
-    suffix: phase -> what commands carry in it, see `STYLES`
+    mark:   between a command and its phase, see `STYLES`
+    noise:  where mistakes come from, which it writes before commands and takes back; None: there are none
+    sink:   takes the trajectory part by part, which is then never in memory as a whole
     """
 
-    def __init__(self, tool: Tool, prompt: Sequence[str], suffix: Callable[[str], str] = STYLES["paper"]) -> None:
+    def __init__(self, tool: Tool, prompt: Sequence[str], mark: str = "", noise: Noise | None = None,
+                 sink: Sink | None = None) -> None:
         tool.reset(prompt)
-        self._unassisted = isinstance(tool, Unassisted)
-        self._tool = tool.tool if isinstance(tool, Unassisted) else tool
-        self._suffix_of = suffix
-        self._suffix = ""
+        self._unassisted = type(tool) is Unassisted
+        self._tool = tool.tool if self._unassisted else tool
+        self._commands, self._write = self._tool.commands, self._tool.write
+        # A tool that is derived from it may do something else; and before any command there may be a mistake.
+        self._plain = noise is None and type(self._tool) is PointerMemory
+        self._many = self._plain and len(prompt) >= FEW
+        self._mark, self._suffix, self._noise, self._command, self._sink = mark, "", noise, _COMMAND, sink
+        self._size = sink.size if sink else sys.maxsize
         self._pointers: list[Pointer] = []
-        self.trajectory = Trajectory(list(prompt), bytearray([Kind.PROMPT]) * len(prompt), [])
+        self.trajectory = Trajectory(list(prompt), bytearray(_PROMPT * len(prompt)), [])
         self._tokens, self._kinds = self.trajectory.tokens, self.trajectory.kinds
 
     def phase(self, name: str) -> None:
@@ -81,46 +109,51 @@ class Scribe:
         if phases and phases[-1][1] == name:
             return
         phases.append((len(self._tokens), name))
-        if (suffix := self._suffix_of(name)) != self._suffix:
-            self._suffix = suffix
+        if self._mark:
+            self._suffix = self._mark + name
             for pointer in self._pointers:
-                pointer.rename(suffix)
+                pointer.rename(self._suffix)
 
     def pointer(self, number: int) -> "Pointer":
         """Initialise pointer `number` of a pointer memory (this is a command) and return a handle to it."""
         self.command(f"p{number}.init")
-        pointer = self._handle(number)
+        pointer = Pointer(self, number)
         pointer.rename(self._suffix)
         self._pointers.append(pointer)
         return pointer
-
-    def _handle(self, number: int) -> "Pointer":
-        return Pointer(self._tool, self._tokens, self._kinds, number)
 
     def command(self, *tokens: str) -> tuple[str, ...]:
         """Give a command of one token or more and record it with its observation, which is returned.
 
         The phase is carried by the tool's own command tokens, not by the values between them.
         """
-        tool, commands, observation = self._tool, self._tool.commands, ()
+        if self._noise:
+            self._slip(tokens[0])
+        commands, write, said, kinds, observation = self._commands, self._write, self._tokens, self._kinds, ()
         for token in tokens:
             if token in commands:
                 observation = commands[token]()
-                self._tokens.append(token + self._suffix)
+                said.append(token + self._suffix)
             else:
-                tool.write(token)
-                self._tokens.append(token)
-        self._tokens += observation
-        self._kinds += _COMMAND * len(tokens)
-        self._kinds += _OBSERVATION * len(observation)
+                write(token)
+                said.append(token)
+        kinds += self._command * len(tokens)
+        if observation:
+            said += observation
+            kinds += _OBSERVATION * len(observation)
+        if len(said) >= self._size:
+            self._hand_over()
         return observation
 
     def think(self, *tokens: str) -> None:
         """Write thoughts."""
+        said, write = self._tokens, self._write
         for token in tokens:
-            self._tool.write(token)
-        self._tokens += tokens
+            write(token)
+        said += tokens
         self._kinds += _THOUGHT * len(tokens)
+        if len(said) >= self._size:
+            self._hand_over()
 
     def answer(self) -> None:
         """Write [ANS], the thought after which outputs come."""
@@ -128,98 +161,189 @@ class Scribe:
 
     def output(self, *tokens: str) -> None:
         """Write outputs: the part of the trajectory that is judged."""
+        said, write = self._tokens, self._write
         for token in tokens:
-            self._tool.write(token)
-        self._tokens += tokens
+            write(token)
+        said += tokens
         self._kinds += _OUTPUT * len(tokens)
+        if len(said) >= self._size:
+            self._hand_over()
 
-    def rounds(self, columns: Sequence[str | Sequence[str]], kinds: bytes, count: int) -> None:
-        """Record `count` equal rounds of commands and writing at once: far faster than one by one where they are many.
+    def rounds(self, reads: "Sequence[Step]", among: Container[str], write: Callable[..., Sequence[str]],
+               moves: "Sequence[Step]", output: bool = False) -> list[str]:
+        """Read, write and move in turns, for as long as all that is read is `among` some symbols.
 
-        The caller has made out what is read (`Pointer.ahead`), and moves the pointers (`Pointer.jump`): a tool whose
-        commands do something else beside has no `ahead`.
+        As if one did it step by step, and far faster where there are many rounds. Returns what the last round has read:
+        the last of that is not `among` them, and ended the round.
 
-        columns: the tokens of a round in order, each the same in all rounds, or `count` of them
-        kinds:   one `Kind` a token of a round
+        reads: of each round, moves among them: `pointer.read`, `pointer.left`, `pointer.right`
+        write: what is read in a round -> the thoughts that are written then, or outputs; always as many
+        moves: of each round, after writing
         """
-        width, tokens = len(columns), [""] * (len(columns) * count)
-        for k, column in enumerate(columns):
-            tokens[k::width] = [column] * count if isinstance(column, str) else column
-        writing = [kind in _WRITTEN for kind in kinds] * count
-        for token in compress(tokens, writing):
-            self._tool.write(token)
+        while self._many and self._record_many(reads, among, write, moves, _OUTPUT if output else _THOUGHT):
+            pass
+        say = self.output if output else self.think
+        while True:
+            seen: list[str] = []
+            for step in reads:
+                if (symbol := step()) is not None:
+                    seen.append(symbol)
+                    if symbol not in among:
+                        return seen
+            say(*write(*seen))
+            for step in moves:
+                step()
+
+    def _record_many(self, reads: "Sequence[Step]", among: Container[str], write: Callable[..., Sequence[str]],
+                     moves: "Sequence[Step]", kind: bytes) -> bool:
+        """As many `rounds` at once as the memory can tell, up to `MANY`; whether there may be more."""
+        shifts: Counter[int] = Counter()  # cells that a round moves each pointer by
+        for step in (*reads, *moves):
+            shifts[step.__self__.number] += SHIFTS[step.__name__]
+        moved, columns, row, kinds = Counter(), [], [], b""
+        for step in reads:
+            number = step.__self__.number
+            row.append(_token(step))
+            kinds += _COMMAND
+            if step.__name__ == "read":
+                ahead = self._tool.ahead(number, moved[number], shifts[number], MANY)
+                columns.append(list(takewhile(among.__contains__, ahead)))
+                row.append(columns[-1])
+                kinds += _OBSERVATION
+            moved[number] += SHIFTS[step.__name__]
+        count = min(map(len, columns))
+        if count < FEW:
+            return False
+        # Flat at once: thousands of tuples that live on would set off Python's search for cycles.
+        written = list(chain.from_iterable(map(write, *columns)))
+        width = len(written) // count
+        row += [*(written[k::width] for k in range(width)), *map(_token, moves)]
+        tokens = [""] * (len(row) * count)
+        for k, column in enumerate(row):
+            tokens[k :: len(row)] = repeat(column, count) if isinstance(column, str) else column[:count]
+        self._tool.write_all(written)
+        for number, cells in shifts.items():
+            self._tool.jump(number, cells * count)
         self._tokens += tokens
-        self._kinds += kinds * count
+        self._kinds += (kinds + kind * width + _COMMAND * len(moves)) * count
+        if len(self._tokens) >= self._size:
+            self._hand_over()
+        return True
+
+    def _walk(self, pointer: "Pointer", symbol: str) -> bool:
+        """All of `Pointer.walk_right` at once, many steps at a time; False if that cannot be."""
+        found = not self._plain
+        while not found:
+            seen, found = self._tool.scan(pointer.number, symbol, 100_000)
+            tokens = [pointer.read_token, "", pointer.right_token] * len(seen)
+            tokens[1::3] = seen
+            count = len(tokens) - found
+            self._tokens += tokens[:count]
+            self._kinds += (_WALK * len(seen))[:count]
+            if len(self._tokens) >= self._size:
+                self._hand_over()
+        return self._plain
 
     def end(self) -> Trajectory:
-        """Write the end token and return the whole trajectory."""
+        """Write the end token and return the trajectory, or what no sink has taken of it."""
         self._tokens.append(END)
         self._kinds += _END
-        self.trajectory.kinds = self._settled(self._kinds)
+        self._pointers.clear()  # who know this scribe: it would wait for Python's search for cycles
+        if self._sink:
+            self._hand_over()
+        self.trajectory.kinds = self._settled()
         return self.trajectory
 
-    def _settled(self, kinds: bytearray) -> bytearray:
+    def _settled(self) -> bytearray:
         """Kinds as they are without a tool: what it would say is the model's to predict."""
-        return kinds.replace(_OBSERVATION, _COMMAND) if self._unassisted else kinds
+        return self._kinds.replace(_OBSERVATION, _COMMAND) if self._unassisted else self._kinds
+
+    def _hand_over(self) -> None:
+        """Give the sink all that is there."""
+        phases = self.trajectory.phases
+        last = phases[-1][1:] if phases else ()
+        self._sink.take((self._tokens[:], self._settled()[:], phases[:]))
+        self._tokens.clear()
+        self._kinds.clear()
+        phases[:] = [(0, name) for name in last]
+
+    def _slip(self, intended: str) -> None:
+        """Perhaps a mistake, with what takes it back, before the command that begins with `intended`."""
+        noise, self._noise = self._noise, None
+        if slip := noise.slip(self._tool, intended):
+            wrong, back = slip
+            self._command = _MISTAKE
+            self.command(*wrong)
+            self._command = _COMMAND
+            if back:
+                self.command(*back)
+        self._noise = noise
+
+    def _run(self, token: str) -> Callable[[], tuple[str, ...]]:
+        """What carries out a command and records nothing, but for a mistake before it."""
+        run = self._commands[token]
+        if not self._noise:
+            return run
+
+        def noisy() -> tuple[str, ...]:
+            self._slip(token)
+            return run()
+
+        return noisy
 
 
 class Pointer:
     """Handle to one pointer of a pointer memory: each call is a command, recorded with its observation."""
 
-    __slots__ = ("_kinds", "_left", "_name", "_number", "_read", "_right", "_scan", "_tokens", "_tool", "left_token",
-                 "read_token", "right_token")
+    __slots__ = ("_kinds", "_left", "_read", "_right", "_scribe", "_tokens", "left_token", "number", "read_token",
+                 "right_token")
 
-    def __init__(self, tool: PointerMemory, tokens: list[str], kinds: bytearray, number: int) -> None:
-        self._tokens, self._kinds, self._number, self._name = tokens, kinds, number, f"p{number}"
-        self._left, self._right, self._read = (tool.commands[f"{self._name}.{o}"] for o in ("left", "right", "read"))
-        self._scan, self._tool = tool.scan, tool
+    def __init__(self, scribe: Scribe, number: int) -> None:
+        self._scribe, self._tokens, self._kinds, self.number = scribe, scribe._tokens, scribe._kinds, number
+        self._left, self._right, self._read = (scribe._run(f"p{number}.{name}") for name in ("left", "right", "read"))
 
     def rename(self, suffix: str) -> None:
         """Let the commands from now on carry `suffix`."""
-        self.left_token = f"{self._name}.left{suffix}"
-        self.right_token = f"{self._name}.right{suffix}"
-        self.read_token = f"{self._name}.read{suffix}"
+        self.left_token, self.right_token, self.read_token = _command_tokens(self.number, suffix)
 
     def left(self) -> None:
         self._left()
         self._tokens.append(self.left_token)
-        self._kinds += _COMMAND
+        self._kinds.append(_MOVE)
 
     def right(self) -> None:
         self._right()
         self._tokens.append(self.right_token)
-        self._kinds += _COMMAND
+        self._kinds.append(_MOVE)
 
+    # Of a trajectory that is taken part by part nothing is handed over here, where recording spends most of its time:
+    # what is only read and moved between two thoughts is not longer than the memory itself, but for a factor.
     def read(self) -> str:
         """The token under the pointer; `[EDGE]` beyond either end."""
-        observation = self._read()
-        self._tokens.append(self.read_token)
-        self._tokens += observation
-        self._kinds += READ
-        return observation[0]
-
-    def ahead(self, step: int, most: int) -> list[str]:
-        """What reading and then moving `step` cells would give, up to `most` times; nothing is recorded.
-
-        Nothing where the tool cannot tell: then the algorithm goes on one command after the other.
-        """
-        return self._tool.ahead(self._number, step, most) if hasattr(self._tool, "ahead") else []
-
-    def jump(self, cells: int) -> None:
-        """Move so many cells to the right (negative: to the left), which others record (`Scribe.rounds`)."""
-        self._tool.jump(self._number, cells)
+        symbol, = self._read()
+        tokens = self._tokens
+        tokens.append(self.read_token)
+        tokens.append(symbol)
+        self._kinds += _READ
+        return symbol
 
     def walk_right(self, symbol: str) -> None:
         """Read, and move right, until `symbol` is read."""
-        while self.scan_right(symbol):
-            pass
+        if not self._scribe._walk(self, symbol):
+            while self.read() != symbol:
+                self.right()
 
-    def scan_right(self, symbol: str, most: int = 100_000) -> bool:
-        """At most so many reads of `walk_right`, recorded at once; tells whether the walk goes on."""
-        seen, found = self._scan(self._number, symbol, most)
-        moves = len(seen) - found
-        tokens = [self.read_token, "", self.right_token] * len(seen)
-        tokens[1::3] = seen
-        self._tokens += tokens[: 2 * len(seen) + moves]
-        self._kinds += (_WALK * len(seen))[: 2 * len(seen) + moves]
-        return not found
+
+Step = Callable[[], str | None]
+"""One of a pointer's `left`, `right` and `read`."""
+
+
+@lru_cache(4096)  # phases come again and again; so does what the vocabulary is asked for, which hashes it once
+def _command_tokens(number: int, suffix: str) -> tuple[str, str, str]:
+    """What moves a pointer to the left and to the right, and what reads."""
+    return f"p{number}.left{suffix}", f"p{number}.right{suffix}", f"p{number}.read{suffix}"
+
+
+def _token(step: Step) -> str:
+    """The command that a step gives."""
+    return getattr(step.__self__, f"{step.__name__}_token")

@@ -1,8 +1,11 @@
 """Pointer memory: the text so far, read one token at a time through movable pointers (paper, appendix D.1)."""
 
+from __future__ import annotations  # else those of the closures below are made with each tool
+
 import random
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, cached_property
+from itertools import chain
 
 from tools.base import InvalidCommand, Slip, Tool
 from tools.errors import UserError
@@ -42,7 +45,8 @@ class PointerMemory(Tool):
 
     @cached_property
     def commands(self) -> dict[str, Callable[[], tuple[str, ...]]]:
-        return {token: run for index in range(self.pointers) for token, run in self._commands_of(index).items()}
+        operations = chain.from_iterable(map(self._operations, range(self.pointers)))
+        return dict(zip(_command_tokens(self.pointers), operations, strict=True))
 
     def reset(self, prompt: Sequence[str]) -> None:
         self._cells[1:] = prompt
@@ -50,6 +54,10 @@ class PointerMemory(Tool):
 
     def write(self, token: str) -> None:
         self._cells.append(token)
+
+    def write_all(self, tokens: Iterable[str]) -> None:
+        """`write` of several tokens."""
+        self._cells.extend(tokens)
 
     def scan(self, pointer: int, symbol: str, most: int) -> tuple[list[str], bool]:
         """What reading and moving right by turns until `symbol` is read gives: what is read, and whether it was found.
@@ -68,20 +76,25 @@ class PointerMemory(Tool):
         self._positions[pointer - 1] = found
         return self._cells[start : found + 1], True
 
-    def ahead(self, pointer: int, step: int, most: int) -> list[str]:
-        """What reading and then moving `step` cells would give, up to `most` times: fewer where the memory ends.
+    def ahead(self, pointer: int, first: int, step: int, most: int) -> list[str]:
+        """What a pointer would read `first` cells from where it is, and then `step` cells further each time (a constant
+        if that is 0), up to `most` times: fewer where the memory ends.
 
         Raises InvalidCommand for a pointer before its `init`.
         """
-        start = self._positions[pointer - 1]
-        if start < 0:
-            raise InvalidCommand(f"p{pointer}.read: p{pointer} has no place yet, call p{pointer}.init first")
+        if self._positions[pointer - 1] < 0:
+            raise _no_place(pointer - 1, "read")
+        start = self._positions[pointer - 1] + first
+        if not 0 <= start < len(self._cells):
+            return []
+        if not step:
+            return self._cells[start : start + 1] * most
         stop = start + step * most
-        return self._cells[start : stop if stop >= 0 else None : step] if start < len(self._cells) else []
+        return self._cells[start : stop if stop >= 0 else None : step]
 
     def jump(self, pointer: int, cells: int) -> None:
-        """Move a pointer so many cells to the right (negative: to the left), which must be within the memory."""
-        self._positions[pointer - 1] += cells
+        """Move a pointer so many cells to the right (negative: to the left)."""
+        self._positions[pointer - 1] = min(max(0, self._positions[pointer - 1] + cells), len(self._cells))
 
     def slips(self, rng: random.Random) -> list[Slip]:
         """Moves of any pointer, either way, as far as the edges let them be taken back."""
@@ -94,12 +107,10 @@ class PointerMemory(Tool):
                 slips.append((right, left))
         return slips
 
-    def _commands_of(self, index: int) -> dict[str, Callable[[], tuple[str, ...]]]:
+    def _operations(self, index: int) -> tuple[Callable[[], tuple[str, ...]], ...]:
+        """What the four commands of a pointer do."""
         # Closures over the two lists, not methods: recording spends most of its time in these lines.
-        cells, positions, name = self._cells, self._positions, f"p{index + 1}"
-
-        def uninitialised(operation: str) -> InvalidCommand:
-            return InvalidCommand(f"{name}.{operation}: {name} has no place yet, call {name}.init first")
+        cells, positions = self._cells, self._positions
 
         def init() -> tuple[str, ...]:
             positions[index] = 1
@@ -110,13 +121,13 @@ class PointerMemory(Tool):
             if position > 0:
                 positions[index] = position - 1
             elif position < 0:
-                raise uninitialised("left")
+                raise _no_place(index, "left")
             return ()
 
         def right() -> tuple[str, ...]:
             position = positions[index]
             if position < 0:
-                raise uninitialised("right")
+                raise _no_place(index, "right")
             if position < len(cells):
                 positions[index] = position + 1
             return ()
@@ -124,8 +135,17 @@ class PointerMemory(Tool):
         def read() -> tuple[str, ...]:
             position = positions[index]
             if position < 0:
-                raise uninitialised("read")
+                raise _no_place(index, "read")
             return (cells[position] if position < len(cells) else EDGE,)
 
-        operations: tuple[Callable[[], tuple[str, ...]], ...] = (init, left, right, read)
-        return {f"{name}.{o}": f for o, f in zip(OPERATIONS, operations, strict=True)}
+        return init, left, right, read
+
+
+@cache
+def _command_tokens(pointers: int) -> tuple[str, ...]:
+    return tuple(f"p{k}.{operation}" for k in range(1, pointers + 1) for operation in OPERATIONS)
+
+
+def _no_place(index: int, operation: str) -> InvalidCommand:
+    name = f"p{index + 1}"
+    return InvalidCommand(f"{name}.{operation}: {name} has no place yet, call {name}.init first")

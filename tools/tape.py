@@ -1,5 +1,7 @@
 """Tape: the memory of a Turing machine, read and written one cell at a time (paper, appendix B, Theorem 2.2)."""
 
+from __future__ import annotations  # else those of the closures below are made with each tool
+
 import random
 from collections.abc import Callable, Sequence
 from functools import cached_property

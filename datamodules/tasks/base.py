@@ -2,16 +2,16 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.noise import Noise, NoisyScribe
+from datamodules.noise import Noise
 from datamodules.settings import SETTINGS, Setting
 from datamodules.tokens import ANSWER, END
-from datamodules.trajectory import STYLES, Scribe, Trajectory
+from datamodules.trajectory import STYLES, Scribe, Sink, Trajectory
 from datamodules.vocabulary import Vocabulary
 from tools import EDGE, Tool, UserError
 from tools.base import PHASE_MARK
@@ -20,7 +20,6 @@ from tools.solver import CALL, RETURN
 LONGEST_TRAINED = 10**6
 """No row has room for a trajectory of a longer problem."""
 
-NewScribe = Callable[[Tool, Sequence[str], Callable[[str], str]], Scribe]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +80,10 @@ class Task(ABC):
         """The answer, found without the reference trajectory."""
 
     @abstractmethod
-    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
+    def record(self, problem: Problem, noise: Noise | None = None, sink: Sink | None = None) -> Trajectory:
         """The reference trajectory of a problem; with `noise` one with mistakes in it, for training.
 
-        scribe: makes the scribe from a tool, a prompt and a style
+        sink: takes it part by part; then nothing is left of it in what is returned
         """
 
     @abstractmethod
@@ -202,20 +201,18 @@ class ToolTask(Task):
         """A random training problem: any length up to `max_length`, of the first variant."""
         return self.sample(rng, rng.randint(self.shortest, self.max_length), self.variants[0])
 
-    def suffix(self, phase: str) -> str:
-        """What commands carry in a phase: nothing where trajectories are the same in every style."""
-        return STYLES[self.style](phase) if self._setting.phases is None else ""
+    @property
+    def mark(self) -> str:
+        """What stands between a command and its phase; nothing where trajectories are the same in every style."""
+        return STYLES[self.style] if self._setting.phases is None else ""
 
-    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
+    def record(self, problem: Problem, noise: Noise | None = None, sink: Sink | None = None) -> Trajectory:
         """What the setting makes of it. Raises UserError for noise where there can be none."""
         if noise and not self._setting.mistakes:
             raise UserError(f"mistakes need setting interactive, not {self.setting}: give --data.mistakes 0")
-        if noise:
-            writer = NoisyScribe(self.tool(), problem.prompt, self.suffix, noise)
-        else:
-            writer = scribe(self.tool(), problem.prompt, self.suffix)
-        self._setting.solve(self, problem, writer)
-        return writer.end()
+        scribe = Scribe(self.tool(), problem.prompt, self.mark, noise, sink)
+        self._setting.solve(self, problem, scribe)
+        return scribe.end()
 
     def tool(self, problem: Problem | None = None) -> Tool:
         return self._setting.tool(self)

@@ -250,7 +250,7 @@ class CodeFixing(Task):
     def answer(self, problem: Problem) -> tuple[str, ...]:
         return ()
 
-    def record(self, problem: Problem, noise: Noise | None = None) -> Trajectory:
+    def record(self, problem: Problem, noise: Noise | None = None, sink: None = None) -> Trajectory:
         """A training trajectory, or what the scripted agent really does about a code base."""
         if noise:
             raise UserError("mistakes are not possible in code fixing, whose trajectories are read from files: give "

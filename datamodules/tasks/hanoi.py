@@ -199,8 +199,7 @@ class HanoiRecursive(Hanoi):
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         scribe.phase("to_disks")
         disks = scribe.pointer(1)
-        while disks.read() != "B":
-            disks.right()
+        disks.walk_right("B")
         last = self._start_list(scribe, disks)
         scribe.phase("only" if last else "first")
         self._move_largest(scribe, disks, last)
@@ -208,8 +207,7 @@ class HanoiRecursive(Hanoi):
             return
         scribe.phase("to_list")
         moves = scribe.pointer(2)
-        while moves.read() != "#":
-            moves.right()
+        moves.walk_right("#")
         while not last:
             last = self._start_list(scribe, disks)
             self._copy_swapped(scribe, moves, last, "BC")

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from datamodules.noise import Noise
-from datamodules.tasks.base import NewScribe, Problem, Task, ToolTask, refusal
-from datamodules.trajectory import Scribe, Trajectory
+from datamodules.tasks.base import Problem, Task, ToolTask, refusal
+from datamodules.trajectory import Sink, Trajectory
 from datamodules.vocabulary import Vocabulary
 from tools import Tool, UserError
 
@@ -80,9 +80,9 @@ class Mixture(Task):
         task, own = self._theirs(problem)
         return task.outputs(own)
 
-    def record(self, problem: Problem, noise: Noise | None = None, scribe: NewScribe = Scribe) -> Trajectory:
+    def record(self, problem: Problem, noise: Noise | None = None, sink: Sink | None = None) -> Trajectory:
         task, own = self._theirs(problem)
-        return task.record(own, noise, scribe)
+        return task.record(own, noise, sink)
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(dict.fromkeys(token for task in self.tasks for token in task.vocabulary().tokens))

@@ -3,13 +3,10 @@
 import random
 import re
 
-from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, digits_ahead, exact
+from datamodules.tasks.arithmetic import DIGIT_SET, DIGITS, add_columns, copy_answer, exact
 from datamodules.tasks.base import Problem, ToolTask, digits
-from datamodules.tokens import Kind
 from datamodules.trajectory import Scribe
-from tools import EDGE, PointerMemory, UserError
-
-_MULTIPLY = bytes([Kind.COMMAND, Kind.OBSERVATION] * 2 + [Kind.THOUGHT] * 2 + [Kind.COMMAND])
+from tools import PointerMemory, UserError
 
 
 class Multiplication(ToolTask):
@@ -82,21 +79,14 @@ class Multiplication(ToolTask):
     def _multiply(scribe: Scribe, first, second) -> None:
         """Write the first operand times the digit under `second`."""
         carry = 0
+
+        def multiply(digit: str, factor: str) -> tuple[str, str]:
+            nonlocal carry
+            carry, product = divmod(int(digit) * int(factor) + carry, 10)
+            return DIGITS[product], DIGITS[carry]
+
         first.left()
-        while symbols := digits_ahead(first, -1):
-            (factor,), products, carries = second.ahead(1, 1), [], []
-            for symbol in symbols:
-                carry, digit = divmod(int(symbol) * int(factor) + carry, 10)
-                products.append(DIGITS[digit])
-                carries.append(DIGITS[carry])
-            scribe.rounds([first.read_token, symbols, second.read_token, factor, products, carries, first.left_token],
-                          _MULTIPLY, len(symbols))
-            first.jump(-len(symbols))
-        while (symbol := first.read()) != EDGE:
-            product = int(symbol) * int(second.read()) + carry
-            carry = product // 10
-            scribe.think(DIGITS[product % 10], DIGITS[carry])
-            first.left()
+        scribe.rounds([first.read, second.read], DIGIT_SET, multiply, [first.left])
         if carry:
             scribe.think(DIGITS[carry], "0")
 

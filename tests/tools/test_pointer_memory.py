@@ -86,20 +86,25 @@ def test_equals_a_model_with_unbounded_tape(program):
         assert observation == ((tape.get(place[name], EDGE),) if operation == "read" else ())
 
 
-@pytest.mark.parametrize("step", [-2, -1, 1, 2])
-def test_ahead_is_what_reading_and_moving_gives(step):
-    for place in range(7):
+@pytest.mark.parametrize("first", [-1, 0, 2])
+@pytest.mark.parametrize("step", [-2, -1, 0, 1, 2])
+def test_ahead_is_what_reading_and_moving_gives(step, first):
+    for place in range(max(0, -first), 7 - max(0, first)):
         tool = PointerMemory(1)
         tool.reset("12345")
         tool.commands["p1.init"]()
         tool.commands["p1.left"]()  # the left edge
         tool.jump(1, place)
-        ahead = tool.ahead(1, step, 3)
+        ahead = tool.ahead(1, first, step, 3)
+        for _ in range(abs(first)):
+            tool.commands["p1.right" if first > 0 else "p1.left"]()
         for symbol in ahead:
             assert tool.commands["p1.read"]() == (symbol,)
             for _ in range(abs(step)):
                 tool.commands["p1.right" if step > 0 else "p1.left"]()
-        inside = range(7)[place : None if place + 3 * step < 0 else place + 3 * step : step]
-        assert len(ahead) == (0 if place == 6 else len([i for i in inside if i < 6]))
+        assert len(ahead) == (place + first < 6) * sum(0 <= place + first + i * step < 6 for i in range(3))
+        tool.jump(1, -9)
+        assert tool.commands["p1.read"]() == (EDGE,) and tool.commands["p1.right"]() == ()
+        assert tool.commands["p1.read"]() == ("1",)
     with pytest.raises(InvalidCommand, match="init"):
-        PointerMemory(1).ahead(1, step, 3)
+        PointerMemory(1).ahead(1, first, step, 3)
