@@ -197,6 +197,22 @@ def without_cgroup(attack: Attack) -> Attack:
     return replace(attack, attempt=attempt)
 
 
+def where_only_root_runs_python(attack: Attack) -> Attack:
+    """The host is root, and its Python in a folder that nobody else can enter, so that nobody cannot take its place."""
+
+    def attempt(stage: Stage) -> str:
+        private = stage.folder / "private"
+        private.mkdir(mode=0o700)
+        (private / "python3").touch(0o755)
+        identity = getattr(bubblewrap._identity, "__wrapped__", bubblewrap._identity)
+        with patch.object(bubblewrap, "python", lambda: str(private / "python3")):
+            rights = identity()
+        with patch.object(bubblewrap, "_identity", lambda: rights):
+            return attack.attempt(stage)
+
+    return replace(attack, attempt=attempt)
+
+
 FAMILY = """
 for family, kind, protocol in {}:
     try:
@@ -282,6 +298,11 @@ su.kill()
     command("rights", "a device file of the host's disk", """
 os.mknod("disk", 0o60600, os.stat(SECRET if os.path.exists(SECRET) else "/usr").st_dev); got("the disk")
 """),
+    *([where_only_root_runs_python(command("rights", "the user id of the host's root, without capabilities", """
+for path in ("kernel/core_pattern", "vm/drop_caches"):
+    try: os.open("/proc/sys/" + path, os.O_WRONLY); got(path)
+    except OSError as error: print(error)
+""", functools.partial(patch.object, bubblewrap, "_identity", dict)))] if os.geteuid() == 0 else []),
     command("processes of the host", "read the memory of one", """
 address = next(int(line.split("-")[0], 16) for line in open(f"/proc/{VICTIM}/maps") if "[heap]" in line)
 data = ctypes.create_string_buffer(1 << 20)

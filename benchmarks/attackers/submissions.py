@@ -18,7 +18,8 @@ from tools.sandbox import Limits, Sandbox, bubblewrap
 from tools.sandbox import sandbox as host
 
 MAIN = re.compile(r"^(    v10 = )(\d+)$", re.MULTILINE)
-FIXES = ("first", "last", "keyword", "default", "annotated", "crlf", "stderr", "builtins", "module", "guard")
+FIXES = ("first", "last", "keyword", "default", "annotated", "crlf", "stderr", "builtins", "module", "guard",
+         "exit", "thread")
 """Styles of right fixes."""
 
 
@@ -46,7 +47,9 @@ def _fixed(code: CodeBase, name: str, text: str, style: str) -> str:
         return text.replace("\n", "\r\n")
     if style == "stderr":
         return text.replace("def ", "import sys\nprint('starts', file=sys.stderr)\n\n\ndef ", 1)
-    return text.replace("\nmain()", "\nif __name__ == '__main__':\n    main()") if style == "guard" else text
+    ends = {"guard": "if __name__ == '__main__':\n    main()", "exit": "import sys\nsys.exit(main())",
+            "thread": "import threading\nthread = threading.Thread(target=main)\nthread.start()\nthread.join()"}
+    return text.replace("\nmain()", f"\n{ends.get(style, 'main()')}")
 
 
 def judged(code: CodeBase, files: Mapping[str, bytes]) -> judge.Verdict:
