@@ -167,9 +167,9 @@ def horizon_claims(everything: Sequence[Curve], horizons: Sequence[dict[str, Any
         far, short = ([one for one in learnt if (one.exact >= one.tried) is whole] for whole in (True, False))
         named, what = (far, "those that are") if kind == KINDS[2] else (short, "those that are not")
         if learnt:
-            lines.append(f"Horizon {kind}, known without training: of {len(learnt)} trained Mambas that are exact up "
-                         f"to the training length, {len(far)} are exact up to the largest length tried "
-                         f"({len(models) - len(learnt)} more are not exact at the training length)"
+            lines.append(f"Horizon {kind}, known without training: of {len(learnt)} trained Mambas (each kind of "
+                         f"problem counted) that are exact up to the training length, {len(far)} are exact up to the "
+                         f"largest length tried ({len(models) - len(learnt)} more are not exact at the training length)"
                          + (f"; {what}: {'; '.join(exceptions(named))}" if named else "") + ".")
     return lines
 
