@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.agents import needs_bubblewrap
 from tools import UserError
-from tools.sandbox import Limits, Sandbox, SandboxError, bubblewrap, check_bubblewrap, of_thread, seccomp
+from tools.sandbox import Limits, Sandbox, SandboxError, bubblewrap, cgroup, check_bubblewrap, of_thread, seccomp
 
 SMALL = Limits(seconds=2, memory=128 << 20, processes=24, disk=4 << 20, output=100_000, files=200)
 
@@ -199,6 +200,7 @@ for call in (lambda: libc.syscall(600), lambda: libc.memfd_create(b"x", 0),
 def test_sockets_are_those_between_processes(box):
     result = box.run("""python3 -c '
 import socket
+import subprocess
 for family in range(1, 46):
     for kind in 1, 2, 3, 5:
         try:
@@ -436,6 +438,30 @@ def test_where_bubblewrap_may_not_work_the_ways_out_are_told(said, words, monkey
         Sandbox()
     for cached in (check_bubblewrap, bubblewrap.outer, bubblewrap.inner, bubblewrap._bwrap):
         cached.cache_clear()
+
+
+def test_commands_are_never_roots(monkeypatch, tmp_path):
+    """Root's user id alone opens /proc/sys/kernel/core_pattern for writing."""
+    (tmp_path / "python3").touch(0o755)
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(bubblewrap, "python", lambda: str(tmp_path / "python3"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    bubblewrap._identity.cache_clear()
+    with pytest.raises(UserError, match=r"only root can run .*python3.*apt-get install python3"):
+        bubblewrap._identity()
+    bubblewrap._identity.cache_clear()
+
+
+@needs_bubblewrap
+def test_what_killed_processes_have_left_is_removed():
+    if (parent := cgroup._parent()) is None:
+        pytest.skip("no cgroup can be made here")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = parent / f"sandbox-{dead.pid}-0"
+    left.mkdir()
+    Sandbox(SMALL).close()
+    assert not left.exists()
 
 
 def test_unsandboxed_says_the_same_of_the_same_commands():

@@ -87,10 +87,17 @@ def _bwrap() -> str:
 
 @cache
 def _identity() -> dict:
-    """Options of Popen that make root nobody, if nobody can run Python: the system does not limit root's processes."""
+    """Options of Popen that make root nobody. Raises UserError if nobody cannot run Python.
+
+    A command that has root's user id, even without its capabilities, may write the kernel's settings in /proc/sys.
+    """
+    if os.geteuid():
+        return {}
     path = os.path.realpath(python())
-    reachable = all(os.stat(part).st_mode & 0o001 for part in (path, *Path(path).parents))
-    return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 and reachable else {}
+    if not all(os.stat(part).st_mode & 0o001 for part in (path, *Path(path).parents)):
+        raise UserError(f"only root can run {path}, and commands in the sandbox must not be root's: install a python3 "
+                        f"for all users (Debian and Ubuntu: apt-get install python3), or be another user")
+    return {"user": NOBODY, "group": NOBODY, "extra_groups": []}
 
 
 def start(command: list[str], options: list[str] | None = None, **popen: Any) -> subprocess.Popen:

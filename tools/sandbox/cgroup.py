@@ -32,6 +32,10 @@ class Cgroup:
         """One with a limit of so many bytes, and of what the supervisor needs; None where none can be made."""
         if (parent := _parent()) is None:
             return None
+        for left in parent.glob("sandbox-*-*"):  # by processes that were killed
+            if not Path("/proc", left.name.split("-")[1]).exists():
+                with contextlib.suppress(OSError):
+                    left.rmdir()
         path = parent / f"sandbox-{os.getpid()}-{next(_numbers)}"
         try:
             path.mkdir()
