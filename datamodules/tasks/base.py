@@ -40,6 +40,7 @@ class Task(ABC):
 
     name:       of the task, in results and checkpoints
     max_length: complexity up to which training problems go
+    shortest:   the least length of a problem, and `longest` the greatest
     variants:   kinds of problems that are evaluated apart
     truncated:  whether a trajectory that is longer than a training row is cut
     streamed:   whether `record` tells a scribe token by token, so that a trajectory of any length can be verified
@@ -51,6 +52,8 @@ class Task(ABC):
     style: str
     setting: str
     phases: Sequence[str]
+    shortest = 1
+    longest = 10**9
     variants: Sequence[str] = ("",)
     truncated = False
     streamed = True
@@ -60,9 +63,9 @@ class Task(ABC):
     def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
         """A random problem of exactly that length."""
 
-    @abstractmethod
     def sample_training(self, rng: random.Random) -> Problem:
-        """A random training problem, of length at most `max_length`."""
+        """A random training problem: any length up to `max_length`, of the first variant."""
+        return self.sample(rng, rng.randint(self.shortest, self.max_length), self.variants[0])
 
     def sample_held_out(self, rng: random.Random, split: str) -> Problem:
         """A random problem of a loss that nothing is learnt from; one like those of training unless they are limited.
@@ -94,10 +97,6 @@ class Task(ABC):
     def vocabulary(self) -> Vocabulary:
         """All tokens of its problems and trajectories."""
 
-    @abstractmethod
-    def check_length(self, length: int) -> None:
-        """Raises UserError if no problem has that length."""
-
     def outputs(self, problem: Problem) -> tuple[str, ...]:
         """What a right trajectory outputs: the answer, in the order that the setting wants."""
         return self.answer(problem)
@@ -119,6 +118,13 @@ class Task(ABC):
     def part(self, variant: str) -> tuple["Task", str]:
         """The task that problems of a variant belong to, and what they are called there: itself, unless it is many."""
         return self, variant
+
+    def check_length(self, length: int) -> None:
+        """Raises UserError if no problem has that length."""
+        if length < self.shortest:
+            raise UserError(f"length {length} is not allowed: {self.name} needs at least {self.shortest}")
+        if length > self.longest:
+            raise UserError(f"length {length} is not allowed: {self.name} goes up to {self.longest:,}")
 
     def variants_at(self, length: int) -> list[str]:
         """Those of `variants` that have problems of a length for which `check_length` raises nothing."""
@@ -159,10 +165,6 @@ class ToolTask(Task):
     symbols: tuple[str, ...]
     """Tokens of prompts, thoughts and outputs, without [ANS], [END] and [EDGE]."""
     phases: tuple[str, ...]
-    shortest = 1
-    """The least possible length."""
-    longest = 10**9
-    """The greatest possible length."""
 
     def __init__(self, max_length: int, style: str = "local", setting: Setting | str = "interactive") -> None:
         if missing := [key for key in ("name", "symbols", "phases") if not hasattr(self, key)]:
@@ -196,10 +198,6 @@ class ToolTask(Task):
     @abstractmethod
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         """Solve the problem, writing and asking through `scribe`; the end token is written by the caller."""
-
-    def sample_training(self, rng: random.Random) -> Problem:
-        """A random training problem: any length up to `max_length`, of the first variant."""
-        return self.sample(rng, rng.randint(self.shortest, self.max_length), self.variants[0])
 
     @property
     def mark(self) -> str:
@@ -240,12 +238,6 @@ class ToolTask(Task):
                                 f"{CALL} and {RETURN} are no symbols, and {PHASE_MARK} is in none, nor in a command or "
                                 f"phase; give it another name")
         return Vocabulary([END, ANSWER, *self._setting.tokens(self)])
-
-    def check_length(self, length: int) -> None:
-        if length < self.shortest:
-            raise UserError(f"length {length} is not allowed: {self.name} needs at least {self.shortest}")
-        if length > self.longest:
-            raise UserError(f"length {length} is not allowed: {self.name} goes up to {self.longest:,}")
 
 
 def digits(rng: random.Random, length: int, zero: bool = False) -> str:

@@ -94,6 +94,7 @@ class CodeFixing(Task):
     name = "code_fixing"
     style = "paper"
     phases = PHASES
+    shortest, longest = SHORTEST, LONGEST
     truncated = passes = True
     streamed = False
 
@@ -291,10 +292,6 @@ class CodeFixing(Task):
 
     def vocabulary(self) -> Vocabulary:
         return self._vocabulary
-
-    def check_length(self, length: int) -> None:
-        if not SHORTEST <= length <= LONGEST:
-            raise UserError(f"length {length} is not allowed: a code base has {SHORTEST} to {LONGEST:,} functions")
 
     def save(self, folder: str | Path) -> None:
         """The tokenizer, as tokenizer.json, and what the trajectories were."""

@@ -206,7 +206,7 @@ def test_rubbish_goes_on_or_ends_with_a_reason(task):
 
 def test_what_a_user_types(task):
     assert task.parse("12/3").length == 12 and task.parse(" 7 ").source.seed == "typed/0/7"
-    for text, words in (("x", "not a problem"), ("1", "2 to 1,000"), ("2000", "2 to 1,000")):
+    for text, words in (("x", "not a problem"), ("1", "needs at least 2"), ("2000", "goes up to 1,000")):
         with pytest.raises(UserError, match=words):
             task.parse(text)
     with pytest.raises(UserError, match="mistakes are not possible"):
