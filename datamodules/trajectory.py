@@ -54,6 +54,7 @@ class Trajectory:
         return self.phases[i - 1][1] if i else ""
 
     def outputs(self) -> list[str]:
+        """The answer in it: the tokens of kind OUTPUT."""
         return [t for t, k in zip(self.tokens, self.kinds, strict=True) if k == Kind.OUTPUT]
 
     def turns(self) -> int:
@@ -307,11 +308,13 @@ class Pointer:
         self.left_token, self.right_token, self.read_token = _command_tokens(self.number, suffix)
 
     def left(self) -> None:
+        """Move one cell to the left."""
         self._left()
         self._tokens.append(self.left_token)
         self._kinds.append(_MOVE)
 
     def right(self) -> None:
+        """Move one cell to the right."""
         self._right()
         self._tokens.append(self.right_token)
         self._kinds.append(_MOVE)

@@ -12,8 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-FOLDERS = ("lightning_modules", "tools")
-"""Where methods are asked too; those of datamodules follow."""
+FOLDERS = ("lightning_modules", "datamodules", "tools")
 
 WRAPPED = property, cached_property, classmethod, staticmethod
 
