@@ -14,6 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 FOLDERS = ("lightning_modules", "datamodules", "tools")
 
+PROGRAM = "datamodules.judged"
+"""Runs what it is given where it is imported."""
+
 WRAPPED = property, cached_property, classmethod, staticmethod
 
 
@@ -31,6 +34,8 @@ def test_public_methods_say_what_they_do_or_what_they_override_does(folder):
     missing = []
     for path in sorted((ROOT / folder).rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name == PROGRAM:
+            continue
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:  # Triton is there on Linux with CUDA alone
