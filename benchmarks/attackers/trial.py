@@ -219,7 +219,8 @@ class Outcome:
 
 def trial(attack: Attack, defended: bool = True) -> Outcome:
     """Run an attack in a process of its own, which uses the sandbox."""
-    with tempfile.TemporaryDirectory(prefix="trial-") as folder:
+    with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)
         result = Path(folder, "result")  # an attacker may write into pipes
         process = multiprocessing.get_context("fork").Process(target=_trial, args=(attack, defended, result))
         begun = time.monotonic()
@@ -236,6 +237,7 @@ def trial(attack: Attack, defended: bool = True) -> Outcome:
 
 def _trial(attack: Attack, defended: bool, result: Path) -> None:
     os.setsid()
+    tempfile.tempdir = str(result.parent)  # what is left when this process is killed goes with it
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans come to this process
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before, stage = status("VmRSS"), Stage()
