@@ -22,7 +22,7 @@ class Setting(ABC):
     """
 
     name: str
-    phases: tuple[str, ...] | None = ("answer",)
+    phases: tuple[str, ...] | None = None
     mistakes = False
 
     @abstractmethod
@@ -46,7 +46,6 @@ class Interactive(Setting):
     """As many calls of the task's tool as its algorithm needs."""
 
     name = "interactive"
-    phases = None
     mistakes = True
 
     def tool(self, task: ToolTask) -> Tool:
@@ -73,7 +72,22 @@ class NoTool(Interactive):
         return Unassisted(task.memory())
 
 
-class SingleTurn(Setting):
+class Direct(Setting):
+    """The answer at once."""
+
+    name = "direct"
+    phases = ("answer",)
+
+    def tool(self, task: ToolTask) -> Tool:
+        return Unassisted(task.memory())
+
+    def solve(self, task: ToolTask, problem: Problem, scribe: Scribe) -> None:
+        scribe.phase("answer")
+        scribe.answer()
+        scribe.output(*task.outputs(problem))
+
+
+class SingleTurn(Direct):
     """One call of a solver with the question, then the answer."""
 
     name = "single_turn"
@@ -85,26 +99,10 @@ class SingleTurn(Setting):
     def solve(self, task: ToolTask, problem: Problem, scribe: Scribe) -> None:
         scribe.phase("call")
         scribe.command(CALL, *problem.prompt, RETURN)
-        scribe.phase("answer")
-        scribe.answer()
-        scribe.output(*task.outputs(problem))
+        super().solve(task, problem, scribe)
 
     def tokens(self, task: ToolTask) -> list[str]:
         return [CALL, RETURN, *task.symbols]
-
-
-class Direct(Setting):
-    """The answer at once."""
-
-    name = "direct"
-
-    def tool(self, task: ToolTask) -> Tool:
-        return Unassisted(task.memory())
-
-    def solve(self, task: ToolTask, problem: Problem, scribe: Scribe) -> None:
-        scribe.phase("answer")
-        scribe.answer()
-        scribe.output(*task.outputs(problem))
 
 
 class DirectReversed(Direct):
