@@ -23,6 +23,7 @@ PLACES = {
     "a logger": {"trainer": {"logger": PLANTED}},
     "one logger of several": {"trainer": {"logger": [{"class_path": "CSVLogger", "init_args": {"save_dir": "."}},
                                                      PLANTED]}},
+    "a setting": {"data": {"task": {"class_path": "Copy", "init_args": {"max_length": 3, "setting": PLANTED}}}},
     "a callback": {"trainer": {"callbacks": [PLANTED]}},
     "a function": {"trainer": {"callbacks": [{"class_path": "lightning.pytorch.callbacks.LambdaCallback",
                                               "init_args": {"setup": "planted.function"}}]}},
@@ -67,6 +68,12 @@ def test_a_configuration_that_is_found_imports_nothing_foreign(place, run, capsy
     line = refused(capsys, "test", "--ckpt_path", run / "checkpoints/last.ckpt")
     package = {"another module's": "subprocess", "a class of PyTorch that runs programs": "torch"}.get(place, "planted")
     assert f"error: {package}." in line and line.endswith(f"if you trust it, give --trusted_packages {package}")
+
+
+def test_nor_a_setting_by_its_import_path_alone(run, capsys):
+    task = {"class_path": "Copy", "init_args": {"max_length": 3, "setting": "planted.Planted"}}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": {"task": task}}))
+    refused(capsys, "test", "--ckpt_path", run / "checkpoints/last.ckpt")
 
 
 def test_nor_does_a_file_that_it_names_nor_one_that_goes_on(run, capsys):
