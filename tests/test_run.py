@@ -105,7 +105,8 @@ def test_analyze_says_whether_the_horizon_is_bounded(trained):
     result = run("analyze", "--lengths", "[5,10,20,40]", cwd=folder)
     assert result.returncode == 0 and "verdict: bounded" in result.stdout, result.stderr[-3000:]
     rows = json.loads((folder / "runs/analysis/addition_interactive_local.json").read_text())["records"]
-    assert [row["length"] for row in rows] == [5, 10, 20, 40]
+    assert [(row["length"], row["variant"]) for row in rows] == [
+        (length, variant) for length in (5, 10, 20, 40) for variant in ("", "n + m")]
     assert (folder / "runs/analysis/addition_interactive_local.png").stat().st_size > 10_000
 
 
