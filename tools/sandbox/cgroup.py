@@ -54,22 +54,30 @@ class Cgroup:
         return cls(path)
 
     def start(self, command: list[str], **popen: Any) -> subprocess.Popen:
-        """Start a command in bubblewrap, which waits until it is in this cgroup."""
+        """Start a command in bubblewrap, in this cgroup.
+
+        The process itself stays outside: it only waits for its child, which holds all that is in the namespaces.
+        """
         told, tells = os.pipe()
-        waits, goes = os.pipe()
         try:
-            process = bubblewrap.start(command, ["--info-fd", str(tells), "--block-fd", str(waits)],
-                                       pass_fds=[tells, waits], **popen)
+            process = bubblewrap.start(command, ["--info-fd", str(tells)], pass_fds=[tells], **popen)
             os.close(tells)
-            tells = -1
-            with contextlib.suppress(OSError, ValueError, KeyError), open(told, "rb", closefd=False) as file:
-                # The child holds all that will be in the namespaces; the process itself only waits for it.
-                (self.path / "cgroup.procs").write_text(str(json.loads(file.read())["child-pid"]))
+            tells, said = -1, b""
+            while b"}" not in said and (more := os.read(told, 4096)):
+                said += more
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                self._join(json.loads(said)["child-pid"])
             return process
         finally:
-            for fd in (told, tells, waits, goes):
+            for fd in (told, tells):
                 if fd >= 0:
                     os.close(fd)
+
+    def _join(self, pid: int) -> None:
+        """Move a process here, and then those that it had started by then; those that it starts later are born here."""
+        (self.path / "cgroup.procs").write_text(str(pid))
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            self._join(int(child))
 
     def remove(self) -> None:
         """Remove it, once all of its processes have ended; waits a second for that at most."""
