@@ -17,6 +17,8 @@ PAPER = re.compile(r"-> ([\d,]+) \((\d+)%\)")
 """`10 -> 1,000 (98%)`: what the paper's tables say."""
 GROWTH = re.compile(r"(.+)_(?:scaling|steps)_\d+")
 """Experiments of many recipes that differ in training length or steps: shown as growth, their tables folded."""
+QUEUE = "paper_"
+"""What the names of the recipes begin with whose settings were fixed before they were run."""
 STYLES = ("local", "paper")
 SHORT = 25
 """Tokens of a horizon that a small model can be expected to keep."""
@@ -31,8 +33,10 @@ def summary(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
         known = [row for row in rows if PAPER.search(row["paper"]) and row["ours"][style]]
         under = [f"{row['what'].partition(',')[0]}, {row['backbone']}" for row in known if below(row, style)]
         if known:
+            alone = sum(len(row["ours"][style][0].exact) < 2 and not below(row, style) for row in known)
             lines.append(f"Style {style}: in {len(known) - len(under)} of {len(known)} rows of the paper's tables that "
                          f"were measured, our median seed has at least the paper's share at the paper's length"
+                         + f" ({alone} of them by one seed)" * bool(alone)
                          + (f"; below: {'; '.join(under)}" if under else "") + ".")
     far = longest(everything)
     if far:
@@ -69,7 +73,8 @@ def longest(everything: Sequence[Curve]) -> dict[str, tuple[int, int, Curve]]:
 
 
 def paper_rows(everything: Sequence[Curve], path: Path) -> list[dict[str, Any]]:
-    """Rows of the paper's tables, each with `ours`: style -> recipes, that of the largest median reach first.
+    """Rows of the paper's tables, each with `ours`: style -> recipes, in an order that no result decides: the paper's
+    own recipe (`configs/sweeps/paper.yaml`), then those of more seeds, then of more training tokens.
 
     None without the file; raises UserError if it holds something else.
     """
@@ -86,9 +91,14 @@ def paper_rows(everything: Sequence[Curve], path: Path) -> list[dict[str, Any]]:
         found = [c for c in everything if c.task == row["task"] and c.variant == row.get("variant", "")
                  and c.setting == row.get("setting", "interactive") and c.backbone.split()[:1] == [row["backbone"]]
                  and c.experiment == f"{c.task}_{c.trained}" and c.trained <= row["trained"]]
-        found.sort(key=lambda c: (c.median_reach(), len(c.exact)), reverse=True)
+        found.sort(key=lambda c: (not c.recipe.startswith(QUEUE), -len(c.exact), -training_tokens(c), c.recipe))
         row["ours"] = {style: [c for c in found if c.style == style] for style in STYLES}
     return rows
+
+
+def training_tokens(curve: Curve) -> int:
+    """Tokens of a recipe's longest training; 0 where no run says it."""
+    return max(run.facts.get("train_tokens") or 0 for run in curve.runs)
 
 
 def headline(curve: Curve) -> str:
@@ -101,7 +111,7 @@ def headline(curve: Curve) -> str:
 
 
 def below(row: dict[str, Any], style: str) -> bool:
-    """Whether our best recipe's median seed is below the paper's share at the paper's length (or the next tried)."""
+    """Whether our first recipe's median seed is below the paper's share at the paper's length (or the next tried)."""
     numbers = PAPER.search(row["paper"])
     if not numbers or not row["ours"][style]:
         return False

@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from lightning_modules.reporting.claims import paper_rows
 from lightning_modules.reporting.report import benchmark_section, natural, report
 from lightning_modules.reporting.results import curves, read_runs
 from tools import UserError
@@ -221,3 +222,20 @@ def test_a_file_of_the_papers_numbers_that_is_none_gets_one_line(content, tmp_pa
     (tmp_path / "paper.yaml").write_text(content)
     with pytest.raises(UserError, match=r"paper\.yaml (does not hold the paper's rows|holds a row without task)"):
         report(str(tmp_path), str(tmp_path / "out.md"))
+
+
+def test_no_result_decides_which_recipe_stands_beside_the_papers(tmp_path):
+    results = tmp_path / "results"
+    write(results, "far_seed1", {10: 1.0, 1000: 1.0}, train_tokens=9)
+    for seed in (1, 2):
+        write(results, f"short_seed{seed}", {10: 1.0, 1000: 0.0}, seed=seed, train_tokens=9)
+        write(results, f"long_seed{seed}", {10: 1.0, 1000: 0.2}, seed=seed, train_tokens=99)
+    (results / "paper.yaml").write_text(
+        "rows:\n- {what: Figure 2, task: addition, backbone: mamba, trained: 5, paper: '5 -> 1,000 (10%)'}\n")
+    first = []
+    for more in ("", "paper_mamba_seed1"):
+        if more:
+            write(results, more, {10: 0.0}, train_tokens=1)
+        row, = paper_rows(curves(read_runs(results)), results / "paper.yaml")
+        first.append([c.recipe for c in row["ours"]["local"]])
+    assert first == [["long", "short", "far"], ["paper_mamba", "long", "short", "far"]]
