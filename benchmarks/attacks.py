@@ -10,6 +10,7 @@ results/benchmarks/attacks.json or judgements.json, and exits with 1 if one was 
 """
 
 import argparse
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -21,8 +22,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from queue import Empty
 from typing import Any
-from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -63,8 +64,12 @@ def draw(number: int, seed: int) -> tuple[str, bool, CodeBase, Mapping[str, byte
     return f"wrong, {kind}", False, code, files
 
 
-def judge_some(first: int, step: int, count: int, seed: int, queue: Any) -> None:
-    """Judge submissions first, first + step, ...; says how each went, how large this is, and what is left at last."""
+def judge_some(first: int, step: int, count: int, seed: int, queue: Any, folder: str) -> None:
+    """Judge submissions first, first + step, ...; says how each went, how large this is, and what is left at last.
+
+    folder: for temporary files
+    """
+    tempfile.tempdir = folder
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans come to this process
     for number in range(first, count, step):
         kind, right, code, files = draw(number, seed)
@@ -85,16 +90,22 @@ def census(folder: str) -> Counter:
 
 def judgements(count: int, seed: int, processes: int = 2) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows by kind of submission, and facts about what was left and used."""
-    context, begun = multiprocessing.get_context("fork"), time.monotonic()
+    context, begun = multiprocessing.get_context("spawn"), time.monotonic()
     done, wrong, sizes, left, files = Counter(), Counter(), {}, Counter(), []
-    with tempfile.TemporaryDirectory() as folder, patch.object(tempfile, "tempdir", folder):
-        before, queue = census(folder), context.SimpleQueue()
-        workers = [context.Process(target=judge_some, args=(i, processes, count, seed, queue))
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        before, queue = census(folder), context.Queue()
+        workers = [context.Process(target=judge_some, args=(i, processes, count, seed, queue, folder))
                    for i in range(processes)]
         for worker in workers:
             worker.start()
         for _ in range(count + processes):
-            number, kind, said, size = queue.get()
+            while True:
+                with contextlib.suppress(Empty):
+                    number, kind, said, size = queue.get(timeout=5)
+                    break
+                if failed := [worker.exitcode for worker in workers if worker.exitcode]:
+                    raise SystemExit(f"a judging process has ended with {failed[0]}")
             if number is None:
                 left.update(kind)
                 files.append(said)

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import functools
 import json
-import multiprocessing
 import os
 import re
 import secrets
@@ -12,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +27,8 @@ from tools import UserError
 from tools.sandbox import Limits, Result, Sandbox, bubblewrap, seccomp
 from tools.sandbox import sandbox as host
 from tools.sandbox.cgroup import Cgroup
+
+ROOT = Path(__file__).parents[2]
 
 HOST_MEMORY = 256 << 20
 """Bytes by which the process that uses the sandbox may grow."""
@@ -222,17 +224,40 @@ def trial(attack: Attack, defended: bool = True) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)
         result = Path(folder, "result")  # an attacker may write into pipes
-        process = multiprocessing.get_context("fork").Process(target=_trial, args=(attack, defended, result))
-        begun = time.monotonic()
-        process.start()
-        process.join(attack.seconds)
+        begun, server = time.monotonic(), _server()
+        server.stdin.write(json.dumps([attack.kind, attack.name, defended, str(result)]) + "\n")
+        server.stdin.flush()
+        pid = int(server.stdout.readline())
+        while not result.exists() and Path(f"/proc/{pid}").exists() and time.monotonic() < begun + attack.seconds:
+            time.sleep(0.005)
         taken = time.monotonic() - begun
         got, grown = json.loads(result.read_text()) if result.exists() else (
-            "the host hangs" if process.is_alive() else "the host ends", 0)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.join()
+            "the host hangs" if Path(f"/proc/{pid}").exists() else "the host ends", 0)
+        for end in (os.killpg, os.kill):  # it may not lead a group yet
+            with contextlib.suppress(ProcessLookupError):
+                end(pid, signal.SIGKILL)
         return Outcome(got, taken, grown)
+
+
+@functools.cache
+def _server() -> subprocess.Popen:
+    """Forks trials: it has one thread, and the process that asks may have many, whose locks a fork would keep."""
+    code = "from benchmarks import attacks; from benchmarks.attackers import trial; trial.serve(attacks.ATTACKS)"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            text=True)
+
+
+def serve(attacks: list[Attack]) -> None:
+    """Fork a trial for each line of stdin, and tell its process."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps them
+    for line in sys.stdin:
+        kind, name, defended, result = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            attack, = (attack for attack in attacks if (attack.kind, attack.name) == (kind, name))
+            _trial(attack, defended, Path(result))
+        print(pid, flush=True)
 
 
 def _trial(attack: Attack, defended: bool, result: Path) -> None:
@@ -242,8 +267,8 @@ def _trial(attack: Attack, defended: bool, result: Path) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before, stage = status("VmRSS"), Stage()
     quiet = os.open(os.devnull, os.O_RDWR)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
+    for stream in range(3):
+        os.dup2(quiet, stream)
     os.chdir(stage.folder)
     try:
         with contextlib.nullcontext() if defended else attack.off():
