@@ -265,6 +265,7 @@ PICTURE = next((ROOT / "docs").rglob("*.png"))
     (["test", "--ckpt_path", "none.ckpt"], "there is no checkpoint none.ckpt"),
     (["test", "--config", str(ROOT / "configs/add.yaml")], "test needs a trained model: give --ckpt_path"),
     (["fit", "--config", "none.yaml"], "there is no configuration file none.yaml"),
+    (["train"], "there is no command train: expected fit, validate, test, rollout, export, analyze, report, sweep, co"),
     (["fit", *TINY, "--config", str(ROOT / "README.md")], "README.md is not YAML"),
     (["fit", *TINY, "--checkpoint", str(PICTURE)], "is no text, and a YAML file is expected there"),
     (["fit", *TINY, "--data.task", "Sums"], "data.task: there is no class Sums; expected"),

@@ -32,6 +32,11 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda reco
 FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "analyze": (analyze, False)}
 """Commands on a run, and whether they need its weights."""
 
+PAGES = {"report": report, "sweep": sweep, "collect": collect}
+"""Commands without a run."""
+
+COMMANDS = ("fit", "validate", "test", *FUNCTIONS, *PAGES)
+
 
 def main(arguments: list[str]) -> None:
     """Run a command with its arguments; a user's mistake is one line on stderr and exit code 2.
@@ -42,9 +47,12 @@ def main(arguments: list[str]) -> None:
     # folder of a configuration while that is read, which may be a fetched one.
     sys.path[:] = dict.fromkeys([*(folder or os.getcwd() for folder in sys.path), os.getcwd()])
     try:
-        if arguments[:1] in (["report"], ["sweep"], ["collect"]):
-            auto_cli({"report": report, "sweep": sweep, "collect": collect}, args=arguments, parser_class=Parser)
+        command = arguments[0] if arguments else ""
+        if command in PAGES:
+            auto_cli(PAGES, args=arguments, parser_class=Parser)
             return
+        if command not in COMMANDS and not command.startswith("-") and command:
+            raise UserError(f"there is no command {command}: expected {', '.join(COMMANDS)}")
         if torch.cuda.is_available():
             ensure_triton_cache()
         given, packages = trusted(arguments)
