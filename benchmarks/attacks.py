@@ -32,15 +32,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.attackers.commands import COMMANDS, SUPERVISORS
+from benchmarks.attackers.commands import COMMANDS
 from benchmarks.attackers.files import FILES
+from benchmarks.attackers.resources import RESOURCES
 from benchmarks.attackers.submissions import FIXES, HOSTILE, SLOW, SUBMISSIONS, close_sandboxes, fixed, judged
+from benchmarks.attackers.supervisors import SUPERVISORS
 from benchmarks.attackers.trial import cgroups, children, status, trial
 from datamodules.codebases import CodeBase, code_base
 from lightning_modules.evaluation.metrics import write_metrics
 from lightning_modules.provenance import origin
 
-ATTACKS = [*COMMANDS, *SUPERVISORS, *SUBMISSIONS, *FILES]
+ATTACKS = [*COMMANDS, *RESOURCES, *SUPERVISORS, *SUBMISSIONS, *FILES]
 
 
 def draw(number: int, seed: int) -> tuple[str, bool, CodeBase, Mapping[str, bytes]]:
