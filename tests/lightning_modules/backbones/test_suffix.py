@@ -90,6 +90,7 @@ for step in range(3):
     tokens = torch.randint(9, (2, 10 + 5 * rank), generator=torch.Generator().manual_seed(10 * step + rank))
     net.learn(tokens, tokens.roll(-1, 1))
 torch.save(net.state_dict(), f"{store}.{rank}")
+torch.distributed.destroy_process_group()   # else its threads may be alive when the process ends, which then aborts
 """
 
 
