@@ -1,7 +1,7 @@
 """The command line: fit, validate, test, rollout (one problem, step by step), export (for transformers), analyze
 (horizons, no training), sweep (a grid of runs), report (docs/results.md) and collect (trajectories of agents)."""
 
-from lightning_modules.commands.main import program
+from length_gen.lightning_modules.commands.main import program
 
 if __name__ == "__main__":
     program()

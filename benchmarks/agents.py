@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from datamodules.collection import Collection, summary
-from datamodules.judge import judge_sandbox
-from datamodules.scripted import AGENTS
-from lightning_modules.evaluation.metrics import wilson_interval, write_metrics
-from lightning_modules.provenance import origin
-from tools.sandbox import Limits, Sandbox, of_thread
+from length_gen.datamodules.collection import Collection, summary
+from length_gen.datamodules.judge import judge_sandbox
+from length_gen.datamodules.scripted import AGENTS
+from length_gen.lightning_modules.evaluation.metrics import wilson_interval, write_metrics
+from length_gen.lightning_modules.provenance import origin
+from length_gen.tools.sandbox import Limits, Sandbox, of_thread
 
 
 def one(job: tuple[Collection, int]) -> dict:

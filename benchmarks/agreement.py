@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
-from lightning_modules.backbones.base import Backbone, reset_rows
-from lightning_modules.backbones.decoder import capture
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import origin
+from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
+from length_gen.lightning_modules.backbones.base import Backbone, reset_rows
+from length_gen.lightning_modules.backbones.decoder import capture
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import origin
 
 VOCABULARY, ROWS, AGAIN = 40, 3, 1
 SIZES = (1, 7, 333, 64, 1024, 3, 2049)

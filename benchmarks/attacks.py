@@ -38,9 +38,9 @@ from benchmarks.attackers.resources import RESOURCES
 from benchmarks.attackers.submissions import FIXES, HOSTILE, SLOW, SUBMISSIONS, close_sandboxes, fixed, judged
 from benchmarks.attackers.supervisors import SUPERVISORS
 from benchmarks.attackers.trial import cgroups, children, status, trial
-from datamodules.codebases import CodeBase, code_base
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import origin
+from length_gen.datamodules.codebases import CodeBase, code_base
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import origin
 
 ATTACKS = [*COMMANDS, *RESOURCES, *SUPERVISORS, *SUBMISSIONS, *FILES]
 

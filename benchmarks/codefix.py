@@ -19,8 +19,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lightning_modules.runs.sweep import read_sweep, sweep
-from tools import UserError
+from length_gen.lightning_modules.runs.sweep import read_sweep, sweep
+from length_gen.tools import UserError
 
 AGENTS = ("interactive", "single_turn")
 

@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.stream import TrajectoryStream, collate
-from datamodules.tasks import (
+from length_gen.datamodules.stream import TrajectoryStream, collate
+from length_gen.datamodules.tasks import (
     Addition,
     Copy,
     HanoiIterative,
@@ -27,9 +27,9 @@ from datamodules.tasks import (
     Task,
     Turing,
 )
-from datamodules.tasks.machine import FOLDER
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import origin
+from length_gen.datamodules.tasks.machine import FOLDER
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import origin
 
 TARGET = 1e6
 

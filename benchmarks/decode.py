@@ -20,9 +20,9 @@ from models import copy_bandwidth, floor, kept
 from rich.console import Console
 from rich.table import Table
 
-from lightning_modules.backbones import Mamba
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import origin
+from length_gen.lightning_modules.backbones import Mamba
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import origin
 
 LABELS = {"six": "six kernels a layer", "layer": "three kernels a layer", "step": "one kernel for all layers"}
 KERNELS = ("enter", "convolve", "select", "update", "leave", "add")
@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--out", default="results/benchmarks/decode.json")
     options = parser.parse_args()
-    from lightning_modules.backbones import mamba_layer, mamba_step
-    from lightning_modules.backbones.mamba_decode import MambaDecoder
+    from length_gen.lightning_modules.backbones import mamba_layer, mamba_step
+    from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder
 
     model = Mamba(40, n_layer=options.layers, d_model=768).cuda().eval()
     table = Table("rows", "weights", "states", "kernels", *KERNELS, "a layer", "step", "tokens/s", "ratio",

@@ -40,13 +40,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
-from datamodules.collection import META, Collection, start_collection
-from datamodules.text import TextCodec
-from lightning_modules.commands import main as commands
-from lightning_modules.commands.command_line import CLI, Trainer, command_line
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.model import TrajectoryModel
-from lightning_modules.provenance import origin
+from length_gen.datamodules.collection import META, Collection, start_collection
+from length_gen.datamodules.text import TextCodec
+from length_gen.lightning_modules.commands import main as commands
+from length_gen.lightning_modules.commands.command_line import CLI, Trainer, command_line
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.model import TrajectoryModel
+from length_gen.lightning_modules.provenance import origin
 
 ROOT = Path(__file__).parent.parent
 

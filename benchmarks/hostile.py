@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Multiplication, ToolTask, Turing
-from datamodules.tokens import END
-from lightning_modules.backbones import Backbone
-from lightning_modules.decoding.rollout import Rollout, rollout
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import origin
-from tools.base import bare
+from length_gen.datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Multiplication, ToolTask, Turing
+from length_gen.datamodules.tokens import END
+from length_gen.lightning_modules.backbones import Backbone
+from length_gen.lightning_modules.decoding.rollout import Rollout, rollout
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import origin
+from length_gen.tools.base import bare
 
 KINDS = ("uniform", "commands", "thoughts", "left", "right", "searches", "end")
 """Any token; only commands; only what is no command; runs to either end; searches for the most frequent; the end."""

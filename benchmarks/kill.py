@@ -26,9 +26,9 @@ from rich.table import Table
 
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks.processes import Command
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import CHECKPOINT, PREVIOUS, origin
-from lightning_modules.runs.checkpoints import load_checkpoint
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS, origin
+from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 WAYS = (("packed", "0"), ("padded", "0"), ("packed", "2"), ("padded", "2"))

@@ -19,11 +19,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.tasks import Addition
-from lightning_modules import backbones
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.evaluation.verify import verify
-from lightning_modules.provenance import origin
+from length_gen.datamodules.tasks import Addition
+from length_gen.lightning_modules import backbones
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.evaluation.verify import verify
+from length_gen.lightning_modules.provenance import origin
 
 LENGTHS = (10_000, 100_000, 1_000_000)
 GROWING = (10_000, 20_000)

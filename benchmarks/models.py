@@ -7,11 +7,11 @@ from pathlib import Path
 import lightning
 import torch
 
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import ToolTask
-from lightning_modules.backbones import Mamba
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.model import TrajectoryModel
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import ToolTask
+from length_gen.lightning_modules.backbones import Mamba
+from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.model import TrajectoryModel
 
 
 def trained(task: ToolTask, backbone: Callable[[int], Backbone], steps: int, rows: int, row_length: int,

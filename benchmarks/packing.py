@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.stream import pack
-from datamodules.tasks import (
+from length_gen.datamodules.stream import pack
+from length_gen.datamodules.tasks import (
     Addition,
     Copy,
     HanoiIterative,
@@ -30,9 +30,9 @@ from datamodules.tasks import (
     Task,
     Turing,
 )
-from datamodules.tasks.machine import FOLDER
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import origin
+from length_gen.datamodules.tasks.machine import FOLDER
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import origin
 
 TRAININGS: list[tuple[Task, int, int]] = [
     (Addition(5), 24, 512), (Addition(20), 16, 768), (Multiplication(5), 20, 768), (Multiplication(10), 20, 768),

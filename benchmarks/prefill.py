@@ -20,16 +20,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from datamodules.collection import Collection, start_collection
-from datamodules.tasks import Addition, CodeFixing, LogicalGraph, Problem, Task
-from datamodules.tokens import Kind
-from datamodules.trajectory import Trajectory
-from lightning_modules import backbones
-from lightning_modules.backbones import Backbone
-from lightning_modules.decoding.prefill import Passes
-from lightning_modules.decoding.rollout import budget, rollout
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import origin
+from length_gen.datamodules.collection import Collection, start_collection
+from length_gen.datamodules.tasks import Addition, CodeFixing, LogicalGraph, Problem, Task
+from length_gen.datamodules.tokens import Kind
+from length_gen.datamodules.trajectory import Trajectory
+from length_gen.lightning_modules import backbones
+from length_gen.lightning_modules.backbones import Backbone
+from length_gen.lightning_modules.decoding.prefill import Passes
+from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import origin
 
 FACTOR = 6364136223846793005
 

@@ -84,6 +84,6 @@ def _main(method: str, arguments: list[str], cwd: Path, files: tuple[Path, Path]
         with open(path, "ab", buffering=0) as file:
             os.dup2(file.fileno(), stream)
     sys.argv = ["run.py", *arguments]
-    from lightning_modules.commands.main import main
+    from length_gen.lightning_modules.commands.main import main
 
     main(arguments)

@@ -25,13 +25,13 @@ from models import copy_bandwidth, floor, kept, trained
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.tasks import Addition
-from lightning_modules.backbones import Mamba
-from lightning_modules.decoding.batched_rollout import Decoding, Rows
-from lightning_modules.decoding.rollout import budget, rollout
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.model import TrajectoryModel
-from lightning_modules.provenance import origin
+from length_gen.datamodules.tasks import Addition
+from length_gen.lightning_modules.backbones import Mamba
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding, Rows
+from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.model import TrajectoryModel
+from length_gen.lightning_modules.provenance import origin
 
 TARGETS = {64: 150_000, 256: 400_000, 1024: 700_000}
 

@@ -17,14 +17,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.stream import Item, collate
-from datamodules.tasks import Turing
-from lightning_modules.backbones import Suffix
-from lightning_modules.evaluation.horizons import horizons
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.evaluation.verify import verify
-from lightning_modules.model import masked_targets
-from lightning_modules.provenance import origin
+from length_gen.datamodules.stream import Item, collate
+from length_gen.datamodules.tasks import Turing
+from length_gen.lightning_modules.backbones import Suffix
+from length_gen.lightning_modules.evaluation.horizons import horizons
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.evaluation.verify import verify
+from length_gen.lightning_modules.model import masked_targets
+from length_gen.lightning_modules.provenance import origin
 
 
 def main() -> None:

@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from datamodules.tokens import END
-from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones import Backbone
-from lightning_modules.decoding.batched_rollout import Decoding, Rows
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import origin
-from tools import EDGE, PointerMemory
+from length_gen.datamodules.tokens import END
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.lightning_modules.backbones import Backbone
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding, Rows
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import origin
+from length_gen.tools import EDGE, PointerMemory
 
 IMPOSSIBLE, RARE = 4, 4
 """Tokens of probability 0, the end among them, and of 10^-6."""

@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.codebases import CodeBase, code_base
-from datamodules.collection import Collection
-from datamodules.judge import check
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import origin
-from tools.sandbox import Sandbox
+from length_gen.datamodules.codebases import CodeBase, code_base
+from length_gen.datamodules.collection import Collection
+from length_gen.datamodules.judge import check
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import origin
+from length_gen.tools.sandbox import Sandbox
 
 
 def main() -> None:

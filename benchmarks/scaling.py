@@ -31,10 +31,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_modules.commands.command_line import command_line
-from lightning_modules.evaluation.evaluate import evaluate
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.provenance import origin
+from length_gen.lightning_modules.commands.command_line import command_line
+from length_gen.lightning_modules.evaluation.evaluate import evaluate
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.provenance import origin
 
 ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()

@@ -21,15 +21,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Addition, HanoiIterative, LogicalGraph, Mixture, Multiplication, Sort
-from lightning_modules.backbones import Mamba
-from lightning_modules.decoding.rollout import budget, rollout
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.evaluation.plots import COLOURS, save_figure
-from lightning_modules.evaluation.verify import verify
-from lightning_modules.model import TrajectoryModel
-from lightning_modules.provenance import origin
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import Addition, HanoiIterative, LogicalGraph, Mixture, Multiplication, Sort
+from length_gen.lightning_modules.backbones import Mamba
+from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.evaluation.plots import COLOURS, save_figure
+from length_gen.lightning_modules.evaluation.verify import verify
+from length_gen.lightning_modules.model import TrajectoryModel
+from length_gen.lightning_modules.provenance import origin
 
 PARTS = ("train", "rollout", "verify")
 

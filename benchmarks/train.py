@@ -31,13 +31,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Addition
-from lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
-from lightning_modules.backbones.fast import Fast
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
-from lightning_modules.provenance import origin
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import Addition
+from length_gen.lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
+from length_gen.lightning_modules.backbones.fast import Fast
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
+from length_gen.lightning_modules.provenance import origin
 
 ROOT = Path(__file__).parent.parent
 FLOOR, MAMBA_FLOOR = 0.95, 1.5
@@ -238,7 +238,7 @@ class Bench:
         """Tokens a second of `run.py fit` as it logs them, without its first steps."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        from lightning_modules.commands.main import main as run
+        from length_gen.lightning_modules.commands.main import main as run
 
         configs = [ROOT / "configs/add.yaml", ROOT / "configs/model" / OVERLAYS[name]]
         if self.device.type == "cuda":

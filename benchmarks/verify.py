@@ -23,13 +23,13 @@ from models import trained
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.recording import RecordedRows
-from datamodules.tasks import Addition
-from lightning_modules.backbones import LSTM, Mamba, Mistral, Pythia
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.evaluation.verify import verify_streamed
-from lightning_modules.model import TrajectoryModel
-from lightning_modules.provenance import origin
+from length_gen.datamodules.recording import RecordedRows
+from length_gen.datamodules.tasks import Addition
+from length_gen.lightning_modules.backbones import LSTM, Mamba, Mistral, Pythia
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.evaluation.verify import verify_streamed
+from length_gen.lightning_modules.model import TrajectoryModel
+from length_gen.lightning_modules.provenance import origin
 
 LONGEST = {"pythia": 10_000, "mistral": 100_000, "lstm": 100_000}
 LONGEST_ON_CPU = {"pythia": 3_000, "mistral": 10_000}

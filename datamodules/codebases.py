@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tools import UserError
+from length_gen.tools import UserError
 
 SHORTEST, LONGEST = 2, 1000
 RUN = "python3 main.py"

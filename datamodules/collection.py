@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.codebases import CodeBase, code_base
-from datamodules.judge import check
-from datamodules.scripted import AGENTS, SUBMIT
-from datamodules.typed import typed
-from tools import UserError
-from tools.files import RECORDS, SETTINGS, gzip_lines, parsed, read_json
-from tools.prompt import NAMES, fill
-from tools.sandbox import Limits, Sandbox, of_thread
+from length_gen.datamodules.codebases import CodeBase, code_base
+from length_gen.datamodules.judge import check
+from length_gen.datamodules.scripted import AGENTS, SUBMIT
+from length_gen.datamodules.typed import typed
+from length_gen.tools import UserError
+from length_gen.tools.files import RECORDS, SETTINGS, gzip_lines, parsed, read_json
+from length_gen.tools.prompt import NAMES, fill
+from length_gen.tools.sandbox import Limits, Sandbox, of_thread
 
 try:
     import fcntl
@@ -87,7 +87,7 @@ class Collection:
 
     def templates(self):
         """The first two messages of its agents."""
-        from tools.agent import Templates, llm_templates
+        from length_gen.tools.agent import Templates, llm_templates
 
         if self.agent == "llm" and not self.system:
             return llm_templates(self.step_limit)
@@ -101,7 +101,7 @@ class Collection:
 
     def record(self, index: int) -> Record:
         """Let the agent fix code base number `index`, and judge what it leaves."""
-        from tools.agent import PolicyModel, llm, run_agent
+        from length_gen.tools.agent import PolicyModel, llm, run_agent
 
         code = self.code_base(index)
         model = llm(self.model) if self.agent == "llm" else PolicyModel(AGENTS[self.agent])

@@ -13,11 +13,11 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from datamodules.learnt import Learnt
-from datamodules.noise import Noise
-from datamodules.stream import ALIGNMENT, VERSION, BatchStream, Counting, TrajectoryStream, pack
-from datamodules.tasks import Problem, Task, check_task
-from tools import UserError
+from length_gen.datamodules.learnt import Learnt
+from length_gen.datamodules.noise import Noise
+from length_gen.datamodules.stream import ALIGNMENT, VERSION, BatchStream, Counting, TrajectoryStream, pack
+from length_gen.datamodules.tasks import Problem, Task, check_task
+from length_gen.tools import UserError
 
 LARGEST_BATCH = 2**31
 """Tokens of the rows of one batch: they take 9 bytes each on the host alone."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.tokens import PREDICTED, Kind
-from datamodules.trajectory import Trajectory
-from datamodules.vocabulary import Vocabulary
+from length_gen.datamodules.tokens import PREDICTED, Kind
+from length_gen.datamodules.trajectory import Trajectory
+from length_gen.datamodules.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

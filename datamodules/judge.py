@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from datamodules.codebases import MISSING, CodeBase
-from tools.sandbox import Limits, Sandbox, SandboxError, of_thread
+from length_gen.datamodules.codebases import MISSING, CodeBase
+from length_gen.tools.sandbox import Limits, Sandbox, SandboxError, of_thread
 
 LIMITS = Limits()
 

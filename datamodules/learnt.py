@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from datamodules.stream import VERSION
+from length_gen.datamodules.stream import VERSION
 
 
 class Learnt:

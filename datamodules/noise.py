@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.tokens import PREDICTED
-from tools import Tool
-from tools.base import Slip
+from length_gen.datamodules.tokens import PREDICTED
+from length_gen.tools import Tool
+from length_gen.tools.base import Slip
 
 
 @dataclass(slots=True)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from datamodules.tasks import Problem, Task
-from datamodules.tokens import PREDICTED, Kind
-from datamodules.trajectory import Sink, Taken
-from datamodules.vocabulary import Vocabulary
+from length_gen.datamodules.tasks import Problem, Task
+from length_gen.datamodules.tokens import PREDICTED, Kind
+from length_gen.datamodules.trajectory import Sink, Taken
+from length_gen.datamodules.vocabulary import Vocabulary
 
 _PREDICTED = np.isin(np.arange(256), list(PREDICTED))
 

@@ -6,7 +6,7 @@ Each is a policy, messages so far -> next message, to be run in the real agent l
 import re
 from collections.abc import Mapping, Sequence
 
-from datamodules.codebases import MISSING, RUN
+from length_gen.datamodules.codebases import MISSING, RUN
 
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 PRINT_ALL = "tail -n +1 *.py"

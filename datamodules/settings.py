@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from datamodules.trajectory import Scribe
-from tools import EDGE, Solver, Tool, Unassisted
-from tools.solver import CALL, RETURN
+from length_gen.datamodules.trajectory import Scribe
+from length_gen.tools import EDGE, Solver, Tool, Unassisted
+from length_gen.tools.solver import CALL, RETURN
 
 if TYPE_CHECKING:
-    from datamodules.tasks.base import Problem, ToolTask
+    from length_gen.datamodules.tasks.base import Problem, ToolTask
 
 
 class Setting(ABC):

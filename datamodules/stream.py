@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from datamodules.noise import Noise, corrupt
-from datamodules.tasks import Task
-from datamodules.tokens import Kind
+from length_gen.datamodules.noise import Noise, corrupt
+from length_gen.datamodules.tasks import Task
+from length_gen.datamodules.tokens import Kind
 
 VERSION = 2
 """Of the stream, in every result. In version 1 item i was a row of trajectories end to end, the last one cut: of the

@@ -9,10 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datamodules.tokens import END
-from datamodules.vocabulary import Vocabulary
-from tools import UserError
-from tools.files import read_json
+from length_gen.datamodules.tokens import END
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.tools import UserError
+from length_gen.tools.files import read_json
 
 T = TypeVar("T")
 

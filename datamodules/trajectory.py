@@ -9,10 +9,10 @@ from functools import lru_cache
 from itertools import chain, repeat, takewhile
 from typing import NamedTuple
 
-from datamodules.noise import Noise
-from datamodules.tokens import ANSWER, END, Kind, turns
-from tools import PointerMemory, Tool, Unassisted
-from tools.base import PHASE_MARK
+from length_gen.datamodules.noise import Noise
+from length_gen.datamodules.tokens import ANSWER, END, Kind, turns
+from length_gen.tools import PointerMemory, Tool, Unassisted
+from length_gen.tools.base import PHASE_MARK
 
 STYLES = {"paper": "", "local": PHASE_MARK}
 """Name of a style -> what stands between a command and its phase. `paper`: commands as in the paper, without a phase.

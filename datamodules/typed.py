@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from tools import UserError
+from length_gen.tools import UserError
 
 T = TypeVar("T")
 

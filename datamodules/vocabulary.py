@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tools.errors import UserError
+from length_gen.tools.errors import UserError
 
 
 class Vocabulary:

@@ -12,3 +12,6 @@
 
 Imports go one way: backbones <- decoding <- evaluation <- model and training <- runs <- reporting <- commands.
 """
+
+if __name__ != "length_gen.lightning_modules":
+    raise ImportError("lightning_modules is no package of its own: import length_gen.lightning_modules")

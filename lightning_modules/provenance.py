@@ -23,12 +23,15 @@ SHIPPED = Path(__file__).resolve().parent.parent / "configs"
 def reproducing(arguments: Sequence[str]) -> str:
     """The command, as a user would type it, whose result is that of the program with these arguments (its name first).
 
-    It does not say where the run's files were, nor that it went on from a checkpoint of its own, as in a sweep.
+    The program is run.py, wherever it is installed. It does not say where the run's files were, nor that it went on
+    from a checkpoint of its own, as in a sweep.
     """
     given = re.compile(r"--(trainer\.(?:logger\.(?:init_args\.)?)?(save_dir|name|version|default_root_dir|"
                        r"enable_progress_bar)|ckpt_path)(?:=(.*))?")
-    kept, folder, checkpoint = [], {}, []
     rest = iter(arguments)
+    program = next(rest)
+    kept = ["run.py" if program.endswith(("/length_gen/__main__.py", "/length-generalization")) else program]
+    folder, checkpoint = {}, []
     for argument in rest:
         if not (found := given.fullmatch(argument)):
             kept.append(argument.replace(f"{SHIPPED}{os.sep}", f"{SHIPPED.name}/"))  # found wherever it is installed

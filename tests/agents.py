@@ -2,8 +2,8 @@
 
 import pytest
 
-from tools import UserError
-from tools.sandbox import check_bubblewrap
+from length_gen.tools import UserError
+from length_gen.tools.sandbox import check_bubblewrap
 
 
 def _refusal() -> str:

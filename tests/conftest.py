@@ -8,7 +8,7 @@ import jsonargparse._common
 import pytest
 
 from benchmarks.processes import Command
-from datamodules.collection import Collection, start_collection
+from length_gen.datamodules.collection import Collection, start_collection
 from tests.agents import UNSANDBOXED
 
 

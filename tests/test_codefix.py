@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.tasks import CodeFixing
-from lightning_modules.commands.main import main
-from lightning_modules.runs.checkpoints import load_checkpoint
+from length_gen.datamodules.tasks import CodeFixing
+from length_gen.lightning_modules.commands.main import main
+from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 from tests.agents import UNSANDBOXED
 
 ROOT = Path(__file__).parent.parent

@@ -8,10 +8,10 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from lightning_modules.commands.command_line import command_line
-from lightning_modules.commands.main import main
-from lightning_modules.runs.checkpoints import load_checkpoint
-from lightning_modules.training.sharding import FullyShard
+from length_gen.lightning_modules.commands.command_line import command_line
+from length_gen.lightning_modules.commands.main import main
+from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
+from length_gen.lightning_modules.training.sharding import FullyShard
 from tests.test_run import ROOT, TINY, run
 
 EXPERIMENTS = [[path.name] if path.name != "million.yaml" else ["add.yaml", path.name]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from lightning import Callback
 
-from lightning_modules.runs.checkpoints import load_checkpoint
-from lightning_modules.training.callbacks.last_checkpoint import AGREEMENT, REQUEUE
+from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
+from length_gen.lightning_modules.training.callbacks.last_checkpoint import AGREEMENT, REQUEUE
+from length_gen.tools import UserError
 from tests.test_run import ROOT, TINY, run, start, wait_for
-from tools import UserError
 
 UNEVEN = ["--model.schedule", "constant", "--evaluation.problems", "5", "--evaluation.problems_at_longest", "3",
           "--evaluation.validation_problems", "3", "--data.validation_rows", "5", "--trainer.logger.version"]

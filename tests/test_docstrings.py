@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 FOLDERS = ("lightning_modules", "datamodules", "tools")
 
-PROGRAM = "datamodules.judged"
+PROGRAM = "length_gen.datamodules.judged"
 """Runs what it is given where it is imported."""
 
 WRAPPED = property, cached_property, classmethod, staticmethod
@@ -33,7 +33,7 @@ def test_public_modules_classes_and_functions_say_what_they_do():
 def test_public_methods_say_what_they_do_or_what_they_override_does(folder):
     missing = []
     for path in sorted((ROOT / folder).rglob("*.py")):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        name = "length_gen." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if name == PROGRAM:
             continue
         try:

@@ -1,6 +1,8 @@
-"""The layout is the architecture: imports go one way."""
+"""The layout is the architecture: imports go one way, and no module has two names."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,10 +38,11 @@ def imported(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {alias.name.removeprefix("length_gen.") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            found |= {name if (name := f"{node.module}.{alias.name}") in MODULES else node.module
+            module = node.module.removeprefix("length_gen.")
+            found |= {name if (name := f"{module}.{alias.name}".removeprefix("length_gen.")) in MODULES else module
                       for alias in node.names}
     return found
 
@@ -53,3 +56,11 @@ def test_imports_go_one_way(module):
     own = place(module)
     wrong = [other for other in imported(MODULES[module]) if own is not None and (place(other) or 0) > own]
     assert not wrong
+
+
+@pytest.mark.parametrize("module", ["tools.errors", "datamodules.tokens", "lightning_modules.provenance"])
+def test_no_module_has_a_second_name(module):
+    room = module.partition(".")[0]
+    code = f"import length_gen.{module}\ntry:\n    import {module}\nexcept ImportError as error:\n    print(error)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{room} is no package of its own: import length_gen.{room}\n"

@@ -1,4 +1,4 @@
-"""The installed package, without the source folder: all files, and a command that does the same."""
+"""The installed package, without the source folder: one import name with all files, one command that does the same."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 
 from tests.test_run import ROOT, TINY
 
-PARTS = ("tools", "datamodules", "lightning_modules", "configs")
+PARTS = ("length_gen", "tools", "datamodules", "lightning_modules", "configs")
 DRIVER = """
 import runpy, sys
 for line in sys.stdin.read().splitlines():
@@ -18,8 +18,8 @@ for line in sys.stdin.read().splitlines():
     except SystemExit as ended:
         assert not ended.code, (line, ended.code)
     print("done:", line, flush=True)
-import run
-print(run.__file__)
+import length_gen.tools
+print(length_gen.tools.__file__)
 """
 
 
@@ -29,10 +29,14 @@ def test_the_installed_command_does_the_same_in_an_empty_folder(tmp_path):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("run.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    files = {path.relative_to(source) for part in PARTS for path in (source / part).rglob("*") if path.is_file()}
+    files = {path.relative_to(source / "length_gen" if part == "length_gen" else source)
+             for part in PARTS for path in (source / part).rglob("*") if path.is_file()}
     install = "pip install --quiet --no-build-isolation --no-deps --no-index --no-compile --target"
     subprocess.run([sys.executable, "-m", *install.split(), site, source], check=True, timeout=120)
-    assert {path.relative_to(site) for part in PARTS for path in (site / part).rglob("*") if path.is_file()} == files
+    package = site / "length_gen"
+    assert {path.relative_to(package) for path in package.rglob("*") if path.is_file()} == files
+    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"length_gen", "bin"}
+    assert [path.name for path in (site / "bin").iterdir()] == ["length-generalization"]
 
     work.mkdir()
     tiny = " ".join(["--config configs/add.yaml --config=configs/model/gru_small.yaml", *TINY[2:]])
@@ -45,7 +49,7 @@ def test_the_installed_command_does_the_same_in_an_empty_folder(tmp_path):
                             env=os.environ | {"PYTHONPATH": str(site)})
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert [line[6:] for line in result.stdout.splitlines() if line.startswith("done: ")] == lines
-    assert result.stdout.splitlines()[-1] == str(site / "run.py")
+    assert result.stdout.splitlines()[-1] == str(package / "tools/__init__.py")
     assert "from the 1 training runs" in (work / "docs/results.md").read_text()
     metrics = json.loads((work / "runs/add/version_0/metrics.json").read_text())
     assert "--config configs/add.yaml --config configs/model/gru_small.yaml" in metrics["command"]

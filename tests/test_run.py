@@ -15,12 +15,12 @@ import torch
 
 from benchmarks import kill
 from benchmarks.processes import Command
-from datamodules.stream import TrajectoryStream
-from datamodules.tasks import Addition
-from lightning_modules.commands.main import main
-from lightning_modules.model import TrajectoryModel
-from lightning_modules.runs.checkpoints import load_checkpoint
-from lightning_modules.training.callbacks import REQUEUE
+from length_gen.datamodules.stream import TrajectoryStream
+from length_gen.datamodules.tasks import Addition
+from length_gen.lightning_modules.commands.main import main
+from length_gen.lightning_modules.model import TrajectoryModel
+from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
+from length_gen.lightning_modules.training.callbacks import REQUEUE
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--config", str(ROOT / "configs/add.yaml"), "--trainer.max_steps", "6", "--trainer.accelerator", "cpu",
@@ -247,7 +247,7 @@ def test_a_mistake_gets_one_line(case, tmp_path):
 
 
 def test_a_task_of_ones_own_in_the_working_folder(tmp_path, monkeypatch, capsys):
-    code = "from datamodules.tasks import Addition\n\n\nclass OwnSums(Addition):\n    name = 'own_sums'\n"
+    code = "from length_gen.datamodules.tasks import Addition\n\n\nclass OwnSums(Addition):\n    name = 'own_sums'\n"
     (tmp_path / "own_sums.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run.py"])

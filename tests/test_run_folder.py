@@ -13,9 +13,9 @@ from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 
-from lightning_modules.commands.main import main
-from lightning_modules.runs import checkpoints
-from lightning_modules.runs.folders import RunFolder, differences, newest_run
+from length_gen.lightning_modules.commands.main import main
+from length_gen.lightning_modules.runs import checkpoints
+from length_gen.lightning_modules.runs.folders import RunFolder, differences, newest_run
 from tests.test_run import TINY
 
 FEW = ["fit", *TINY, "--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--evaluation.evaluators",

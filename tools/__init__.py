@@ -1,12 +1,15 @@
 """What the model calls: stateful tools that answer its commands with observations. No torch here."""
 
-from tools.base import InvalidCommand, Tool
-from tools.errors import UserError
-from tools.pointer_memory import EDGE, PointerMemory
-from tools.search_memory import NONE, SearchMemory
-from tools.solver import Solver
-from tools.tape import Tape
-from tools.unassisted import Unassisted
+from length_gen.tools.base import InvalidCommand, Tool
+from length_gen.tools.errors import UserError
+from length_gen.tools.pointer_memory import EDGE, PointerMemory
+from length_gen.tools.search_memory import NONE, SearchMemory
+from length_gen.tools.solver import Solver
+from length_gen.tools.tape import Tape
+from length_gen.tools.unassisted import Unassisted
 
 __all__ = ["EDGE", "NONE", "InvalidCommand", "PointerMemory", "SearchMemory", "Solver", "Tape", "Tool", "Unassisted",
            "UserError"]
+
+if __name__ != "length_gen.tools":
+    raise ImportError("tools is no package of its own: import length_gen.tools")

@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from tools.base import InvalidCommand, Tool
-from tools.errors import UserError
-from tools.prompt import fill
-from tools.sandbox import FOLDER, Limits, Sandbox
+from length_gen.tools.base import InvalidCommand, Tool
+from length_gen.tools.errors import UserError
+from length_gen.tools.prompt import fill
+from length_gen.tools.sandbox import FOLDER, Limits, Sandbox
 
 os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import asks the network

@@ -9,9 +9,9 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from tools.base import Tool, bare
-from tools.pointer_memory import EDGE, OPERATIONS, PointerMemory
-from tools.tape import BLANK, Tape
+from length_gen.tools.base import Tool, bare
+from length_gen.tools.pointer_memory import EDGE, OPERATIONS, PointerMemory
+from length_gen.tools.tape import BLANK, Tape
 
 
 class Operation(IntEnum):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property
 from itertools import chain
 
-from tools.base import InvalidCommand, Slip, Tool
-from tools.errors import UserError
+from length_gen.tools.base import InvalidCommand, Slip, Tool
+from length_gen.tools.errors import UserError
 
 EDGE = "[EDGE]"
 """What a pointer reads left of the first token and right of the last."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from tools.errors import UserError
+from length_gen.tools.errors import UserError
 
 NAMES = ("task", "cwd", "system", "release", "version", "machine")
 """What `{{name}}` can stand for: what the agent should do, its folder, and its machine as `uname` tells it."""

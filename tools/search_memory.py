@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain, pairwise
 
-from tools.base import InvalidCommand, Slip, Tool
-from tools.errors import UserError
+from length_gen.tools.base import InvalidCommand, Slip, Tool
+from length_gen.tools.errors import UserError
 
 FIND = "find"
 FOUND = "[OBSERVATION]"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from tools.base import InvalidCommand, Tool
+from length_gen.tools.base import InvalidCommand, Tool
 
 CALL, RETURN = "[CALL]", "[RETURN]"
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from tools.base import Slip, Tool
+from length_gen.tools.base import Slip, Tool
 
 BLANK = "_"
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from tools.base import Tool
+from length_gen.tools.base import Tool
 
 
 class Unassisted(Tool):

@@ -26,7 +26,7 @@ from benchmarks.attackers.trial import (
     plain,
     visible,
 )
-from tools.sandbox import Limits, Result, bubblewrap
+from length_gen.tools.sandbox import Limits, Result, bubblewrap
 
 PRELUDE = """
 import ctypes, fcntl, mmap, os, signal, socket, struct, sys, threading, time

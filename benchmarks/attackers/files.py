@@ -17,10 +17,10 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 from benchmarks.attackers.trial import HOST_MEMORY, Attack, Stage
-from datamodules import collection, text
-from lightning_modules.commands import command_line, main
-from lightning_modules.runs import checkpoints, load
-from tools import UserError
+from length_gen.datamodules import collection, text
+from length_gen.lightning_modules.commands import command_line, main
+from length_gen.lightning_modules.runs import checkpoints, load
+from length_gen.tools import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ def meta(system: str) -> Callable[[Path, Stage], None]:
 
 def prompt(folder: Path) -> Any:
     """The messages that an agent would get from a collection's folder."""
-    from tools.agent import prompt_messages
+    from length_gen.tools.agent import prompt_messages
 
     return prompt_messages("task", collection.read_collection(folder).templates())
 
@@ -61,10 +61,10 @@ def rendered() -> Iterator[None]:
     """Texts as templates of jinja."""
     import jinja2
 
-    import tools.agent
+    from length_gen.tools import agent as shipped
 
     with patch.object(collection, "fill", lambda *_: ""), \
-            patch.object(tools.agent, "fill", lambda text, values: jinja2.Template(text).render(values)):
+            patch.object(shipped, "fill", lambda text, values: jinja2.Template(text).render(values)):
         yield
 
 
@@ -204,7 +204,7 @@ def other_users_settings(stage: Stage) -> str:
     folder = stage.open / "mini-swe-agent"
     folder.mkdir()
     (folder / ".env").write_text(f"PLANTED={stage.token}\n")
-    code = "import os, tools.agent; print(os.environ.get('PLANTED'))"
+    code = "import os, length_gen.tools.agent; print(os.environ.get('PLANTED'))"
     environment = {**os.environ, "TMPDIR": str(stage.open), "HOME": str(stage.folder), **settings_folder(stage)}
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     return "settings of this user" * (stage.token in said.stdout)

@@ -14,8 +14,8 @@ from benchmarks.attackers.trial import (
     Stage,
     unwatched,
 )
-from tools.sandbox import Result
-from tools.sandbox.cgroup import Cgroup
+from length_gen.tools.sandbox import Result
+from length_gen.tools.sandbox.cgroup import Cgroup
 
 
 def left_over(marker: str) -> bool:

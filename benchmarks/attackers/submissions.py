@@ -12,10 +12,10 @@ from dataclasses import replace
 from unittest.mock import patch
 
 from benchmarks.attackers.trial import NOBODY, Attack, Plain, Stage
-from datamodules import judge
-from datamodules.codebases import CodeBase, code_base
-from tools.sandbox import Limits, Sandbox, bubblewrap
-from tools.sandbox import sandbox as host
+from length_gen.datamodules import judge
+from length_gen.datamodules.codebases import CodeBase, code_base
+from length_gen.tools.sandbox import Limits, Sandbox, bubblewrap
+from length_gen.tools.sandbox import sandbox as host
 
 MAIN = re.compile(r"^(    v10 = )(\d+)$", re.MULTILINE)
 FIXES = ("first", "last", "keyword", "default", "annotated", "crlf", "stderr", "builtins", "module", "guard",

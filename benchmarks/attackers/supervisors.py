@@ -15,8 +15,8 @@ from benchmarks.attackers.trial import (
     Stage,
     weaker,
 )
-from tools.sandbox import Sandbox, SandboxError
-from tools.sandbox import sandbox as host
+from length_gen.tools.sandbox import Sandbox, SandboxError
+from length_gen.tools.sandbox import sandbox as host
 
 
 def taken_over(name: str, code: str, off: Callable[[], AbstractContextManager], size: int = 0) -> Attack:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tools import UserError
-from tools.sandbox import Limits, Result, Sandbox, bubblewrap, seccomp
-from tools.sandbox import sandbox as host
-from tools.sandbox.cgroup import Cgroup
+from length_gen.tools import UserError
+from length_gen.tools.sandbox import Limits, Result, Sandbox, bubblewrap, seccomp
+from length_gen.tools.sandbox import sandbox as host
+from length_gen.tools.sandbox.cgroup import Cgroup
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,10 +3,10 @@
 import random
 import re
 
-from datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact
-from datamodules.tasks.base import Problem, ToolTask, digits
-from datamodules.trajectory import Scribe
-from tools import PointerMemory, UserError
+from length_gen.datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact
+from length_gen.datamodules.tasks.base import Problem, ToolTask, digits
+from length_gen.datamodules.trajectory import Scribe
+from length_gen.tools import PointerMemory, UserError
 
 
 class Addition(ToolTask):

@@ -2,8 +2,8 @@
 
 from decimal import MAX_EMAX, Context, Decimal
 
-from datamodules.tokens import ANSWER
-from datamodules.trajectory import Pointer, Scribe, Step
+from length_gen.datamodules.tokens import ANSWER
+from length_gen.datamodules.trajectory import Pointer, Scribe, Step
 
 DIGITS = tuple("0123456789")
 DIGIT_SET = frozenset(DIGITS)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.noise import Noise
-from datamodules.settings import SETTINGS, Setting
-from datamodules.tokens import ANSWER, END
-from datamodules.trajectory import STYLES, Scribe, Sink, Trajectory
-from datamodules.vocabulary import Vocabulary
-from tools import EDGE, Tool, UserError
-from tools.base import PHASE_MARK
-from tools.solver import CALL, RETURN
+from length_gen.datamodules.noise import Noise
+from length_gen.datamodules.settings import SETTINGS, Setting
+from length_gen.datamodules.tokens import ANSWER, END
+from length_gen.datamodules.trajectory import STYLES, Scribe, Sink, Trajectory
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.tools import EDGE, Tool, UserError
+from length_gen.tools.base import PHASE_MARK
+from length_gen.tools.solver import CALL, RETURN
 
 LONGEST_TRAINED = 10**6
 """No row has room for a trajectory of a longer problem."""
@@ -169,7 +169,7 @@ class ToolTask(Task):
     def __init__(self, max_length: int, style: str = "local", setting: Setting | str = "interactive") -> None:
         if missing := [key for key in ("name", "symbols", "phases") if not hasattr(self, key)]:
             raise UserError(f"task {type(self).__name__} has no {missing[0]}: set it in the class, see "
-                            f"datamodules.tasks.base")
+                            f"length_gen.datamodules.tasks.base")
         if style not in STYLES:
             raise UserError(f"unknown style {style!r}: the styles are {', '.join(STYLES)}")
         if isinstance(setting, str) and setting not in SETTINGS:

@@ -4,8 +4,8 @@ import random
 from dataclasses import replace
 from itertools import chain
 
-from datamodules.tasks.base import Problem, Task, ToolTask
-from tools import UserError
+from length_gen.datamodules.tasks.base import Problem, Task, ToolTask
+from length_gen.tools import UserError
 
 
 def check_task(task: Task, problems: int = 8) -> None:

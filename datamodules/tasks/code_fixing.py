@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.codebases import LONGEST, RUN, SHORTEST, CodeBase, code_base
-from datamodules.collection import (
+from length_gen.datamodules.codebases import LONGEST, RUN, SHORTEST, CodeBase, code_base
+from length_gen.datamodules.collection import (
     META,
     PACKED,
     SPLITS,
@@ -29,17 +29,17 @@ from datamodules.collection import (
     split,
     summary,
 )
-from datamodules.judge import check
-from datamodules.noise import Noise
-from datamodules.scripted import AGENTS, PRINT_ALL, SUBMIT
-from datamodules.tasks.base import Problem, Task
-from datamodules.text import END_OF_MESSAGE, TextCodec
-from datamodules.tokens import END, Kind
-from datamodules.trajectory import Trajectory
-from datamodules.vocabulary import Vocabulary
-from tools import Tool, UserError
-from tools.files import opened, read_bytes
-from tools.sandbox import Limits, Sandbox
+from length_gen.datamodules.judge import check
+from length_gen.datamodules.noise import Noise
+from length_gen.datamodules.scripted import AGENTS, PRINT_ALL, SUBMIT
+from length_gen.datamodules.tasks.base import Problem, Task
+from length_gen.datamodules.text import END_OF_MESSAGE, TextCodec
+from length_gen.datamodules.tokens import END, Kind
+from length_gen.datamodules.trajectory import Trajectory
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.tools import Tool, UserError
+from length_gen.tools.files import opened, read_bytes
+from length_gen.tools.sandbox import Limits, Sandbox
 
 TOKENS = 2**33
 """Most bytes of the file of tokens, five for each."""
@@ -211,7 +211,7 @@ class CodeFixing(Task):
         return [*self.codec.encode("\n".join(message["content"] for message in messages)), END_OF_MESSAGE]
 
     def _first_messages(self) -> list[dict[str, str]]:
-        from tools.agent import prompt_messages
+        from length_gen.tools.agent import prompt_messages
 
         return prompt_messages(TASK, self.collection.templates())
 
@@ -270,7 +270,7 @@ class CodeFixing(Task):
         return [self._references[problem.source.seed] for problem in problems]
 
     def _reference(self, problem: Problem) -> Trajectory:
-        from tools.agent import PolicyModel, run_agent
+        from length_gen.tools.agent import PolicyModel, run_agent
 
         with Sandbox(self.limits, self.unsandboxed) as sandbox:
             sandbox.write(problem.source.files())
@@ -285,7 +285,7 @@ class CodeFixing(Task):
     # The rest of a task
 
     def tool(self, problem: Problem) -> Tool:
-        from tools.agent import AgentTool
+        from length_gen.tools.agent import AgentTool
 
         return AgentTool(self.codec, TASK, self.collection.templates(), self.limits, self.unsandboxed,
                          problem.source.files())

@@ -4,10 +4,10 @@ import random
 import re
 from itertools import chain, pairwise
 
-from datamodules.tasks.base import Problem, ToolTask
-from datamodules.tokens import ANSWER
-from datamodules.trajectory import Pointer, Scribe
-from tools import EDGE, PointerMemory, UserError
+from length_gen.datamodules.tasks.base import Problem, ToolTask
+from length_gen.datamodules.tokens import ANSWER
+from length_gen.datamodules.trajectory import Pointer, Scribe
+from length_gen.tools import EDGE, PointerMemory, UserError
 
 RODS = ("A", "B", "C")
 SIZES = tuple(str(size) for size in range(1, 101))

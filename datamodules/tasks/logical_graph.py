@@ -4,10 +4,10 @@ import random
 import re
 from collections.abc import Sequence
 
-from datamodules.tasks.base import Problem, ToolTask
-from datamodules.trajectory import Scribe
-from tools import NONE, SearchMemory, UserError
-from tools.search_memory import FIND, FOUND, NEWLINE
+from length_gen.datamodules.tasks.base import Problem, ToolTask
+from length_gen.datamodules.trajectory import Scribe
+from length_gen.tools import NONE, SearchMemory, UserError
+from length_gen.tools.search_memory import FIND, FOUND, NEWLINE
 
 SYLLABLES = tuple(consonant + vowel for consonant in "bcdfghjklmnpqrstvwxyz" for vowel in "aeiou")
 NUMBERS = tuple(f"{number:02d}" for number in range(100))

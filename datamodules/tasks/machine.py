@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
-from datamodules.typed import QUOTES, typed
-from tools import UserError
-from tools.files import read_yaml
-from tools.tape import BLANK
+from length_gen.datamodules.typed import QUOTES, typed
+from length_gen.tools import UserError
+from length_gen.tools.files import read_yaml
+from length_gen.tools.tape import BLANK
 
 FOLDER = Path(__file__).parent / "machines"
 MOVES = {"L": "left", "R": "right", "S": ""}

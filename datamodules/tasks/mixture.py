@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from datamodules.noise import Noise
-from datamodules.tasks.base import Problem, Task, ToolTask, refusal
-from datamodules.trajectory import Sink, Trajectory
-from datamodules.vocabulary import Vocabulary
-from tools import Tool, UserError
+from length_gen.datamodules.noise import Noise
+from length_gen.datamodules.tasks.base import Problem, Task, ToolTask, refusal
+from length_gen.datamodules.trajectory import Sink, Trajectory
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.tools import Tool, UserError
 
 
 class Mixture(Task):

@@ -3,9 +3,9 @@
 import random
 import re
 
-from datamodules.tasks.base import Problem, ToolTask
-from datamodules.trajectory import Scribe
-from tools import EDGE, PointerMemory, UserError
+from length_gen.datamodules.tasks.base import Problem, ToolTask
+from length_gen.datamodules.trajectory import Scribe
+from length_gen.tools import EDGE, PointerMemory, UserError
 
 SYMBOLS = tuple("abcdefghij")
 

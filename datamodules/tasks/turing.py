@@ -2,12 +2,12 @@
 
 import random
 
-from datamodules.settings import Setting
-from datamodules.tasks.base import Problem, ToolTask
-from datamodules.tasks.machine import load_machine
-from datamodules.trajectory import Scribe
-from tools import UserError
-from tools.tape import BLANK, Tape
+from length_gen.datamodules.settings import Setting
+from length_gen.datamodules.tasks.base import Problem, ToolTask
+from length_gen.datamodules.tasks.machine import load_machine
+from length_gen.datamodules.trajectory import Scribe
+from length_gen.tools import UserError
+from length_gen.tools.tape import BLANK, Tape
 
 
 class Turing(ToolTask):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
-from tools import UserError
+from length_gen.tools import UserError
 
 State = tuple[Tensor, Tensor, Tensor]
 

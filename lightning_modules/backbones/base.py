@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from lightning_modules.backbones.decoder import Decoder, StepDecoder
-from tools import UserError
+from length_gen.lightning_modules.backbones.decoder import Decoder, StepDecoder
+from length_gen.tools import UserError
 
 MOST_LAYERS, LARGEST = 10_000, 2**24
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tools import UserError
-from tools.files import atomic_path, read_json
+from length_gen.tools import UserError
+from length_gen.tools.files import atomic_path, read_json
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Names of the file with the weights, or of the list of the files with them, the first that is there."""

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.mamba import Mamba
-from lightning_modules.backbones.mamba2 import Mamba2
-from lightning_modules.backbones.mistral import Mistral
-from lightning_modules.backbones.pythia import Pythia
-from tools import UserError
+from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.backbones.mamba import Mamba
+from length_gen.lightning_modules.backbones.mamba2 import Mamba2
+from length_gen.lightning_modules.backbones.mistral import Mistral
+from length_gen.lightning_modules.backbones.pythia import Pythia
+from length_gen.tools import UserError
 
 Config = dict[str, Any]
 

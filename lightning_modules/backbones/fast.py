@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones import scan_cuda
-from lightning_modules.backbones.selective_scan import import_kernels
+from length_gen.lightning_modules.backbones import scan_cuda
+from length_gen.lightning_modules.backbones.selective_scan import import_kernels
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lightning_modules.backbones.attention import Cache, head_width
-from lightning_modules.backbones.base import check_sizes, check_step_sizes
-from lightning_modules.backbones.layered import Block, LayeredBackbone, start_blocks
-from lightning_modules.backbones.mamba import Mixer
-from lightning_modules.backbones.mistral import SelfAttention
-from tools import UserError
+from length_gen.lightning_modules.backbones.attention import Cache, head_width
+from length_gen.lightning_modules.backbones.base import check_sizes, check_step_sizes
+from length_gen.lightning_modules.backbones.layered import Block, LayeredBackbone, start_blocks
+from length_gen.lightning_modules.backbones.mamba import Mixer
+from length_gen.lightning_modules.backbones.mistral import SelfAttention
+from length_gen.tools import UserError
 
 
 class Hybrid(LayeredBackbone):

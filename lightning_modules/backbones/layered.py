@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import Backbone, State
-from lightning_modules.backbones.fast import Fast, norm_kernel
+from length_gen.lightning_modules.backbones.base import Backbone, State
+from length_gen.lightning_modules.backbones.fast import Fast, norm_kernel
 
 
 class Layer(nn.Module, ABC):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tools import UserError
+from length_gen.tools import UserError
 
 
 class LowRank(nn.Module):

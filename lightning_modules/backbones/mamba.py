@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import State, check_sizes, check_step_sizes
-from lightning_modules.backbones.decoder import Decoder, StepDecoder
-from lightning_modules.backbones.fast import Fast, carried_scan_kernel, convolution_kernel, scan_kernel
-from lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks, unchanged
-from lightning_modules.backbones.selective_scan import (
+from length_gen.lightning_modules.backbones.base import State, check_sizes, check_step_sizes
+from length_gen.lightning_modules.backbones.decoder import Decoder, StepDecoder
+from length_gen.lightning_modules.backbones.fast import Fast, carried_scan_kernel, convolution_kernel, scan_kernel
+from length_gen.lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks, unchanged
+from length_gen.lightning_modules.backbones.selective_scan import (
     convolution_step,
     cuda_kernels,
     injected,
@@ -83,7 +83,7 @@ class Mamba(LayeredBackbone):
     def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
                 states: torch.dtype = torch.float32) -> Decoder:
         if self.lm_head.weight.is_cuda and find_spec("triton") and self.is_plain():
-            from lightning_modules.backbones.mamba_decode import MambaDecoder, can_decode
+            from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder, can_decode
 
             if can_decode(self):
                 return MambaDecoder(self, rows, weights, states)

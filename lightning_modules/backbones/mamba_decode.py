@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_modules.backbones import mamba_layer, mamba_step
-from lightning_modules.backbones.decoder import Decoder, device_guard
+from length_gen.lightning_modules.backbones import mamba_layer, mamba_step
+from length_gen.lightning_modules.backbones.decoder import Decoder, device_guard
 
 TAPS = 4
 """Width of the convolution that the kernels are written for."""

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.backbones import cuda_kernels
-from lightning_modules.backbones.mamba_step import BF16, SIZE, TAPS
+from length_gen.lightning_modules.backbones import cuda_kernels
+from length_gen.lightning_modules.backbones.mamba_step import BF16, SIZE, TAPS
 
 TILE = 64
 """Rows of a product of four warps, and of a block of what it reads."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.backbones import cuda_kernels
+from length_gen.lightning_modules.backbones import cuda_kernels
 
 ROWS = 64
 """Rows of the kernel; there may be fewer."""

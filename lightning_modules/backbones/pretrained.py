@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.base import Backbone, State
-from lightning_modules.backbones.checkpoints import (
+from length_gen.lightning_modules.backbones.base import Backbone, State
+from length_gen.lightning_modules.backbones.checkpoints import (
     check_new,
     find_folder,
     read_config,
@@ -16,11 +16,11 @@ from lightning_modules.backbones.checkpoints import (
     write_folder,
     write_tokens,
 )
-from lightning_modules.backbones.decoder import Decoder
-from lightning_modules.backbones.families import Config, Family, family_of, recognise
-from lightning_modules.backbones.hugging_face import HuggingFace
-from lightning_modules.backbones.low_rank import add_low_rank, merged_state_dict
-from tools import UserError
+from length_gen.lightning_modules.backbones.decoder import Decoder
+from length_gen.lightning_modules.backbones.families import Config, Family, family_of, recognise
+from length_gen.lightning_modules.backbones.hugging_face import HuggingFace
+from length_gen.lightning_modules.backbones.low_rank import add_low_rank, merged_state_dict
+from length_gen.tools import UserError
 
 
 class Pretrained(Backbone):

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones.attention import Cache, State, head_width, initialize
-from lightning_modules.backbones.base import check_sizes
-from lightning_modules.backbones.layered import Layer, LayeredBackbone
-from tools import UserError
+from length_gen.lightning_modules.backbones.attention import Cache, State, head_width, initialize
+from length_gen.lightning_modules.backbones.base import check_sizes
+from length_gen.lightning_modules.backbones.layered import Layer, LayeredBackbone
+from length_gen.tools import UserError
 
 
 class Pythia(LayeredBackbone):

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import Backbone, State, check_sizes
+from length_gen.lightning_modules.backbones.base import Backbone, State, check_sizes
 
 LONGEST = 32_768
 """Tokens that cuDNN gets at a time: from 65,536 on it refuses."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightning_modules.backbones import cuda_kernels
+from length_gen.lightning_modules.backbones import cuda_kernels
 
 CHUNK = 16
 """Tokens between the states that the forward pass keeps."""

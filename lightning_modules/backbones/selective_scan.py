@@ -57,7 +57,7 @@ def selective_step(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor,
         return kernels.selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=True)
     delta = F.softplus(dt + dt_bias)
     if x.device.type == "cpu" and state.dtype == x.dtype == torch.float32 and state.is_contiguous():
-        from lightning_modules.backbones import scan_cpu
+        from length_gen.lightning_modules.backbones import scan_cpu
 
         y = torch.empty_like(delta)
         arrays = (x, delta, A, B.contiguous(), C.contiguous(), D, z.contiguous(), state, y)
@@ -109,7 +109,7 @@ def import_kernels(*modules: str) -> list:
 class _NumbaScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, delta, A, B, C, state):
-        from lightning_modules.backbones import scan_cpu
+        from length_gen.lightning_modules.backbones import scan_cpu
 
         u, delta, B, C = (x.detach().float().contiguous() for x in (u, delta, B, C))
         rates = A.detach().float().t().contiguous()
@@ -122,7 +122,7 @@ class _NumbaScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy, dlast):
-        from lightning_modules.backbones import scan_cpu
+        from length_gen.lightning_modules.backbones import scan_cpu
 
         u, delta, rates, B, C, kept = ctx.saved_tensors
         dstate = dlast.float().transpose(1, 2).clone(memory_format=torch.contiguous_format)

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import Backbone, State, check_sizes
+from length_gen.lightning_modules.backbones.base import Backbone, State, check_sizes
 
 END = 0
 """Id of the end token: the first of every vocabulary."""

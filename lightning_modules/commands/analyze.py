@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from datamodules.horizon import verdict
-from lightning_modules.evaluation.evaluate import check_lengths
-from lightning_modules.evaluation.horizons import analysis_table, by_variant, clash_text, horizons
-from lightning_modules.evaluation.metrics import write_metrics
-from lightning_modules.evaluation.plots import horizon_figure, save_figure
-from lightning_modules.provenance import origin
-from lightning_modules.runs.load import Run
-from tools import UserError
+from length_gen.datamodules.horizon import verdict
+from length_gen.lightning_modules.evaluation.evaluate import check_lengths
+from length_gen.lightning_modules.evaluation.horizons import analysis_table, by_variant, clash_text, horizons
+from length_gen.lightning_modules.evaluation.metrics import write_metrics
+from length_gen.lightning_modules.evaluation.plots import horizon_figure, save_figure
+from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.runs.load import Run
+from length_gen.tools import UserError
 
 
 def analyze(run: Run, lengths: list[int] = [5, 10, 20, 50, 100, 200], problems: int = 50,  # noqa: B006 (jsonargparse)

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.provenance import CHECKPOINT, shipped
-from lightning_modules.runs.checkpoints import existing
-from lightning_modules.runs.folders import newest_run
-from tools import UserError
-from tools.files import read_yaml
+from length_gen.lightning_modules.provenance import CHECKPOINT, shipped
+from length_gen.lightning_modules.runs.checkpoints import existing
+from length_gen.lightning_modules.runs.folders import newest_run
+from length_gen.tools import UserError
+from length_gen.tools.files import read_yaml
 
 
 def trusted(arguments: list[str]) -> tuple[list[str], list[str] | None]:

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from datamodules.collection import Collection, Record, read_files, start_collection
-from lightning_modules.evaluation.metrics import wilson_interval
-from lightning_modules.evaluation.plots import save_figure
-from lightning_modules.evaluation.tables import percent
-from lightning_modules.reporting.plots import collection_figure
-from tools import UserError
-from tools.sandbox import check_bubblewrap
+from length_gen.datamodules.collection import Collection, Record, read_files, start_collection
+from length_gen.lightning_modules.evaluation.metrics import wilson_interval
+from length_gen.lightning_modules.evaluation.plots import save_figure
+from length_gen.lightning_modules.evaluation.tables import percent
+from length_gen.lightning_modules.reporting.plots import collection_figure
+from length_gen.tools import UserError
+from length_gen.tools.sandbox import check_bubblewrap
 
 
 def collect(folder: str, agent: str = "interactive", count: int = 2000, lengths: Sequence[int] = (4, 16),

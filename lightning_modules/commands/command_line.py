@@ -18,19 +18,19 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from datamodules.datamodule import TrajectoryDataModule
-from lightning_modules.commands.arguments import yaml_file
-from lightning_modules.commands.parser import Parser
-from lightning_modules.model import TrajectoryModel
-from lightning_modules.provenance import CHECKPOINT
-from lightning_modules.runs.checkpoints import ReadOnce, check_content, read_checkpoint
-from lightning_modules.runs.folders import MATTERS, RunFolder, differences, logger_configs
-from lightning_modules.runs.load import Run
-from lightning_modules.runs.trust import import_only
-from lightning_modules.training.callbacks import DataWait, LastCheckpoint, LengthGeneralization, RunProgress
-from lightning_modules.training.callbacks.last_checkpoint import run_folder
-from tools import UserError
-from tools.errors import is_out_of_memory
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.lightning_modules.commands.arguments import yaml_file
+from length_gen.lightning_modules.commands.parser import Parser
+from length_gen.lightning_modules.model import TrajectoryModel
+from length_gen.lightning_modules.provenance import CHECKPOINT
+from length_gen.lightning_modules.runs.checkpoints import ReadOnce, check_content, read_checkpoint
+from length_gen.lightning_modules.runs.folders import MATTERS, RunFolder, differences, logger_configs
+from length_gen.lightning_modules.runs.load import Run
+from length_gen.lightning_modules.runs.trust import import_only
+from length_gen.lightning_modules.training.callbacks import DataWait, LastCheckpoint, LengthGeneralization, RunProgress
+from length_gen.lightning_modules.training.callbacks.last_checkpoint import run_folder
+from length_gen.tools import UserError
+from length_gen.tools.errors import is_out_of_memory
 
 
 class Trainer(lightning.Trainer):

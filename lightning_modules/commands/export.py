@@ -1,7 +1,7 @@
 """The command `export`: a trained backbone for transformers."""
 
-from lightning_modules.backbones import pretrained
-from lightning_modules.runs.load import Run
+from length_gen.lightning_modules.backbones import pretrained
+from length_gen.lightning_modules.runs.load import Run
 
 
 def export(run: Run, out: str) -> None:

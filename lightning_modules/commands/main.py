@@ -9,19 +9,19 @@ import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_modules.backbones.cuda_kernels import ensure_triton_cache
-from lightning_modules.commands.analyze import analyze
-from lightning_modules.commands.arguments import complete, not_text, trusted
-from lightning_modules.commands.collect import collect
-from lightning_modules.commands.command_line import command_line
-from lightning_modules.commands.export import export
-from lightning_modules.commands.parser import Parser
-from lightning_modules.commands.rollout import rollout
-from lightning_modules.reporting.report import report
-from lightning_modules.runs.sweep import sweep
-from lightning_modules.runs.trust import import_only
-from lightning_modules.training.callbacks import REQUEUE, LastCheckpoint
-from tools import UserError
+from length_gen.lightning_modules.backbones.cuda_kernels import ensure_triton_cache
+from length_gen.lightning_modules.commands.analyze import analyze
+from length_gen.lightning_modules.commands.arguments import complete, not_text, trusted
+from length_gen.lightning_modules.commands.collect import collect
+from length_gen.lightning_modules.commands.command_line import command_line
+from length_gen.lightning_modules.commands.export import export
+from length_gen.lightning_modules.commands.parser import Parser
+from length_gen.lightning_modules.commands.rollout import rollout
+from length_gen.lightning_modules.reporting.report import report
+from length_gen.lightning_modules.runs.sweep import sweep
+from length_gen.lightning_modules.runs.trust import import_only
+from length_gen.lightning_modules.training.callbacks import REQUEUE, LastCheckpoint
+from length_gen.tools import UserError
 
 warnings.filterwarnings("ignore", ".*does not have many workers.*")  # on the CPU none is right
 warnings.filterwarnings("ignore", ".*Experiment logs directory.*")  # a run's folder is its own

@@ -6,13 +6,19 @@ import re
 import sys
 from typing import Any
 
+import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
-import datamodules.tasks
-import lightning_modules.backbones
-from datamodules.tasks import Task, ToolTask
-from lightning_modules.backbones import Backbone
-from tools import UserError
+from length_gen.datamodules import tasks
+from length_gen.datamodules.tasks import Task, ToolTask
+from length_gen.lightning_modules import backbones
+from length_gen.lightning_modules.backbones import Backbone
+from length_gen.lightning_modules.runs.older import renamed
+from length_gen.tools import UserError
+
+_load = get_loader("yaml")
+set_loader("yaml", lambda text: renamed(_load(text)), (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -55,7 +61,7 @@ def _unknown_class(text: str) -> str:
         return text
     key = text.partition('Parser key "')[2].partition('"')[0]
     base = {"data.task": Task, "tasks": ToolTask, "model.backbone": Backbone}.get(key)
-    names = [cls.__name__ for module in (datamodules.tasks, lightning_modules.backbones)
+    names = [cls.__name__ for module in (tasks, backbones)
              for cls in vars(module).values() if base and isinstance(cls, type) and issubclass(cls, base)
              and not inspect.isabstract(cls)]
     return f"{key}: there is no class {found[1]}; expected {', '.join([*names, 'or the import path of your own'])}"

@@ -1,6 +1,6 @@
 """The command `rollout`: one problem, step by step."""
 
-from lightning_modules.runs.load import Run
+from length_gen.lightning_modules.runs.load import Run
 
 
 def rollout(run: Run, prompt: str, limit: int | None = 400) -> None:

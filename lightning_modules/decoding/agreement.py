@@ -11,13 +11,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from datamodules.tasks import Task
-from datamodules.tokens import Kind
-from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.decoder import device_guard
-from lightning_modules.decoding.batched_rollout import TYPES, Decoding
-from tools import UserError
+from length_gen.datamodules.tasks import Task
+from length_gen.datamodules.tokens import Kind
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.backbones.decoder import device_guard
+from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding
+from length_gen.tools import UserError
 
 MOST_TOKENS = 256
 """Of a trajectory that is longer a part, with the longest observation in its middle."""

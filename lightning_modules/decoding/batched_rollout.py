@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.tokens import ANSWER, END, Kind
-from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.decoder import capture
-from lightning_modules.decoding.prefill import Passes
-from tools import Tool, UserError
-from tools.batched import NO_TOKEN, BatchedMemory, Operation, can_batch
+from length_gen.datamodules.tokens import ANSWER, END, Kind
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.backbones.decoder import capture
+from length_gen.lightning_modules.decoding.prefill import Passes
+from length_gen.tools import Tool, UserError
+from length_gen.tools.batched import NO_TOKEN, BatchedMemory, Operation, can_batch
 
 ENGINES = ("auto", "device", "host")
 
@@ -154,7 +154,7 @@ class Rows:
     def _advance_fused(self, logits: Tensor) -> None:
         import triton
 
-        from lightning_modules.decoding.rollout_kernel import advance
+        from length_gen.lightning_modules.decoding.rollout_kernel import advance
 
         memory, wide = self.memory, triton.next_power_of_2(self.size)
         advance[(len(self.tokens),)](

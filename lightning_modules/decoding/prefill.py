@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.decoder import Decoder
+from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.backbones.decoder import Decoder
 
 MOST_TOKENS = {"cuda": 65_536, "cpu": 16_384}
 """Tokens, of all rows together, that are taken in one pass, so that its memory stays small."""

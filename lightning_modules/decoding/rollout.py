@@ -12,15 +12,15 @@ from itertools import islice
 
 import torch
 
-from datamodules.tasks import Problem, Task
-from datamodules.tokens import ANSWER, END, Kind
-from datamodules.trajectory import Trajectory
-from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.decoder import StepDecoder, capture, device_guard
-from lightning_modules.decoding.batched_rollout import TYPES, Decoding, batched_rollout
-from lightning_modules.decoding.prefill import Passes
-from tools import InvalidCommand, Tool, UserError
+from length_gen.datamodules.tasks import Problem, Task
+from length_gen.datamodules.tokens import ANSWER, END, Kind
+from length_gen.datamodules.trajectory import Trajectory
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.backbones.decoder import StepDecoder, capture, device_guard
+from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding, batched_rollout
+from length_gen.lightning_modules.decoding.prefill import Passes
+from length_gen.tools import InvalidCommand, Tool, UserError
 
 
 @dataclass(slots=True)

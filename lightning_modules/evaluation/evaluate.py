@@ -6,14 +6,14 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.datamodule import TrajectoryDataModule
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.decoding.batched_rollout import Decoding
-from lightning_modules.decoding.rollout import budget, rollout
-from lightning_modules.evaluation.metrics import LengthMetrics, Record
-from lightning_modules.evaluation.outcome import Outcome, judge
-from lightning_modules.evaluation.verify import expected_tokens, verify, verify_streamed
-from tools import UserError
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.evaluation.metrics import LengthMetrics, Record
+from length_gen.lightning_modules.evaluation.outcome import Outcome, judge
+from length_gen.lightning_modules.evaluation.verify import expected_tokens, verify, verify_streamed
+from length_gen.tools import UserError
 
 EVALUATORS = ("rollout", "verify")
 

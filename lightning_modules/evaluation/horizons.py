@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
-from datamodules.horizon import horizon, kind_shares
-from datamodules.tasks import Task
-from datamodules.trajectory import Trajectory
+from length_gen.datamodules.horizon import horizon, kind_shares
+from length_gen.datamodules.tasks import Task
+from length_gen.datamodules.trajectory import Trajectory
 
 
 def horizons(task: Task, lengths: Sequence[int], problems: int, seed: int) -> Iterator[dict[str, Any]]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_modules.evaluation.outcome import Outcome
-from tools.files import atomic_path, read_json
+from length_gen.lightning_modules.evaluation.outcome import Outcome
+from length_gen.tools.files import atomic_path, read_json
 
 REASONS = ("end", "budget", "invalid_command", "tool_error", "verify")
 """Why an evaluation ended: the four of a rollout, and `verify` for the chunked parallel pass."""

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from datamodules.tasks import Task
-from datamodules.tokens import Kind, turns
-from datamodules.trajectory import Trajectory
-from lightning_modules.decoding.rollout import Rollout
+from length_gen.datamodules.tasks import Task
+from length_gen.datamodules.tokens import Kind, turns
+from length_gen.datamodules.trajectory import Trajectory
+from length_gen.lightning_modules.decoding.rollout import Rollout
 
 
 @dataclass(slots=True)

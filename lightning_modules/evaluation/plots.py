@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from lightning_modules.evaluation.metrics import Record, as_passes, group_records
-from lightning_modules.evaluation.tables import describe_cells
-from tools.files import atomic_path
+from length_gen.lightning_modules.evaluation.metrics import Record, as_passes, group_records
+from length_gen.lightning_modules.evaluation.tables import describe_cells
+from length_gen.tools.files import atomic_path
 
 # Okabe and Ito's colours, safe for colour-blind readers, ordered so that neighbours differ in lightness too; markers
 # and dashes tell the lines apart in grey.

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from datamodules.tasks import Task
-from datamodules.tokens import Kind
-from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.decoding.batched_rollout import Decoding
-from lightning_modules.decoding.rollout import budget, rollout
-from lightning_modules.evaluation.outcome import judge
-from lightning_modules.evaluation.traces import trace_legend, trace_text
+from length_gen.datamodules.tasks import Task
+from length_gen.datamodules.tokens import Kind
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.evaluation.outcome import judge
+from length_gen.lightning_modules.evaluation.traces import trace_legend, trace_text
 
 
 @dataclass(frozen=True, slots=True)

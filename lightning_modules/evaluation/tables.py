@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from lightning_modules.evaluation.metrics import CELL_FIELDS, Record, group_records
+from length_gen.lightning_modules.evaluation.metrics import CELL_FIELDS, Record, group_records
 
 NOTHING = "\N{EM DASH}"
 

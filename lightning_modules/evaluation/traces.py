@@ -15,8 +15,8 @@ from itertools import groupby, pairwise
 
 from rich.text import Text
 
-from datamodules.tokens import Kind
-from tools.base import bare
+from length_gen.datamodules.tokens import Kind
+from length_gen.tools.base import bare
 
 STYLES = {
     Kind.PADDING: "dim",

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from datamodules.recording import Block, RecordedRows
-from datamodules.tasks import Problem, Task
-from datamodules.tokens import PREDICTED
-from datamodules.trajectory import Trajectory
-from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.evaluation.outcome import Outcome
-from tools.files import atomic_path
+from length_gen.datamodules.recording import Block, RecordedRows
+from length_gen.datamodules.tasks import Problem, Task
+from length_gen.datamodules.tokens import PREDICTED
+from length_gen.datamodules.trajectory import Trajectory
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.evaluation.outcome import Outcome
+from length_gen.tools.files import atomic_path
 
 SAVE_SECONDS = 60
 """How often a long verification saves where it is."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lightning_modules.evaluation.plots import short_number
-from lightning_modules.reporting.results import Curve
-from tools import UserError
-from tools.files import read_yaml
+from length_gen.lightning_modules.evaluation.plots import short_number
+from length_gen.lightning_modules.reporting.results import Curve
+from length_gen.tools import UserError
+from length_gen.tools.files import read_yaml
 
 PAPER = re.compile(r"-> ([\d,]+) \((\d+)%\)")
 """`10 -> 1,000 (98%)`: what the paper's tables say."""

@@ -7,8 +7,8 @@ from statistics import median
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 
-from lightning_modules.evaluation.metrics import Record
-from lightning_modules.evaluation.plots import (
+from length_gen.lightning_modules.evaluation.metrics import Record
+from length_gen.lightning_modules.evaluation.plots import (
     COLOURS,
     DASHES,
     DODGE,

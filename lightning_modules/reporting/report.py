@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lightning_modules.evaluation.plots import save_figure
-from lightning_modules.reporting.claims import (
+from length_gen.lightning_modules.evaluation.plots import save_figure
+from length_gen.lightning_modules.reporting.claims import (
     GROWTH,
     STYLES,
     below,
@@ -23,11 +23,11 @@ from lightning_modules.reporting.claims import (
     reached_by_horizon,
     summary,
 )
-from lightning_modules.reporting.plots import growth_figure, reach_figure, seeds_figure
-from lightning_modules.reporting.results import PASSES, Curve, Run, curves, read_results, read_runs
-from lightning_modules.runs.sweep import read_sweep
-from tools import UserError
-from tools.files import atomic_path
+from length_gen.lightning_modules.reporting.plots import growth_figure, reach_figure, seeds_figure
+from length_gen.lightning_modules.reporting.results import PASSES, Curve, Run, curves, read_results, read_runs
+from length_gen.lightning_modules.runs.sweep import read_sweep
+from length_gen.tools import UserError
+from length_gen.tools.files import atomic_path
 
 HORIZON = ("task", "setting", "style", "verdicts"), ("horizon", "length", "variant", "phases")
 """What a file of `analyze` has, and each of its records."""

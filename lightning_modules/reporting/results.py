@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.tasks import CodeFixing
-from lightning_modules.evaluation.metrics import Record, as_passes, wilson_interval
-from tools import UserError
-from tools.files import read_json
+from length_gen.datamodules.tasks import CodeFixing
+from length_gen.lightning_modules.evaluation.metrics import Record, as_passes, wilson_interval
+from length_gen.tools import UserError
+from length_gen.tools.files import read_json
 
 PASSES = {CodeFixing.name}
 """Tasks where what counts is that a problem is solved: their curves are pass rates."""

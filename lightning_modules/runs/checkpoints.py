@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
-from lightning_modules.provenance import CHECKPOINT, PREVIOUS
-from tools import UserError
+from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
+from length_gen.tools import UserError
 
 
 def read_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:

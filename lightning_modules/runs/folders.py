@@ -10,9 +10,9 @@ from typing import IO, Any
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
-from lightning_modules.provenance import CHECKPOINT, PREVIOUS
-from lightning_modules.runs.checkpoints import read_checkpoint
-from tools import UserError
+from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
+from length_gen.lightning_modules.runs.checkpoints import read_checkpoint
+from length_gen.tools import UserError
 
 try:
     import fcntl

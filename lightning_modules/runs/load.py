@@ -1,6 +1,6 @@
 """A trained run in one's own program: roll out problems, verify, evaluate.
 
-    from lightning_modules.runs.load import load_run
+    from length_gen import load_run
 
     run = load_run("runs/mult/version_0")
     run.rollout("123x42").show()
@@ -16,24 +16,25 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Task
-from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.decoding.agreement import check_agreement
-from lightning_modules.decoding.batched_rollout import Decoding
-from lightning_modules.evaluation.evaluate import check_lengths, evaluate
-from lightning_modules.evaluation.metrics import Record
-from lightning_modules.evaluation.outcome import Outcome
-from lightning_modules.evaluation.solve import Solved, solve
-from lightning_modules.evaluation.verify import verify
-from lightning_modules.model import TrajectoryModel
-from lightning_modules.provenance import CHECKPOINT
-from lightning_modules.runs.checkpoints import check_content, read_checkpoint
-from lightning_modules.runs.trust import import_only
-from lightning_modules.training.callbacks import LengthGeneralization
-from tools import UserError
-from tools.files import read_yaml
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import Task
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.decoding.agreement import check_agreement
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.evaluation.evaluate import check_lengths, evaluate
+from length_gen.lightning_modules.evaluation.metrics import Record
+from length_gen.lightning_modules.evaluation.outcome import Outcome
+from length_gen.lightning_modules.evaluation.solve import Solved, solve
+from length_gen.lightning_modules.evaluation.verify import verify
+from length_gen.lightning_modules.model import TrajectoryModel
+from length_gen.lightning_modules.provenance import CHECKPOINT
+from length_gen.lightning_modules.runs.checkpoints import check_content, read_checkpoint
+from length_gen.lightning_modules.runs.older import renamed
+from length_gen.lightning_modules.runs.trust import import_only
+from length_gen.lightning_modules.training.callbacks import LengthGeneralization
+from length_gen.tools import UserError
+from length_gen.tools.files import read_yaml
 
 
 @dataclass
@@ -111,7 +112,7 @@ def load_run(path: str | Path, device: str | torch.device | None = None,
     path = Path(path)
     folder, checkpoint = (path.resolve().parent.parent, path) if path.is_file() else (path, path / CHECKPOINT)
     try:
-        config = read_yaml(folder / "config.yaml")
+        config = renamed(read_yaml(folder / "config.yaml"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no run ({error}): give a folder with config.yaml and checkpoints/, such as "
                         f"runs/mult/version_0") from error

@@ -21,12 +21,12 @@ from typing import IO, Any, TextIO
 import torch
 from rich.console import Console
 
-from datamodules.typed import typed
-from lightning_modules.provenance import shipped
-from lightning_modules.runs.folders import SWEEPS, newest_checkpoint
-from lightning_modules.training.callbacks import REQUEUE
-from tools import UserError
-from tools.files import read_yaml
+from length_gen.datamodules.typed import typed
+from length_gen.lightning_modules.provenance import shipped
+from length_gen.lightning_modules.runs.folders import SWEEPS, newest_checkpoint
+from length_gen.lightning_modules.training.callbacks import REQUEUE
+from length_gen.tools import UserError
+from length_gen.tools.files import read_yaml
 
 try:
     import fcntl
@@ -320,7 +320,7 @@ def start(cell: Cell, lock: IO[bytes], slot: int, parallel: int) -> Job:
 def command(cell: Cell) -> list[str]:
     """The command that trains a cell in its folder, from its newest whole checkpoint if it has one."""
     run = cell.folder / cell.name
-    arguments = [sys.executable, os.path.relpath(Path(__file__).parents[2] / "run.py"), "fit", *cell.options,
+    arguments = [sys.executable, "-m", "length_gen", "fit", *cell.options,
                  "--trainer.logger.save_dir", str(cell.folder.parent), "--trainer.logger.name", cell.folder.name,
                  "--trainer.logger.version", cell.name, "--trainer.enable_progress_bar", "false"]
     found = checkpoint(run)
@@ -342,7 +342,8 @@ def environment(slot: int, parallel: int) -> dict[str, str]:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // parallel))
-    result = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **os.environ}
+    result = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **os.environ,
+              "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # where the suite is found
     if (count := torch.cuda.device_count()) > 1:
         names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         result["CUDA_VISIBLE_DEVICES"] = names.split(",")[slot % count]

@@ -6,10 +6,10 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
 
-from tools import UserError
-from tools.files import check_yaml
+from length_gen.tools import UserError
+from length_gen.tools.files import check_yaml
 
-TRUSTED = ("datamodules", "lightning_modules", "lightning.pytorch", "lightning.fabric")
+TRUSTED = ("length_gen", "lightning.pytorch", "lightning.fabric")
 """Packages of which any configuration may name classes and functions."""
 
 

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_modules.backbones.base import Backbone, State
-from tools import UserError
+from length_gen.lightning_modules.backbones.base import Backbone, State
+from length_gen.tools import UserError
 
 
 class InitialStates:

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.stream import ALIGNMENT, Counting, Item, collate, pack
-from datamodules.tokens import Kind
-from datamodules.vocabulary import Vocabulary
-from tools import UserError
+from length_gen.datamodules.stream import ALIGNMENT, Counting, Item, collate, pack
+from length_gen.datamodules.tokens import Kind
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.tools import UserError
 
 
 @given(st.lists(st.text(), unique=True, min_size=1), st.data())

@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.settings import SETTINGS
-from datamodules.tasks import (
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.settings import SETTINGS
+from length_gen.datamodules.tasks import (
     Addition,
     Copy,
     HanoiIterative,
@@ -21,9 +21,9 @@ from datamodules.tasks import (
     Turing,
     check_task,
 )
-from datamodules.tasks.machine import FOLDER
-from datamodules.trajectory import STYLES
-from tools import PointerMemory, Tape, UserError
+from length_gen.datamodules.tasks.machine import FOLDER
+from length_gen.datamodules.trajectory import STYLES
+from length_gen.tools import PointerMemory, Tape, UserError
 
 CLASSES = [Addition, Multiplication, Copy, Reverse, Sort, HanoiIterative, HanoiRecursive, LogicalGraph]
 MACHINES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

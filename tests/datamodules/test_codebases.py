@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from datamodules.codebases import code_base
-from tools import UserError
+from length_gen.datamodules.codebases import code_base
+from length_gen.tools import UserError
 
 
 def calls(files: dict[str, bytes]) -> dict[str, set[str]]:

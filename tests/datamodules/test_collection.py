@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from datamodules.collection import (
+from length_gen.datamodules.collection import (
     Collection,
     average_characters,
     read_collection,
@@ -17,11 +17,11 @@ from datamodules.collection import (
     start_collection,
     summary,
 )
-from datamodules.scripted import AGENTS, SUBMIT, message
+from length_gen.datamodules.scripted import AGENTS, SUBMIT, message
+from length_gen.tools import UserError
+from length_gen.tools.agent import Agent, PolicyModel, SandboxEnvironment
+from length_gen.tools.sandbox import Sandbox
 from tests.agents import UNSANDBOXED, needs_bubblewrap
-from tools import UserError
-from tools.agent import Agent, PolicyModel, SandboxEnvironment
-from tools.sandbox import Sandbox
 
 
 def collection(**settings):
@@ -129,8 +129,8 @@ def test_one_bad_file_of_a_folder_is_left_out(trajectories, tmp_path):
     many = json.loads(line) | {"messages": [{"role": "assistant", "content": ""}] * 101}
     (tmp_path / "00010.jsonl.gz").write_bytes(gzip.compress((json.dumps(many) + "\n").encode() * 9_901))
     with pytest.warns(UserWarning) as warned, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datamodules.collection.UNPACKED", 2**26)  # to be quick
-        patch.setattr("datamodules.collection.RECORDS", 2**24)
+        patch.setattr("length_gen.datamodules.collection.UNPACKED", 2**26)  # to be quick
+        patch.setattr("length_gen.datamodules.collection.RECORDS", 2**24)
         assert list(read_records(tmp_path)) == wanted * 2
     for number, words in enumerate(["no regular file", "no regular file", "Is a directory", "16,777,216 in a line",
                                     "10,000 trajectories", "ended before", "at most 134,217,728 are read", "",

@@ -3,11 +3,11 @@ from collections import Counter
 
 import pytest
 
-from datamodules.tasks import HanoiIterative, HanoiRecursive
-from datamodules.tokens import PREDICTED, Kind
-from lightning_modules.decoding.rollout import Rollout, budget
-from lightning_modules.evaluation.outcome import judge
-from tools import UserError
+from length_gen.datamodules.tasks import HanoiIterative, HanoiRecursive
+from length_gen.datamodules.tokens import PREDICTED, Kind
+from length_gen.lightning_modules.decoding.rollout import Rollout, budget
+from length_gen.lightning_modules.evaluation.outcome import judge
+from length_gen.tools import UserError
 
 TASKS = [cls(5, style) for cls in (HanoiIterative, HanoiRecursive) for style in ("paper", "local")]
 NAMES = [f"{task.name}-{task.style}" for task in TASKS]

@@ -2,12 +2,12 @@ import random
 
 import pytest
 
-from datamodules.horizon import horizon, verdict
-from datamodules.tasks import Addition, Copy, Multiplication, Sort
-from datamodules.tokens import PREDICTED
-from datamodules.trajectory import Trajectory
-from datamodules.vocabulary import Vocabulary
-from lightning_modules.evaluation.horizons import by_variant, horizons
+from length_gen.datamodules.horizon import horizon, verdict
+from length_gen.datamodules.tasks import Addition, Copy, Multiplication, Sort
+from length_gen.datamodules.tokens import PREDICTED
+from length_gen.datamodules.trajectory import Trajectory
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.lightning_modules.evaluation.horizons import by_variant, horizons
 
 
 def by_force(trajectories, own=None):

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from datamodules.codebases import code_base
-from datamodules.judge import Verdict, check
+from length_gen.datamodules.codebases import code_base
+from length_gen.datamodules.judge import Verdict, check
+from length_gen.tools.sandbox import Limits
 from tests.agents import UNSANDBOXED, needs_bubblewrap
-from tools.sandbox import Limits
 
 
 def edited(files: dict[str, bytes], names: set[str], callers: set[str]) -> dict[str, bytes]:
@@ -52,7 +52,7 @@ def test_what_only_looks_fixed_is_not(monkeypatch):
               "no declaration": {"main.py": main.replace("v10 =", "v11 =")},
               "two declarations": {"main.py": main.replace(f"v10 = {value}", f"v10 = {value}\n    v10 = {value}")},
               "endless": {"foo.py": "while True: pass\n"}}
-    monkeypatch.setattr("datamodules.judge.LIMITS", Limits(seconds=0.5))
+    monkeypatch.setattr("length_gen.datamodules.judge.LIMITS", Limits(seconds=0.5))
     for name, changes in cheats.items():
         verdict = check(code, files | {k: v.encode() for k, v in changes.items()}, UNSANDBOXED)
         assert not verdict.fixed and verdict.reason, name
@@ -132,7 +132,7 @@ def test_a_trick_is_no_fix(trick):
     "os.kill(os.getppid(), 19)", "os.fork() or time.sleep(99)", "os.symlink('/proc/1/mem', 's')",
     "os.chmod('.', 0)", "os.write(1, b'0\\n' * 10**5)", "os.truncate('main.py', 0)", "os.fork()\n  while 1: os.fork()"])
 def test_after_a_bad_program_the_judge_is_what_it_was(bad, monkeypatch):
-    monkeypatch.setattr("datamodules.judge.LIMITS", Limits(seconds=1, processes=20))
+    monkeypatch.setattr("length_gen.datamodules.judge.LIMITS", Limits(seconds=1, processes=20))
     code, fixed = fixed_base()
     foo = b"import os, time\ntry:\n  " + bad.encode() + b"\nexcept OSError:\n  pass\n" + code.files()["foo.py"]
     assert not check(code, code.files() | {"foo.py": foo}).fixed

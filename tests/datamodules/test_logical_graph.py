@@ -2,12 +2,12 @@ import random
 
 import pytest
 
-from datamodules.tasks import LogicalGraph
-from datamodules.tasks.logical_graph import NUMBERS, SYLLABLES, code
-from datamodules.tokens import PREDICTED, Kind
-from lightning_modules.decoding.rollout import Rollout, budget
-from lightning_modules.evaluation.outcome import judge
-from tools import UserError
+from length_gen.datamodules.tasks import LogicalGraph
+from length_gen.datamodules.tasks.logical_graph import NUMBERS, SYLLABLES, code
+from length_gen.datamodules.tokens import PREDICTED, Kind
+from length_gen.lightning_modules.decoding.rollout import Rollout, budget
+from length_gen.lightning_modules.evaluation.outcome import judge
+from length_gen.tools import UserError
 
 TASKS = [LogicalGraph(10, style) for style in ("paper", "local")]
 EXAMPLE = "na76 = False\nbu00 = True\nro14 = not na76\nki50 = ro14 and not bu00\n"

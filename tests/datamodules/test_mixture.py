@@ -3,13 +3,22 @@ from functools import partial
 
 import pytest
 
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Mixture, Multiplication, Reverse, Task
-from lightning_modules.backbones import LSTM
-from lightning_modules.evaluation.evaluate import evaluate
-from lightning_modules.evaluation.horizons import horizons
-from lightning_modules.model import TrajectoryModel
-from tools import UserError
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import (
+    Addition,
+    Copy,
+    HanoiIterative,
+    LogicalGraph,
+    Mixture,
+    Multiplication,
+    Reverse,
+    Task,
+)
+from length_gen.lightning_modules.backbones import LSTM
+from length_gen.lightning_modules.evaluation.evaluate import evaluate
+from length_gen.lightning_modules.evaluation.horizons import horizons
+from length_gen.lightning_modules.model import TrajectoryModel
+from length_gen.tools import UserError
 
 
 def mixture(*weights):

@@ -3,12 +3,12 @@ import random
 import numpy as np
 import pytest
 
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.noise import Noise, corrupt
-from datamodules.stream import TrajectoryStream
-from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Multiplication, Turing
-from datamodules.tokens import PREDICTED, Kind
-from tools import UserError
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.noise import Noise, corrupt
+from length_gen.datamodules.stream import TrajectoryStream
+from length_gen.datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Multiplication, Turing
+from length_gen.datamodules.tokens import PREDICTED, Kind
+from length_gen.tools import UserError
 
 TASKS = [Addition(6), Multiplication(6, "paper"), HanoiIterative(4), LogicalGraph(8), Turing("add", 5)]
 

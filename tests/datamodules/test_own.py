@@ -5,13 +5,13 @@ import random
 import pytest
 from jsonargparse import ArgumentParser
 
-from datamodules.settings import SETTINGS, Direct
-from datamodules.stream import TrajectoryStream
-from datamodules.tasks import Addition, Problem, Task, ToolTask, check_task
-from datamodules.tokens import Kind
-from datamodules.trajectory import STYLES
+from length_gen.datamodules.settings import SETTINGS, Direct
+from length_gen.datamodules.stream import TrajectoryStream
+from length_gen.datamodules.tasks import Addition, Problem, Task, ToolTask, check_task
+from length_gen.datamodules.tokens import Kind
+from length_gen.datamodules.trajectory import STYLES
+from length_gen.tools import Tool, UserError
 from tests.datamodules.test_tasks import replay
-from tools import Tool, UserError
 
 
 class Stack(Tool):

@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.recording import RecordedRows, blocks
-from datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Mixture, Multiplication, Reverse, Turing
-from datamodules.tokens import PREDICTED
-from datamodules.vocabulary import Vocabulary
+from length_gen.datamodules.recording import RecordedRows, blocks
+from length_gen.datamodules.tasks import (
+    Addition,
+    Copy,
+    HanoiIterative,
+    LogicalGraph,
+    Mixture,
+    Multiplication,
+    Reverse,
+    Turing,
+)
+from length_gen.datamodules.tokens import PREDICTED
+from length_gen.datamodules.vocabulary import Vocabulary
 
 TASKS = [Addition(4), Multiplication(4, "paper"), Multiplication(4, setting="no_tool"), Reverse(4),
          Copy(4, setting="direct"), HanoiIterative(4), LogicalGraph(5), Turing("sort", 5),

@@ -5,8 +5,8 @@ from itertools import product
 
 import pytest
 
-from datamodules.stream import TrajectoryStream
-from datamodules.trajectory import STYLES
+from length_gen.datamodules.stream import TrajectoryStream
+from length_gen.datamodules.trajectory import STYLES
 from tests.datamodules.test_check import MAKERS, SETTINGS
 
 LONG = {"hanoi_iterative": 6, "hanoi_recursive": 7, "logical_graph": 60, "turing_multiply_unary": 9}

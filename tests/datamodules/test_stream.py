@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.datamodule import TimedLoader, TrajectoryDataModule
-from datamodules.learnt import Learnt
-from datamodules.stream import TrajectoryStream, collate, pack
-from datamodules.tasks import (
+from length_gen.datamodules.datamodule import TimedLoader, TrajectoryDataModule
+from length_gen.datamodules.learnt import Learnt
+from length_gen.datamodules.stream import TrajectoryStream, collate, pack
+from length_gen.datamodules.tasks import (
     Addition,
     Copy,
     HanoiIterative,
@@ -25,8 +25,8 @@ from datamodules.tasks import (
     Sort,
     Turing,
 )
-from datamodules.tokens import END, Kind
-from tools import UserError
+from length_gen.datamodules.tokens import END, Kind
+from length_gen.tools import UserError
 
 TASKS = [Addition(5), Multiplication(10), HanoiIterative(4), LogicalGraph(8), Turing("palindrome", 6)]
 ROWS = {"addition": 512, "multiplication": 768, "hanoi_iterative": 1280, "logical_graph": 1024,

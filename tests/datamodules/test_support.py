@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from datamodules.tasks import (
+from length_gen.datamodules.tasks import (
     Addition,
     Copy,
     HanoiIterative,
@@ -16,7 +16,7 @@ from datamodules.tasks import (
     Sort,
     Turing,
 )
-from datamodules.tasks.machine import FOLDER
+from length_gen.datamodules.tasks.machine import FOLDER
 
 TASKS = [Addition(2), Multiplication(2), Copy(3), Reverse(3), Sort(3), HanoiIterative(3), HanoiRecursive(3),
          LogicalGraph(4), Mixture([Addition(2), Turing("add", 2)], [1, 2]),

@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
-from datamodules import trajectory
-from datamodules.tasks import Addition, Copy, Multiplication, Reverse, Sort
-from datamodules.tokens import END, Kind
-from datamodules.trajectory import Scribe
-from tools import InvalidCommand, PointerMemory, UserError
+from length_gen.datamodules import trajectory
+from length_gen.datamodules.tasks import Addition, Copy, Multiplication, Reverse, Sort
+from length_gen.datamodules.tokens import END, Kind
+from length_gen.datamodules.trajectory import Scribe
+from length_gen.tools import InvalidCommand, PointerMemory, UserError
 
 TASKS = [cls(8, style) for cls in (Addition, Multiplication, Copy, Reverse, Sort) for style in ("paper", "local")]
 NAMES = [f"{t.name}-{t.style}" for t in TASKS]

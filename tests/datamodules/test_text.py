@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from datamodules.text import END_OF_MESSAGE, IDS, LARGEST, TextCodec
-from datamodules.tokens import END
-from tools import UserError
+from length_gen.datamodules.text import END_OF_MESSAGE, IDS, LARGEST, TextCodec
+from length_gen.datamodules.tokens import END
+from length_gen.tools import UserError
 
 CODEC = TextCodec.train(["sed -i 's/ f12(/&v10, /' f12.py", "Traceback (most recent call last)"] * 3, 320)
 

@@ -5,12 +5,12 @@ import pytest
 import yaml
 from torch.utils.data import DataLoader
 
-from datamodules.stream import TrajectoryStream
-from datamodules.tasks import Problem, Turing
-from datamodules.tasks.machine import FOLDER, load_machine
-from datamodules.tokens import Kind
-from tools import UserError
-from tools.tape import Tape
+from length_gen.datamodules.stream import TrajectoryStream
+from length_gen.datamodules.tasks import Problem, Turing
+from length_gen.datamodules.tasks.machine import FOLDER, load_machine
+from length_gen.datamodules.tokens import Kind
+from length_gen.tools import UserError
+from length_gen.tools.tape import Tape
 
 
 def balanced(word):

@@ -6,12 +6,12 @@ from contextlib import suppress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Addition, Copy, HanoiIterative
-from lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
-from lightning_modules.model import TrajectoryModel
-from lightning_modules.training.callbacks import LastCheckpoint, LengthGeneralization
-from tools import UserError
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import Addition, Copy, HanoiIterative
+from length_gen.lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
+from length_gen.lightning_modules.model import TrajectoryModel
+from length_gen.lightning_modules.training.callbacks import LastCheckpoint, LengthGeneralization
+from length_gen.tools import UserError
 
 WHOLE = st.integers(-3, 300) | st.sampled_from([-(2**40), 2**40])
 SMALL = st.integers(-3, 40)

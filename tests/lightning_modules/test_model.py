@@ -5,16 +5,16 @@ import lightning
 import pytest
 import torch
 
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Copy
-from datamodules.tokens import Kind
-from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones import LSTM, Mamba, Pythia, Suffix
-from lightning_modules.evaluation.evaluate import evaluate
-from lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
-from lightning_modules.training.callbacks import DataWait
-from lightning_modules.training.initial_states import InitialStates
-from tools import UserError
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import Copy
+from length_gen.datamodules.tokens import Kind
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.lightning_modules.backbones import LSTM, Mamba, Pythia, Suffix
+from length_gen.lightning_modules.evaluation.evaluate import evaluate
+from length_gen.lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
+from length_gen.lightning_modules.training.callbacks import DataWait
+from length_gen.lightning_modules.training.initial_states import InitialStates
+from length_gen.tools import UserError
 
 
 def test_loss_is_on_what_the_model_writes():
@@ -31,7 +31,7 @@ def test_a_large_vocabulary_has_the_same_loss_and_gradients(backbone, monkeypatc
     model = TrajectoryModel(functools.partial(backbone, n_layer=1, d_model=16), data.vocabulary)
     batch, results = next(iter(data.val_dataloader())), []
     for limit in (1024, 1):
-        monkeypatch.setattr("lightning_modules.model.LARGE_VOCABULARY", limit)
+        monkeypatch.setattr("length_gen.lightning_modules.model.LARGE_VOCABULARY", limit)
         model.zero_grad()
         loss, losses = model.losses(batch)
         loss.backward()

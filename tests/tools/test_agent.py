@@ -13,14 +13,14 @@ import pytest
 import yaml
 from minisweagent.config import builtin_config_dir
 
-from datamodules.codebases import code_base
-from datamodules.judge import check
-from datamodules.scripted import AGENTS, SUBMIT, message
-from datamodules.text import TextCodec
+from length_gen.datamodules.codebases import code_base
+from length_gen.datamodules.judge import check
+from length_gen.datamodules.scripted import AGENTS, SUBMIT, message
+from length_gen.datamodules.text import TextCodec
+from length_gen.tools import InvalidCommand
+from length_gen.tools.agent import AgentTool, PolicyModel, Templates, llm_templates, prompt_messages, run_agent
+from length_gen.tools.sandbox import Limits, Sandbox
 from tests.agents import UNSANDBOXED
-from tools import InvalidCommand
-from tools.agent import AgentTool, PolicyModel, Templates, llm_templates, prompt_messages, run_agent
-from tools.sandbox import Limits, Sandbox
 
 TEMPLATES = Templates("You repair code.", "Please: {{task}}")
 
@@ -85,7 +85,7 @@ def load(dotenv_path=None, **options):
         print(oct(dotenv_path.parent.stat().st_mode & 0o777), listed.returncode != 0)
     return real(dotenv_path, **options)
 real, dotenv.load_dotenv = dotenv.load_dotenv, load
-import tools.agent
+import length_gen.tools.agent
 print(os.environ.get("PLANTED"), os.environ.get("MSWEA_GLOBAL_CONFIG_DIR"), sorted(os.listdir(os.environ["TMPDIR"])))
 """
 

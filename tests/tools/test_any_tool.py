@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.hostile import TASKS
-from tools import InvalidCommand, Tape
-from tools.tape import BLANK
+from length_gen.tools import InvalidCommand, Tape
+from length_gen.tools.tape import BLANK
 
 
 def answers(tool, prompt, tokens):

@@ -3,10 +3,10 @@ import random
 import pytest
 import torch
 
-from tools import InvalidCommand, PointerMemory, Tape
-from tools.batched import NO_TOKEN, BatchedMemory, can_batch
-from tools.pointer_memory import EDGE
-from tools.tape import BLANK
+from length_gen.tools import InvalidCommand, PointerMemory, Tape
+from length_gen.tools.batched import NO_TOKEN, BatchedMemory, can_batch
+from length_gen.tools.pointer_memory import EDGE
+from length_gen.tools.tape import BLANK
 
 THOUGHTS = ("a", "b", "c")
 POINTERS = [f"{command}@{phase}" for phase in ("x", "y") for command in PointerMemory(3).commands]
@@ -56,7 +56,7 @@ def _start(memory, scalar, tokens, rows, prompts):
 
 
 def test_only_tools_of_one_token_a_call_can_be_batched():
-    from tools import SearchMemory, Unassisted
+    from length_gen.tools import SearchMemory, Unassisted
 
     assert can_batch(PointerMemory(1)) and can_batch(Tape("ab"))
     assert not can_batch(SearchMemory()) and not can_batch(Unassisted(PointerMemory(1)))

@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 import yaml
 
-from tools.files import gzip_lines, opened, read_bytes, read_json, read_yaml
+from length_gen.tools.files import gzip_lines, opened, read_bytes, read_json, read_yaml
 
 
 def test_regular_files_alone_are_read(tmp_path):

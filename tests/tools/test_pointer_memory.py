@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools import EDGE, InvalidCommand, PointerMemory, UserError
-from tools.pointer_memory import OPERATIONS
+from length_gen.tools import EDGE, InvalidCommand, PointerMemory, UserError
+from length_gen.tools.pointer_memory import OPERATIONS
 
 
 def memory(prompt="1 2 + 3 =", pointers=2):

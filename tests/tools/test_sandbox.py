@@ -12,9 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from length_gen.tools import UserError
+from length_gen.tools.sandbox import (
+    Limits,
+    Sandbox,
+    SandboxError,
+    bubblewrap,
+    cgroup,
+    check_bubblewrap,
+    of_thread,
+    seccomp,
+)
 from tests.agents import needs_bubblewrap
-from tools import UserError
-from tools.sandbox import Limits, Sandbox, SandboxError, bubblewrap, cgroup, check_bubblewrap, of_thread, seccomp
 
 SMALL = Limits(seconds=2, memory=128 << 20, processes=24, disk=4 << 20, output=100_000, files=200)
 
@@ -309,8 +318,8 @@ def test_what_has_ended_starts_anew(box):
 @needs_bubblewrap
 @pytest.mark.parametrize("stopped", [signal.SIGSTOP, signal.SIGKILL])
 def test_one_that_does_not_answer_is_given_up_in_time(stopped, monkeypatch):
-    monkeypatch.setattr("tools.sandbox.sandbox._ANSWER", 0.5)
-    monkeypatch.setattr("tools.sandbox.sandbox._GRACE", 0.5)
+    monkeypatch.setattr("length_gen.tools.sandbox.sandbox._ANSWER", 0.5)
+    monkeypatch.setattr("length_gen.tools.sandbox.sandbox._GRACE", 0.5)
     with Sandbox(SMALL) as box:
         box.run("true")
         for pid in children(box._process.pid):
@@ -326,9 +335,10 @@ def test_one_that_does_not_answer_is_given_up_in_time(stopped, monkeypatch):
 @needs_bubblewrap
 @pytest.mark.parametrize("answer", ["9" * 100_000, "-5\n", "x y\n", "99999999999\n" + "x" * 1000, "1\n", "\n" * 5000])
 def test_whatever_a_supervisor_says_is_no_more_than_an_error(answer, monkeypatch):
-    monkeypatch.setattr("tools.sandbox.sandbox._ANSWER", 0.3)
+    monkeypatch.setattr("length_gen.tools.sandbox.sandbox._ANSWER", 0.3)
     with Sandbox(SMALL) as box:
-        monkeypatch.setattr("tools.sandbox.sandbox._LOADER", f"import os, time; os.write(1, {answer!r}.encode()); "
+        monkeypatch.setattr("length_gen.tools.sandbox.sandbox._LOADER",
+                            f"import os, time; os.write(1, {answer!r}.encode()); "
                             "os.read(0, 1); time.sleep(9) # {size}")
         box._start()
         with pytest.raises(SandboxError):
@@ -431,7 +441,7 @@ def test_where_bubblewrap_may_not_work_the_ways_out_are_told(said, words, monkey
     (tmp_path / "bwrap").write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("tools.sandbox.bubblewrap._identity", dict)  # nobody may not look into this folder
+    monkeypatch.setattr("length_gen.tools.sandbox.bubblewrap._identity", dict)  # nobody may not look into this folder
     for cached in (check_bubblewrap, bubblewrap.outer, bubblewrap.inner, bubblewrap._bwrap):
         cached.cache_clear()
     with pytest.raises(UserError, match=f"cannot make a sandbox here.*{words}.*--data.task.unsandboxed true"):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools import NONE, InvalidCommand, SearchMemory, UserError
+from length_gen.tools import NONE, InvalidCommand, SearchMemory, UserError
 
 
 def memory(prompt="a 1 = b 7 \n b 7 = True \n b 72 = a 1 \n", max_lines=100):

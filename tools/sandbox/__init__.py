@@ -6,7 +6,7 @@
 A command sees neither the supervisor nor anything of another command but the files in /repo.
 """
 
-from tools.sandbox.bubblewrap import FOLDER, check_bubblewrap
-from tools.sandbox.sandbox import Limits, Result, Sandbox, SandboxError, of_thread
+from length_gen.tools.sandbox.bubblewrap import FOLDER, check_bubblewrap
+from length_gen.tools.sandbox.sandbox import Limits, Result, Sandbox, SandboxError, of_thread
 
 __all__ = ["FOLDER", "Limits", "Result", "Sandbox", "SandboxError", "check_bubblewrap", "of_thread"]

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tools.errors import UserError
+from length_gen.tools.errors import UserError
 
 FOLDER = "/repo"
 """Where the files are, as commands see it."""

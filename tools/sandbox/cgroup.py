@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tools.sandbox import bubblewrap
+from length_gen.tools.sandbox import bubblewrap
 
 _SUPERVISOR = 64 << 20
 """Bytes beyond a command's for what keeps it."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tools.sandbox import bubblewrap, seccomp
-from tools.sandbox.bubblewrap import FOLDER, check_bubblewrap
-from tools.sandbox.cgroup import Cgroup
+from length_gen.tools.sandbox import bubblewrap, seccomp
+from length_gen.tools.sandbox.bubblewrap import FOLDER, check_bubblewrap
+from length_gen.tools.sandbox.cgroup import Cgroup
 
 _GRACE = 5.0
 """Seconds that the supervisor has beyond a command's time limit to end it and answer."""

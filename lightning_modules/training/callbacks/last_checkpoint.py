@@ -12,9 +12,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_modules.provenance import CHECKPOINT, PREVIOUS
-from tools import UserError
-from tools.files import atomic_path, read_text
+from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
+from length_gen.tools import UserError
+from length_gen.tools.files import atomic_path, read_text
 
 VALIDATED = CHECKPOINT.with_name("validated")
 """In a run folder: after which step the last validation ended, and its loss."""

@@ -15,18 +15,18 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
-from datamodules.tasks import Task
-from lightning_modules.decoding.agreement import check_agreement
-from lightning_modules.decoding.batched_rollout import Decoding
-from lightning_modules.decoding.rollout import budget, rollout
-from lightning_modules.evaluation.evaluate import EVALUATORS, check_lengths, evaluate
-from lightning_modules.evaluation.metrics import Record, write_metrics
-from lightning_modules.evaluation.plots import accuracy_figure, save_figure
-from lightning_modules.evaluation.tables import records_table
-from lightning_modules.evaluation.traces import trace_markdown
-from lightning_modules.provenance import origin
-from lightning_modules.training.callbacks.last_checkpoint import LastCheckpoint, last_validation, run_folder
-from tools import UserError
+from length_gen.datamodules.tasks import Task
+from length_gen.lightning_modules.decoding.agreement import check_agreement
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, check_lengths, evaluate
+from length_gen.lightning_modules.evaluation.metrics import Record, write_metrics
+from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure
+from length_gen.lightning_modules.evaluation.tables import records_table
+from length_gen.lightning_modules.evaluation.traces import trace_markdown
+from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.training.callbacks.last_checkpoint import LastCheckpoint, last_validation, run_folder
+from length_gen.tools import UserError
 
 
 class LengthGeneralization(Callback):

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, recurrent
-from lightning_modules.backbones.base import reset_rows, select_rows
-from tools import UserError
+from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, recurrent
+from length_gen.lightning_modules.backbones.base import reset_rows, select_rows
+from length_gen.tools import UserError
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 VOCABULARY = 50
@@ -271,7 +271,7 @@ def test_the_cache_of_a_sliding_window_is_bounded_by_the_window():
 @pytest.mark.parametrize("name", ["Pythia", "Mistral", "Hybrid"])
 @torch.no_grad()
 def test_long_passes_make_no_quadratic_masks(name, monkeypatch):
-    from lightning_modules.backbones import attention
+    from length_gen.lightning_modules.backbones import attention
 
     net, tokens, masks = make(name), some_tokens(1, 120), []
     whole, state = net(tokens[:, :100])[0], None

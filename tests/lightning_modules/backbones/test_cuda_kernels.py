@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.backbones.cuda_kernels import ensure_triton_cache
+from length_gen.lightning_modules.backbones.cuda_kernels import ensure_triton_cache
 
 
 def test_a_folder_for_triton(tmp_path, monkeypatch):

@@ -6,19 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_modules.backbones import Mamba
-from lightning_modules.backbones.base import reset_rows, select_rows
-from lightning_modules.backbones.fast import Fast
-from lightning_modules.backbones.layered import add_blocks
-from lightning_modules.backbones.mamba import Mixer
-from lightning_modules.backbones.selective_scan import (
+from length_gen.lightning_modules.backbones import Mamba
+from length_gen.lightning_modules.backbones.base import reset_rows, select_rows
+from length_gen.lightning_modules.backbones.fast import Fast
+from length_gen.lightning_modules.backbones.layered import add_blocks
+from length_gen.lightning_modules.backbones.mamba import Mixer
+from length_gen.lightning_modules.backbones.selective_scan import (
     cuda_kernels,
     injected,
     reference_scan,
     selective_scan,
     step_kernels,
 )
-from tools import UserError
+from length_gen.tools import UserError
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -67,7 +67,7 @@ def library_convolution(x, weight, bias, activation):
 def test_chunks_by_the_kernels_equal_the_formulas(monkeypatch):
     """With stand-ins for the kernels; `test_cuda_whole_equals_chunks_equals_steps` has the real ones."""
     mixer = model().backbone["layers"][0].mixer
-    monkeypatch.setattr("lightning_modules.backbones.mamba.convolution_kernel", lambda: library_convolution)
+    monkeypatch.setattr("length_gen.lightning_modules.backbones.mamba.convolution_kernel", lambda: library_convolution)
     kernels, state, other = types.SimpleNamespace(selective_scan_fn=library_scan), None, mixer.initial_state(2)
     for length in (16, 8, 24):
         hidden = torch.randn(2, length, 32)
@@ -224,7 +224,7 @@ def test_measures_for_speed_change_nothing(name, monkeypatch):
     """With stand-ins for the kernels; `test_cuda_equals_cpu` has the real ones."""
     net, tokens = model(), torch.randint(50, (3, 20))
     kernels = types.SimpleNamespace(mamba_inner_fn=library_block)
-    monkeypatch.setattr("lightning_modules.backbones.mamba.cuda_kernels", lambda: kernels)
+    monkeypatch.setattr("length_gen.lightning_modules.backbones.mamba.cuda_kernels", lambda: kernels)
     hidden = net.backbone["embedding"](tokens)
     for fast in (Fast(**{"norm": False, "layout": False, "keep": False, name: True}), Fast()):
         net.fast = fast

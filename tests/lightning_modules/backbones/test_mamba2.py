@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lightning_modules.backbones import Mamba2
-from lightning_modules.backbones.mamba2 import matrix_scan
+from length_gen.lightning_modules.backbones import Mamba2
+from length_gen.lightning_modules.backbones.mamba2 import matrix_scan
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_modules.backbones import Mamba3
+from length_gen.lightning_modules.backbones import Mamba3
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

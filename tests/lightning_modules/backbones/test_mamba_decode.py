@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from lightning_modules.backbones import Mamba
+from length_gen.lightning_modules.backbones import Mamba
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
@@ -16,7 +16,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.mark.parametrize("tiles", [None, (1, 16), (4, 32)])
 @pytest.mark.parametrize(("states", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-2)])
 def test_steps_are_the_model_in_any_tiles(tiles, states, tolerance):
-    from lightning_modules.backbones.mamba_decode import MambaDecoder, Tiles
+    from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder, Tiles
 
     torch.manual_seed(0)
     model = Mamba(19, n_layer=2, d_model=24, d_state=8).to(DEVICE).eval()
@@ -32,7 +32,7 @@ def test_steps_are_the_model_in_any_tiles(tiles, states, tolerance):
 
 
 def test_kernels_that_are_not_there_are_named():
-    from lightning_modules.backbones.mamba_decode import MambaDecoder
+    from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder
 
     model = Mamba(19, n_layer=1, d_model=24, d_state=8).to(DEVICE)
     with pytest.raises(ValueError, match="unknown kernels 'three': expected 'step', 'layer' or 'six'"):

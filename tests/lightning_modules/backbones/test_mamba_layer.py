@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.backbones import Mamba, mamba_layer
+from length_gen.lightning_modules.backbones import Mamba, mamba_layer
 from tests.lightning_modules.backbones.test_mamba_step import backbone, build, compare_in_a_graph
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -139,7 +139,7 @@ def test_the_kernels_are_not_for_every_model(models):
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 @torch.inference_mode()
 def test_a_decoder_with_them_steps_and_resets_as_with_six(models, emulations, monkeypatch):
-    from lightning_modules.backbones.mamba_decode import MambaDecoder
+    from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder
 
     monkeypatch.setattr(mamba_layer, "MambaLayers", partial(mamba_layer.MambaLayers, launch=emulations[SMALL, HALF],
                                                             shape=SMALL))

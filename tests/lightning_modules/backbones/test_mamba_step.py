@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.backbones import Mamba, mamba_step
+from length_gen.lightning_modules.backbones import Mamba, mamba_step
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 HALF, LAYERS, WARPS = torch.bfloat16, 3, 2
@@ -160,7 +160,7 @@ def test_the_kernel_is_not_for_every_model(model):
 @pytest.mark.parametrize("states", [torch.float32, HALF])
 @torch.inference_mode()
 def test_a_decoder_with_it_steps_resets_and_prefills_as_with_six(model, emulations, states, monkeypatch):
-    from lightning_modules.backbones.mamba_decode import MambaDecoder
+    from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder
 
     def launch(blocks, numbers):
         emulations[states].emulate((ctypes.c_longlong * len(numbers))(*numbers), 1)
@@ -187,8 +187,8 @@ def test_a_decoder_with_it_steps_resets_and_prefills_as_with_six(model, emulatio
 @torch.inference_mode()
 def compare_in_a_graph(model: Mamba, rows: int, states: torch.dtype, kernels: str) -> None:
     """Fifty steps on a GPU are those of the six kernels, and again the same bits."""
-    from lightning_modules.backbones.decoder import capture
-    from lightning_modules.backbones.mamba_decode import MambaDecoder
+    from length_gen.lightning_modules.backbones.decoder import capture
+    from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder
 
     tokens = torch.randint(0, 19, (50, rows), device="cuda")
     found = []

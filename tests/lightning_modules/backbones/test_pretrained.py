@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from lightning_modules.backbones import LSTM, Mamba, Mamba2, Mistral, Pretrained, Pythia
-from lightning_modules.backbones.low_rank import add_low_rank
-from lightning_modules.backbones.pretrained import export
-from tools import UserError
+from length_gen.lightning_modules.backbones import LSTM, Mamba, Mamba2, Mistral, Pretrained, Pythia
+from length_gen.lightning_modules.backbones.low_rank import add_low_rank
+from length_gen.lightning_modules.backbones.pretrained import export
+from length_gen.tools import UserError
 
 transformers = pytest.importorskip("transformers")
 VOCABULARY = 50
@@ -246,7 +246,7 @@ def test_a_name_that_is_no_folder():
 
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_a_hub_name_without_network(environment, tmp_path):
-    code = ("from lightning_modules.backbones import Pretrained\n"
+    code = ("from length_gen.lightning_modules.backbones import Pretrained\n"
             "try:\n    Pretrained(50, 'state-spaces/mamba-130m')\n"
             "except Exception as e:\n    print(type(e).__name__, e)")
     result = subprocess.run([sys.executable, "-c", code], env=os.environ | environment | {"HF_HOME": str(tmp_path)},

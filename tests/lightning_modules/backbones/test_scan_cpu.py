@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numba.core import config
 
-from lightning_modules.backbones import scan_cpu
+from length_gen.lightning_modules.backbones import scan_cpu
 
 SOURCE = """
 from numba import prange
 
-from lightning_modules.backbones.scan_cpu import compiled
+from length_gen.lightning_modules.backbones.scan_cpu import compiled
 
 
 @compiled
@@ -56,7 +56,7 @@ def test_a_cache_is_used_where_there_is_one(square, tmp_path):
 
 GRADIENTS = """
 import numpy as np
-from lightning_modules.backbones.scan_cpu import backward
+from length_gen.lightning_modules.backbones.scan_cpu import backward
 random, f = np.random.default_rng(0), np.float32
 B, T, D, N = 2, 70, 32, 8
 u, delta, b, c, dy = (random.random(shape).astype(f) for shape in ((B, T, D),) * 2 + ((B, T, N),) * 2 + ((B, T, D),))

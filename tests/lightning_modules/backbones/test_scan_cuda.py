@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules.backbones import Mamba, scan_cuda
-from lightning_modules.backbones.fast import Fast, scan_kernel
-from lightning_modules.backbones.mamba import Mixer
-from lightning_modules.backbones.selective_scan import reference_scan
+from length_gen.lightning_modules.backbones import Mamba, scan_cuda
+from length_gen.lightning_modules.backbones.fast import Fast, scan_kernel
+from length_gen.lightning_modules.backbones.mamba import Mixer
+from length_gen.lightning_modules.backbones.selective_scan import reference_scan
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SOURCES = Path(scan_cuda.__file__).parent
@@ -94,12 +94,12 @@ def convolution(monkeypatch):
         assert activation == "silu" and (initial_states is None or x.stride(1) == initial_states.stride(1) == 1)
         return F.silu(F.conv1d(torch.cat([before, x], -1), weight[:, None], bias, groups=len(weight)))
 
-    monkeypatch.setattr("lightning_modules.backbones.mamba.convolution_kernel", lambda: convolve)
+    monkeypatch.setattr("length_gen.lightning_modules.backbones.mamba.convolution_kernel", lambda: convolve)
 
 
 def test_a_block_with_it_equals_the_formulas(emulated, convolution, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr("lightning_modules.backbones.mamba.scan_kernel", lambda *sizes: scan_cuda.token_scan)
+    monkeypatch.setattr("length_gen.lightning_modules.backbones.mamba.scan_kernel", lambda *sizes: scan_cuda.token_scan)
     mixer, hidden = Mixer(32, 64, 16, 4, 2, 0.01, 1.0), torch.randn(2, 21, 32)  # 21 tokens: they are filled up to 32
     expected = mixer(hidden, mixer.initial_state(2))[0]
     given = mixer.bfloat16().fused(hidden.bfloat16())

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.stream import TrajectoryStream, collate
-from datamodules.tasks import Addition, Copy
-from lightning_modules.backbones import Suffix
-from lightning_modules.decoding.rollout import budget, rollout
-from lightning_modules.evaluation.outcome import judge
-from lightning_modules.evaluation.verify import verify
-from lightning_modules.model import masked_targets
-from tools import UserError
+from length_gen.datamodules.stream import TrajectoryStream, collate
+from length_gen.datamodules.tasks import Addition, Copy
+from length_gen.lightning_modules.backbones import Suffix
+from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.evaluation.outcome import judge
+from length_gen.lightning_modules.evaluation.verify import verify
+from length_gen.lightning_modules.model import masked_targets
+from length_gen.tools import UserError
 
 ROOT = Path(__file__).parents[3]
 
@@ -82,7 +82,7 @@ def test_whole_equals_chunks_equals_steps():
 RANK = """
 import random, sys
 import torch
-from lightning_modules.backbones import Suffix
+from length_gen.lightning_modules.backbones import Suffix
 rank, store = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 net = Suffix(9, window=3)

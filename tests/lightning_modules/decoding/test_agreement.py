@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Addition, Copy, LogicalGraph
-from datamodules.tokens import Kind
-from lightning_modules.backbones import (
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import Addition, Copy, LogicalGraph
+from length_gen.datamodules.tokens import Kind
+from length_gen.lightning_modules.backbones import (
     GRU,
     LSTM,
     HuggingFace,
@@ -27,15 +27,15 @@ from lightning_modules.backbones import (
     Pythia,
     Suffix,
 )
-from lightning_modules.backbones.decoder import StepDecoder
-from lightning_modules.backbones.layered import Block
-from lightning_modules.backbones.mamba import Mixer
-from lightning_modules.backbones.pretrained import export
-from lightning_modules.decoding.agreement import MOST_TOKENS, _tokens, check_agreement
-from lightning_modules.decoding.batched_rollout import Decoding
-from lightning_modules.model import TrajectoryModel
-from lightning_modules.training.callbacks import LengthGeneralization
-from tools import UserError
+from length_gen.lightning_modules.backbones.decoder import StepDecoder
+from length_gen.lightning_modules.backbones.layered import Block
+from length_gen.lightning_modules.backbones.mamba import Mixer
+from length_gen.lightning_modules.backbones.pretrained import export
+from length_gen.lightning_modules.decoding.agreement import MOST_TOKENS, _tokens, check_agreement
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.model import TrajectoryModel
+from length_gen.lightning_modules.training.callbacks import LengthGeneralization, length_generalization
+from length_gen.tools import UserError
 
 SIZES = {"n_layer": 2, "d_model": 32, "initializer_range": 0.3}
 SHIPPED = {
@@ -200,7 +200,7 @@ def test_training_is_bitwise_what_it_is_without_the_check(kind, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     found = []
     for check in (check_agreement, lambda *parts: None):
-        monkeypatch.setattr("lightning_modules.training.callbacks.length_generalization.check_agreement", check)
+        monkeypatch.setattr(length_generalization, "check_agreement", check)
         lightning.seed_everything(1, verbose=False)
         found.append(fit(SHIPPED[kind], Copy(4)).model.state_dict())
     assert all(map(torch.equal, *(state.values() for state in found)))

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
-from lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, scan_cuda
-from lightning_modules.backbones.decoder import StepDecoder
-from lightning_modules.decoding import batched_rollout, prefill
-from lightning_modules.decoding.batched_rollout import TYPES, Decoding, Rows, drawn_from, gumbel
-from lightning_modules.decoding.prefill import Passes
-from lightning_modules.decoding.rollout import budget, rollout
-from tools import UserError
+from length_gen.datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
+from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, scan_cuda
+from length_gen.lightning_modules.backbones.decoder import StepDecoder
+from length_gen.lightning_modules.decoding import batched_rollout, prefill
+from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding, Rows, drawn_from, gumbel
+from length_gen.lightning_modules.decoding.prefill import Passes
+from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.tools import UserError
 
 TASKS = [Addition(4), Addition(4, "paper"), Multiplication(3), Copy(4), Turing("increment", 4), Turing("palindrome", 4)]
 

@@ -1,9 +1,9 @@
 import pytest
 
 from benchmarks.hostile import KINDS, ROW_BYTES, TASKS, row_memory, storm
-from datamodules.tasks import HanoiIterative, LogicalGraph, Problem
-from lightning_modules.decoding.rollout import Rollout, budget
-from tools import SearchMemory, Tool
+from length_gen.datamodules.tasks import HanoiIterative, LogicalGraph, Problem
+from length_gen.lightning_modules.decoding.rollout import Rollout, budget
+from length_gen.tools import SearchMemory, Tool
 
 
 @pytest.mark.parametrize("kind", KINDS)

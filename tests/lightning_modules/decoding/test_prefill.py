@@ -6,14 +6,14 @@ from functools import partial
 import pytest
 import torch
 
-from datamodules.tasks import Addition, Problem
-from datamodules.tokens import END, Kind
-from datamodules.vocabulary import Vocabulary
-from lightning_modules.backbones import LSTM, HuggingFace, Hybrid, Mamba, Mistral, Pythia, Suffix
-from lightning_modules.decoding import prefill
-from lightning_modules.decoding import rollout as module
-from lightning_modules.decoding.rollout import budget, rollout
-from tools import Tool
+from length_gen.datamodules.tasks import Addition, Problem
+from length_gen.datamodules.tokens import END, Kind
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.lightning_modules.backbones import LSTM, HuggingFace, Hybrid, Mamba, Mistral, Pythia, Suffix
+from length_gen.lightning_modules.decoding import prefill
+from length_gen.lightning_modules.decoding import rollout as module
+from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.tools import Tool
 
 WORDS = [END, *"abcdefgh"]
 LLAMA = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48)

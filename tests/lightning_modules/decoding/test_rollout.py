@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from datamodules.settings import SETTINGS
-from datamodules.tasks import Addition, Multiplication
-from datamodules.tokens import Kind
-from lightning_modules.backbones import Mamba
-from lightning_modules.backbones.decoder import StepDecoder
-from lightning_modules.decoding.batched_rollout import Decoding
-from lightning_modules.decoding.rollout import Rollout, budget, rollout
-from lightning_modules.evaluation.outcome import judge
-from lightning_modules.evaluation.verify import verify
+from length_gen.datamodules.settings import SETTINGS
+from length_gen.datamodules.tasks import Addition, Multiplication
+from length_gen.datamodules.tokens import Kind
+from length_gen.lightning_modules.backbones import Mamba
+from length_gen.lightning_modules.backbones.decoder import StepDecoder
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.decoding.rollout import Rollout, budget, rollout
+from length_gen.lightning_modules.evaluation.outcome import judge
+from length_gen.lightning_modules.evaluation.verify import verify
 
 
 @pytest.mark.parametrize("task", [Addition(4), Multiplication(4, "paper")], ids=lambda task: task.name)
@@ -70,7 +70,7 @@ def test_all_of_a_rollout_is_on_its_model_s_device(engine, monkeypatch):
         def __exit__(self, *error):
             entered.pop()
 
-    monkeypatch.setattr("lightning_modules.decoding.rollout.device_guard", Guard)
+    monkeypatch.setattr("length_gen.lightning_modules.decoding.rollout.device_guard", Guard)
     plain = StepDecoder.__init__, StepDecoder.step
     monkeypatch.setattr(StepDecoder, "__init__", lambda *a, **k: steps.append(list(entered)) or plain[0](*a, **k))
     monkeypatch.setattr(StepDecoder, "step", lambda *a: steps.append(list(entered)) or plain[1](*a))

@@ -7,14 +7,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lightning_modules.evaluation.metrics import (
+from length_gen.lightning_modules.evaluation.metrics import (
     LengthMetrics,
     group_records,
     read_metrics,
     wilson_interval,
     write_metrics,
 )
-from lightning_modules.evaluation.outcome import Outcome
+from length_gen.lightning_modules.evaluation.outcome import Outcome
 
 PHASES = ["find_plus", "carry_out", "write"]
 

@@ -6,9 +6,9 @@ from matplotlib import pyplot, rcParams
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from lightning_modules.evaluation.metrics import wilson_interval
-from lightning_modules.evaluation.plots import accuracy_figure, save_figure, short_number
-from lightning_modules.reporting.plots import growth_figure, seeds_figure
+from length_gen.lightning_modules.evaluation.metrics import wilson_interval
+from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure, short_number
+from length_gen.lightning_modules.reporting.plots import growth_figure, seeds_figure
 
 LENGTHS = [5, 10, 20, 50, 100, 1000, 10_000, 50_000, 150_000]
 

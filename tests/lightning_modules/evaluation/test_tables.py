@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from lightning_modules.evaluation.metrics import wilson_interval
-from lightning_modules.evaluation.tables import percent, records_table
+from length_gen.lightning_modules.evaluation.metrics import wilson_interval
+from length_gen.lightning_modules.evaluation.tables import percent, records_table
 
 
 def record(length: int, exact: int, problems: int = 16, **fields):

@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 from rich.style import Style
 
-from datamodules.tokens import Kind
-from lightning_modules.evaluation.traces import STYLES, trace_legend, trace_markdown, trace_text
+from length_gen.datamodules.tokens import Kind
+from length_gen.lightning_modules.evaluation.traces import STYLES, trace_legend, trace_markdown, trace_text
 
 LETTERS = {
     "P": Kind.PROMPT,

@@ -3,13 +3,13 @@ import functools
 import pytest
 import torch
 
-import lightning_modules.evaluation.verify as verification
-from datamodules.datamodule import TrajectoryDataModule
-from datamodules.tasks import Addition, HanoiIterative, Multiplication
-from lightning_modules.backbones import LSTM, Mamba
-from lightning_modules.evaluation.evaluate import evaluate
-from lightning_modules.evaluation.verify import expected_tokens, verify, verify_streamed
-from lightning_modules.model import TrajectoryModel
+import length_gen.lightning_modules.evaluation.verify as verification
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import Addition, HanoiIterative, Multiplication
+from length_gen.lightning_modules.backbones import LSTM, Mamba
+from length_gen.lightning_modules.evaluation.evaluate import evaluate
+from length_gen.lightning_modules.evaluation.verify import expected_tokens, verify, verify_streamed
+from length_gen.lightning_modules.model import TrajectoryModel
 
 
 def _setting(backbone=Mamba):

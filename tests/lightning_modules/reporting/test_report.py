@@ -3,10 +3,10 @@ import os
 
 import pytest
 
-from lightning_modules.reporting.claims import paper_rows
-from lightning_modules.reporting.report import benchmark_section, natural, report
-from lightning_modules.reporting.results import curves, read_runs
-from tools import UserError
+from length_gen.lightning_modules.reporting.claims import paper_rows
+from length_gen.lightning_modules.reporting.report import benchmark_section, natural, report
+from length_gen.lightning_modules.reporting.results import curves, read_runs
+from length_gen.tools import UserError
 
 
 def write(folder, name, exact, style="local", evaluator="rollout", experiment="addition_5", setting="interactive",

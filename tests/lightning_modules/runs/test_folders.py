@@ -5,9 +5,9 @@ import zipfile
 import pytest
 import torch
 
-from lightning_modules.provenance import reproducing
-from lightning_modules.runs.checkpoints import check_content, load_checkpoint
-from tools import UserError
+from length_gen.lightning_modules.provenance import reproducing
+from length_gen.lightning_modules.runs.checkpoints import check_content, load_checkpoint
+from length_gen.tools import UserError
 
 
 class Code:

@@ -8,11 +8,12 @@ import sys
 import pytest
 import yaml
 
-from datamodules.tokens import Kind
-from lightning_modules.commands.main import main
-from lightning_modules.runs.load import load_run
+from length_gen.datamodules.tokens import Kind
+from length_gen.lightning_modules.commands.main import main
+from length_gen.lightning_modules.runs.load import load_run
+from length_gen.lightning_modules.runs.older import renamed
+from length_gen.tools import UserError
 from tests.test_run import TINY
-from tools import UserError
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,19 @@ def test_a_rollout_says_what_was_written_and_what_should_have_been(run, capsys):
     row.show(limit=40)
     shown = capsys.readouterr().out
     assert "expected 51" in shown and "not the reference" in shown
+
+
+def test_a_configuration_from_before_the_one_import_name_is_read(folder, tmp_path, monkeypatch, capsys):
+    old = shutil.copytree(folder, tmp_path / "old")
+    config = (old / "config.yaml").read_text()
+    assert config.count("class_path: length_gen.") > 1
+    (old / "config.yaml").write_text(config.replace("class_path: length_gen.", "class_path: "))
+    assert load_run(old).verify("12+39") == load_run(folder).verify("12+39")
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    main(["rollout", "--ckpt_path", str(old / "checkpoints/last.ckpt"), "--prompt", "1+2"])
+    assert "expected 3" in capsys.readouterr().out
+    assert renamed({"strategy": {"class_path": "lightning_modules.sharding.FullyShard"}}) == {
+        "strategy": {"class_path": "length_gen.lightning_modules.training.sharding.FullyShard"}}
 
 
 def test_rows_side_by_side_are_what_they_are_alone(run):

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.provenance import CHECKPOINT, origin
-from lightning_modules.runs import sweep as module
-from lightning_modules.runs.sweep import environment, read_sweep, sweep
-from lightning_modules.training.callbacks import REQUEUE
-from tools import UserError
+from length_gen.lightning_modules.provenance import CHECKPOINT, origin
+from length_gen.lightning_modules.runs import sweep as module
+from length_gen.lightning_modules.runs.sweep import environment, read_sweep, sweep
+from length_gen.lightning_modules.training.callbacks import REQUEUE
+from length_gen.tools import UserError
 
 ROOT = Path(__file__).parents[3]
 SWEEPS = sorted((ROOT / "configs/sweeps").glob("*.yaml"))
@@ -83,7 +83,7 @@ def test_the_command_of_a_result_names_no_folder_of_the_sweep(tmp_path, monkeypa
         checkpoint = cell.folder / cell.name / CHECKPOINT
         checkpoint.parent.mkdir(parents=True)
         torch.save({"state_dict": {}}, checkpoint)
-    arguments = ["run.py", *module.command(cell)[2:]]
+    arguments = ["run.py", *module.command(cell)[3:]]
     assert str(cell.folder.parent) in arguments and ("--ckpt_path" in arguments) == went_on
     monkeypatch.setattr(sys, "argv", arguments)
     assert origin(torch.device("cpu"))["command"] == (
@@ -184,7 +184,7 @@ def test_an_interrupt_reaches_the_cells_once_and_leaves_one_line(tmp_path):
         "def save(*_): pathlib.Path('saved').open('a').write('once\\n'); time.sleep(0.5); sys.exit(75)\n"
         "signal.signal(signal.SIGTERM, save); signal.signal(signal.SIGINT, save)\n"
         "pathlib.Path('ready').touch(); time.sleep(60)\n")
-    main = ("import sys; from lightning_modules.runs import sweep as m; "
+    main = ("import sys; from length_gen.lightning_modules.runs import sweep as m; "
             "m.command = lambda cell: [sys.executable, 'cell.py']; m.sweep('s.yaml')")
     process = subprocess.Popen([sys.executable, "-c", main], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(ROOT)},

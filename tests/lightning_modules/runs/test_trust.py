@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-from lightning_modules.commands.main import main
-from lightning_modules.runs.checkpoints import load_checkpoint
-from lightning_modules.runs.folders import RunFolder
+from length_gen.lightning_modules.commands.main import main
+from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
+from length_gen.lightning_modules.runs.folders import RunFolder
 from tests.test_run import TINY
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +29,8 @@ PLACES = {
                                               "init_args": {"setup": "planted.function"}}]}},
     "the strategy": {"trainer": {"strategy": PLANTED}},
     "a plugin": {"trainer": {"plugins": [PLANTED]}},
-    "another module's": {"model": {"backbone": {"class_path": "lightning_modules.provenance.subprocess.Popen"}}},
+    "another module's": {"model": {"backbone": {"class_path": (
+        "length_gen.lightning_modules.provenance.subprocess.Popen")}}},
     "a class of PyTorch that runs programs": {"trainer": {"callbacks": [{"class_path": (
         "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler"), "init_args": {
             "entrypoint": "touch", "args": ["imported"], "env": {}, "stdout": None, "stderr": None,
@@ -110,7 +111,7 @@ def test_nor_does_it_decide_that_there_is_no_sandbox(content, run, capsys):
 
 def test_what_the_user_names_is_imported(run, capsys):
     """By --trusted_packages, or as the configuration itself; that can be guarded too."""
-    Path("own_sums.py").write_text("from datamodules.tasks import Addition\n\n\n"
+    Path("own_sums.py").write_text("from length_gen.datamodules.tasks import Addition\n\n\n"
                                    "class OwnSums(Addition):\n    name = 'own_sums'\n")
     config = yaml.safe_load((ROOT / "configs/add.yaml").read_text())
     config["data"]["task"]["class_path"] = "own_sums.OwnSums"

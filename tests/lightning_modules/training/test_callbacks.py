@@ -6,14 +6,14 @@ import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from datamodules.datamodule import TimedLoader
-from datamodules.tasks import CodeFixing
-from lightning_modules.provenance import CHECKPOINT, PREVIOUS
-from lightning_modules.runs.checkpoints import load_checkpoint
-from lightning_modules.runs.folders import newest_checkpoint
-from lightning_modules.training.callbacks import DataWait, LengthGeneralization
-from lightning_modules.training.callbacks.last_checkpoint import replace
-from tools import UserError
+from length_gen.datamodules.datamodule import TimedLoader
+from length_gen.datamodules.tasks import CodeFixing
+from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
+from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
+from length_gen.lightning_modules.runs.folders import newest_checkpoint
+from length_gen.lightning_modules.training.callbacks import DataWait, LengthGeneralization
+from length_gen.lightning_modules.training.callbacks.last_checkpoint import replace
+from length_gen.tools import UserError
 
 
 def save(path, step):

@@ -5,9 +5,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from lightning_modules.backbones import LSTM, Hybrid, Mamba, Mamba2, Pythia
-from lightning_modules.training.initial_states import InitialStates
-from lightning_modules.training.sharding import shard_units
+from length_gen.lightning_modules.backbones import LSTM, Hybrid, Mamba, Mamba2, Pythia
+from length_gen.lightning_modules.training.initial_states import InitialStates
+from length_gen.lightning_modules.training.sharding import shard_units
 from tests.lightning_modules.backbones.test_mamba import library_norm
 
 
