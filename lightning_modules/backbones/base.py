@@ -127,8 +127,10 @@ def check_sizes(name: str, **sizes: int) -> None:
             raise UserError(f"{name} {key} {value} is not allowed: expected at least 1 and at most {most:,}")
 
 
-def check_step_sizes(name: str, dt_min: float, dt_max: float) -> None:
-    """Raises UserError unless 1e-12 <= dt_min <= dt_max <= 1e12."""
+def check_step_sizes(name: str, dt_min: float, dt_max: float, dt_floor: float = 0.0) -> None:
+    """Raises UserError unless 1e-12 <= dt_min <= dt_max <= 1e12 and 0 <= dt_floor <= 1e12."""
+    if not 0 <= dt_floor <= 1e12:
+        raise UserError(f"{name} dt_floor {dt_floor} is not allowed: expected a step size from 0 on")
     if not 1e-12 <= dt_min <= dt_max <= 1e12:
         raise UserError(f"{name} dt_min {dt_min} and dt_max {dt_max} are not allowed: expected positive step sizes, "
                         f"the least first")

@@ -73,6 +73,9 @@ def _mamba_settings(config: Config) -> Config:
 
 def _mamba_config(net: Mamba) -> Config:
     mixer = net.backbone["layers"][0].mixer
+    if mixer.dt_floor:
+        raise UserError(f"a Mamba with dt_floor {mixer.dt_floor:g} cannot be exported: transformers has none with a "
+                        f"floor under its step sizes")
     return {"num_hidden_layers": len(net.backbone["layers"]), "hidden_size": net.lm_head.in_features,
             "intermediate_size": mixer.d_inner, "expand": _expand(net, mixer.d_inner), "state_size": mixer.d_state,
             "conv_kernel": mixer.d_conv, "time_step_rank": mixer.dt_rank,

@@ -23,7 +23,9 @@ from length_gen.lightning_modules.backbones.selective_scan import (
     injected,
     selective_scan,
     selective_step,
+    step_sizes,
 )
+from length_gen.tools import UserError
 
 
 class Mamba(LayeredBackbone):
@@ -41,19 +43,24 @@ class Mamba(LayeredBackbone):
         dt_min, dt_max: range of the step sizes at the start
         initializer_range: standard deviation of the embedding at the start
         norm_eps: of the RMS norms
+        dt_floor: added to every step size, so that at most exp(dt_floor A) of a state is left after a token: the memory
+            fades whatever the input
+        taps: how many of the d_conv weights of each layer's convolution are kept, those of the latest tokens; the last
+            number is also that of the layers after it. The others are 0 and stay so. null: all are kept
     """
 
     def __init__(self, vocab_size: int, n_layer: int = 2, d_model: int = 64, d_inner: int | None = None,
                  d_state: int = 16, d_conv: int = 4, dt_rank: int | None = None, tie_embeddings: bool = True,
                  dt_min: float = 0.001, dt_max: float = 0.1, initializer_range: float = 0.02,
-                 norm_eps: float = 1e-5) -> None:
+                 norm_eps: float = 1e-5, dt_floor: float = 0.0, taps: list[int] | None = None) -> None:
         super().__init__(vocab_size)
         d_inner = 2 * d_model if d_inner is None else d_inner
         dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         check_sizes("Mamba", n_layer=n_layer, d_model=d_model, d_inner=d_inner, d_state=d_state, d_conv=d_conv,
                     dt_rank=dt_rank)
-        check_step_sizes("Mamba", dt_min, dt_max)
-        mixers = (Mixer(d_model, d_inner, d_state, d_conv, dt_rank, dt_min, dt_max) for _ in range(n_layer))
+        check_step_sizes("Mamba", dt_min, dt_max, dt_floor)
+        mixers = (Mixer(d_model, d_inner, d_state, d_conv, dt_rank, dt_min, dt_max, dt_floor, kept)
+                  for kept in layer_taps("Mamba", taps, n_layer, d_conv))
         self.backbone = nn.ModuleDict({
             "embedding": nn.Embedding(vocab_size, d_model),
             "layers": nn.ModuleList(Block(d_model, mixer, norm_eps) for mixer in mixers),
@@ -91,12 +98,13 @@ class Mamba(LayeredBackbone):
 
     def is_plain(self) -> bool:
         """Whether it computes what its weights alone tell, so that a decoder may read those: no part of it is changed
-        by a subclass, replaced by another module or hooked into."""
+        by a subclass, replaced by another module or hooked into, nor is there a floor under its step sizes."""
         _, blocks, norm, head = self.parts
         return (unchanged(self, Mamba, "forward", "step", "prefill", "parts", "_features")
                 and all(unchanged(block, Block, "forward", "step", "add") and type(block.norm) is nn.RMSNorm
                         and unchanged(block.mixer, Mixer, "forward", "step", "_convolve", "_selection")
                         and block.mixer.in_proj.bias is block.mixer.x_proj.bias is block.mixer.out_proj.bias is None
+                        and not block.mixer.dt_floor
                         for block in blocks) and type(norm) is nn.RMSNorm and head.bias is None
                 and not any(part._forward_hooks or part._forward_pre_hooks for part in self.modules()))
 
@@ -110,9 +118,10 @@ class Mixer(Layer):
     fast = Fast()
 
     def __init__(self, d_model: int, d_inner: int, d_state: int, d_conv: int, dt_rank: int, dt_min: float,
-                 dt_max: float) -> None:
+                 dt_max: float, dt_floor: float = 0.0, taps: int | None = None) -> None:
         super().__init__()
         self.d_inner, self.d_state, self.d_conv, self.dt_rank = d_inner, d_state, d_conv, dt_rank
+        self.dt_floor, self.taps = dt_floor, d_conv if taps is None else taps
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
@@ -125,6 +134,14 @@ class Mixer(Layer):
         dt = torch.exp(torch.rand(d_inner) * math.log(dt_max / dt_min) + math.log(dt_min)).clamp(min=1e-4)
         with torch.no_grad():
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+            self.conv1d.weight[..., : d_conv - self.taps] = 0  # also for whom reads the weights alone
+
+    @property
+    def filter(self) -> Tensor:
+        """Weights of the convolution, [D, d_conv], the latest token's last: those of taps that are left out are 0 and
+        get no gradient, so that no optimiser moves them."""
+        weight = self.conv1d.weight[:, 0]
+        return weight if self.taps == self.d_conv else F.pad(weight[:, -self.taps :], (self.d_conv - self.taps, 0))
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
         new = self.A_log.new_zeros
@@ -137,10 +154,11 @@ class Mixer(Layer):
         state: where to go on from; it is not modified. None: from zero; kernels on CUDA then leave no new state (None)
         """
         kernels = cuda_kernels() if hidden.is_cuda and unchanged(self, Mixer, "_convolve", "_selection") else None
-        if state is None and kernels:
+        if state is None and kernels and not self.dt_floor:  # which these kernels have not
             return self.fused(hidden), None
         state = self.initial_state(len(hidden)) if state is None else state
-        if kernels and self.fast.scan and (scan := carried_scan_kernel(hidden, self.d_inner, self.d_state)):
+        if kernels and self.fast.scan and not self.dt_floor and (
+                scan := carried_scan_kernel(hidden, self.d_inner, self.d_state)):
             return self._carried_scan(scan, hidden, state)
         if kernels:
             return self._carried(kernels, hidden, state)
@@ -159,10 +177,11 @@ class Mixer(Layer):
         x, z = _product(self.in_proj.weight, hidden.mT).chunk(2, 1)  # [B, D, T]
         inputs = torch.cat([state[0].mT.to(x.dtype), x], -1)
         before = 8  # tokens: the kernel takes lengths that are multiples of 8 faster
-        x = convolution_kernel()(F.pad(inputs, (before + 1 - self.d_conv, 0)), self.conv1d.weight[:, 0],
-                                 self.conv1d.bias, activation="silu")[..., before:]
+        x = convolution_kernel()(F.pad(inputs, (before + 1 - self.d_conv, 0)), self.filter, self.conv1d.bias,
+                                 activation="silu")[..., before:]
         dt, B, C = _product(self.x_proj.weight, x).split([self.dt_rank, self.d_state, self.d_state], 1)
-        delta = F.softplus(_product(self.dt_proj.weight, dt).float() + self.dt_proj.bias.float()[:, None])
+        dt = _product(self.dt_proj.weight, dt).float() + self.dt_proj.bias.float()[:, None]
+        delta = step_sizes(dt, self.dt_floor)
         x, delta, B, C = injected(x.float(), delta, B.float(), C.float(), state[1])
         y, h = kernels.selective_scan_fn(x, delta, -torch.exp(self.A_log.float()), B, C, self.D.float(),
                                          F.pad(z.float(), (self.d_state, 0)), return_last_state=True)
@@ -173,7 +192,7 @@ class Mixer(Layer):
 
     def _convolve(self, inputs: Tensor, length: int) -> Tensor:
         """Causal depthwise convolution of [B, d_conv - 1 + T, D]; sums of shifts beat a library call on the CPU."""
-        weight = self.conv1d.weight[:, 0]
+        weight = self.filter
         result = torch.addcmul(self.conv1d.bias, inputs[:, :length], weight[:, 0])
         for k in range(1, self.d_conv):
             result = torch.addcmul(result, inputs[:, k : k + length], weight[:, k])
@@ -183,7 +202,7 @@ class Mixer(Layer):
         """Step sizes, input and output matrices, which depend on the input (section 3.2), in the parameters' type."""
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         kind = self.A_log.dtype
-        return F.softplus(self.dt_proj(dt).to(kind)), B.to(kind), C.to(kind)
+        return step_sizes(self.dt_proj(dt).to(kind), self.dt_floor), B.to(kind), C.to(kind)
 
     def fused(self, hidden: Tensor) -> Tensor:
         """The block on hidden [B, T, d_model] from the initial state by fused kernels, without the last state.
@@ -202,7 +221,7 @@ class Mixer(Layer):
         else:
             xz = self.in_proj(hidden).transpose(1, 2)
         return cuda_kernels().mamba_inner_fn(
-            xz, self.conv1d.weight, self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight, self.out_proj.weight,
+            xz, self.filter[:, None], self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight, self.out_proj.weight,
             None, -torch.exp(self.A_log.float()), None, None, self.D.float(), delta_bias=self.dt_proj.bias.float(),
             delta_softplus=True, checkpoint_lvl=0 if self.fast.keep else 1)
 
@@ -230,8 +249,7 @@ class Mixer(Layer):
 
     def _scanned(self, x: Tensor, z: Tensor, recent: Tensor | None = None) -> tuple[Tensor, ...]:
         """What `token_scan` takes. recent: inputs of the convolution before x, [B, D, d_conv - 1]"""
-        x = convolution_kernel()(x.mT, self.conv1d.weight[:, 0], self.conv1d.bias, initial_states=recent,
-                                 activation="silu").mT
+        x = convolution_kernel()(x.mT, self.filter, self.conv1d.bias, initial_states=recent, activation="silu").mT
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = F.linear(dt, self.dt_proj.weight)
         return x, dt, z, B, C, -torch.exp(self.A_log.float()), self.D, self.dt_proj.bias
@@ -242,11 +260,20 @@ class Mixer(Layer):
             return hidden[:, 0], state
         recent, h = state
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        x = convolution_step(x, recent, self.conv1d.weight[:, 0], self.conv1d.bias)
+        x = convolution_step(x, recent, self.filter, self.conv1d.bias)
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = F.linear(dt, self.dt_proj.weight)
-        y = selective_step(x, dt, self.dt_proj.bias, -torch.exp(self.A_log), B, C, self.D, z, h)
+        y = selective_step(x, dt, self.dt_proj.bias, -torch.exp(self.A_log), B, C, self.D, z, h, self.dt_floor)
         return self.out_proj(y), state
+
+
+def layer_taps(name: str, taps: list[int] | None, n_layer: int, d_conv: int) -> list[int]:
+    """Taps of each layer's convolution. Raises UserError for none, and for such as are not from 1 to `d_conv`."""
+    taps = [d_conv] if taps is None else taps
+    if not taps or not all(1 <= kept <= d_conv for kept in taps):
+        raise UserError(f"{name} taps {taps} are not allowed: expected numbers from 1 to {d_conv} (d_conv), one a "
+                        f"layer, the last of which goes for all layers after it")
+    return (taps + taps[-1:] * n_layer)[:n_layer]
 
 
 def _product(weight: Tensor, x: Tensor) -> Tensor:

@@ -35,6 +35,15 @@ def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, st
     return torch.stack(outputs, 1), state
 
 
+def step_sizes(dt: Tensor, floor: float) -> Tensor:
+    """delta = softplus(dt) + floor, for every way through a block but kernels without a floor.
+
+    exp(delta A) is then at most exp(floor A): with a floor above 0 the memory fades whatever the input.
+    """
+    delta = F.softplus(dt)
+    return delta + floor if floor else delta
+
+
 def convolution_step(x: Tensor, recent: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """silu(causal depthwise convolution) [B, D] of one more input x [B, D]; `recent` [B, K - 1, D] is updated in place.
 
@@ -48,14 +57,18 @@ def convolution_step(x: Tensor, recent: Tensor, weight: Tensor, bias: Tensor) ->
 
 
 def selective_step(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor,
-                   state: Tensor) -> Tensor:
-    """(y + D x) silu(z), [B, D], of one step, delta = softplus(dt + dt_bias); `state` [B, D, N] is updated in place.
+                   state: Tensor, floor: float = 0.0) -> Tensor:
+    """(y + D x) silu(z), [B, D], of one step, delta = step_sizes(dt + dt_bias, floor); `state` [B, D, N] is updated in
+    place.
 
     x, dt, z: [B, D]; B, C: [B, N]; D, dt_bias: [D]
     """
-    if x.is_cuda and (kernels := step_kernels()):
+    kernels = step_kernels() if x.is_cuda else None
+    if kernels and not floor:
         return kernels.selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=True)
-    delta = F.softplus(dt + dt_bias)
+    delta = step_sizes(dt + dt_bias, floor)
+    if kernels:
+        return kernels.selective_state_update(state, x, delta, A, B, C, D, z)
     if x.device.type == "cpu" and state.dtype == x.dtype == torch.float32 and state.is_contiguous():
         from length_gen.lightning_modules.backbones import scan_cpu
 

@@ -20,6 +20,7 @@ from length_gen.lightning_modules.backbones.selective_scan import (
 )
 from length_gen.tools import UserError
 
+FADING = {"dt_floor": 0.5, "taps": [3, 1]}
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -64,9 +65,10 @@ def library_convolution(x, weight, bias, activation):
 
 
 @torch.no_grad()
-def test_chunks_by_the_kernels_equal_the_formulas(monkeypatch):
+@pytest.mark.parametrize("settings", [{}, FADING])
+def test_chunks_by_the_kernels_equal_the_formulas(settings, monkeypatch):
     """With stand-ins for the kernels; `test_cuda_whole_equals_chunks_equals_steps` has the real ones."""
-    mixer = model().backbone["layers"][0].mixer
+    mixer = model(**settings).backbone["layers"][1].mixer
     monkeypatch.setattr("length_gen.lightning_modules.backbones.mamba.convolution_kernel", lambda: library_convolution)
     kernels, state, other = types.SimpleNamespace(selective_scan_fn=library_scan), None, mixer.initial_state(2)
     for length in (16, 8, 24):
@@ -78,7 +80,7 @@ def test_chunks_by_the_kernels_equal_the_formulas(monkeypatch):
             assert (a - b).abs().max() < 1e-5 and a.is_contiguous()
 
 
-def plain_logits(model, tokens):
+def plain_logits(model, tokens, floor=0.0):
     """mamba-ssm's reference formulas in float64, written with a library convolution and the plain scan."""
     p = {k: v.double() for k, v in model.state_dict().items()}
 
@@ -92,22 +94,65 @@ def plain_logits(model, tokens):
         width, size = q["A_log"].shape
         x = F.silu(F.conv1d(x.mT, q["conv1d.weight"], q["conv1d.bias"], padding=3, groups=width)[..., : x.shape[1]].mT)
         dt, b, c = (x @ q["x_proj.weight"].T).split([q["dt_proj.weight"].shape[1], size, size], -1)
-        dt = F.softplus(dt @ q["dt_proj.weight"].T + q["dt_proj.bias"])
+        dt = F.softplus(dt @ q["dt_proj.weight"].T + q["dt_proj.bias"]) + floor
         start = torch.zeros(len(tokens), width, size, dtype=torch.float64)
         y, _ = reference_scan(x, dt, -torch.exp(q["A_log"]), b, c, start)
         hidden = hidden + ((y + q["D"] * x) * F.silu(z)) @ q["out_proj.weight"].T
     return norm(hidden, p["backbone.norm_f.weight"]) @ p["lm_head.weight"].T
 
 
-def model():
+def model(**settings):
     torch.manual_seed(3)
-    return Mamba(50, n_layer=2, d_model=32).eval()
+    return Mamba(50, n_layer=2, d_model=32, **settings).eval()
 
 
 @torch.no_grad()
-def test_equals_the_reference_formulas_in_float64():
-    tokens = torch.randint(50, (3, 41))
-    assert (model()(tokens)[0] - plain_logits(model(), tokens)).abs().max() < 1e-4
+@pytest.mark.parametrize("settings", [{}, FADING])
+def test_equals_the_reference_formulas_in_float64(settings):
+    net, tokens = model(**settings), torch.randint(50, (3, 41))
+    assert (net(tokens)[0] - plain_logits(net, tokens, settings.get("dt_floor", 0))).abs().max() < 1e-4
+
+
+def test_a_floor_and_taps_change_no_draw_of_the_weights():
+    plain, fading = model().state_dict(), model(**FADING).state_dict()
+    for i, taps in enumerate((3, 1)):
+        plain[f"backbone.layers.{i}.mixer.conv1d.weight"][..., : 4 - taps] = 0
+    assert list(plain) == list(fading) and all(map(torch.equal, plain.values(), fading.values()))
+
+
+@torch.no_grad()
+def test_a_floor_makes_every_state_fade():
+    """Two states of the recurrence, here of the first layer, come closer by exp(floor A) a token."""
+    net, tokens = model(dt_floor=0.25), torch.randint(50, (1, 12))
+    net.backbone["layers"][0].mixer.dt_proj.bias.fill_(-50)  # without a floor no time would pass
+    one, other = net.initial_state(1), net.initial_state(1)
+    one[0][1].normal_()
+    before = (one[0][1] - other[0][1]).abs()
+    after = (net(tokens, one)[1][0][1] - net(tokens, other)[1][0][1]).abs()
+    decay = torch.exp(-0.25 * 12 * torch.arange(1, 17))
+    assert torch.allclose(after, before * decay, atol=1e-6) and after.max() > 0.01
+
+
+def test_taps_that_are_left_out_stay_zero():
+    net, tokens = Mamba(50, n_layer=3, d_model=32, taps=[4, 2]), torch.randint(50, (2, 20))
+    weights = [layer.mixer.conv1d.weight for layer in net.backbone["layers"]]
+    before = [weight.clone() for weight in weights]
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=3.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        net(tokens)[0].square().mean().backward()
+        optimizer.step()
+    for weight, old, taps in zip(weights, before, (4, 2, 2), strict=True):
+        assert not weight[..., : 4 - taps].any() and (weight != old)[..., 4 - taps :].all()
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"dt_floor": -1.0}, "dt_floor -1.0 is not allowed: expected a step size from 0 on"),
+    ({"dt_floor": float("nan")}, "dt_floor nan is not allowed"), ({"taps": []}, r"taps \[\] are not allowed"),
+    ({"taps": [4, 0]}, r"from 1 to 4 \(d_conv\)"), ({"taps": [4, 5]}, r"from 1 to 4")])
+def test_impossible_floors_and_taps(settings, message):
+    with pytest.raises(UserError, match=message):
+        model(**settings)
 
 
 @torch.no_grad()
@@ -175,9 +220,10 @@ def test_missing_kernels_are_a_warning_that_says_what_to_install(kernels):
 
 
 @CUDA
+@pytest.mark.parametrize("settings", [{}, FADING])
 @pytest.mark.parametrize("carried", [False, True])
-def test_cuda_equals_cpu(carried):
-    net, tokens, state = model(), torch.randint(50, (3, 200)), None
+def test_cuda_equals_cpu(carried, settings):
+    net, tokens, state = model(**settings), torch.randint(50, (3, 200)), None
     if carried:
         with torch.no_grad():
             state = net(tokens.flip(1))[1]
@@ -194,9 +240,10 @@ def test_cuda_equals_cpu(carried):
 
 
 @CUDA
+@pytest.mark.parametrize("settings", [{}, FADING])
 @torch.no_grad()
-def test_cuda_whole_equals_chunks_equals_steps():
-    check_chunks_and_steps(model().cuda(), torch.randint(50, (2, 700)).cuda(), 1e-4)
+def test_cuda_whole_equals_chunks_equals_steps(settings):
+    check_chunks_and_steps(model(**settings).cuda(), torch.randint(50, (2, 700)).cuda(), 1e-4)
 
 
 def library_block(xz, conv_weight, conv_bias, x_proj, dt_proj, out_proj, out_bias, A, B, C, D, delta_bias,

@@ -129,6 +129,15 @@ def test_transformers_loads_what_is_exported(architecture, tmp_path):
         export(net, tmp_path / "out", [])
 
 
+def test_a_floor_which_transformers_has_not_is_not_exported(tmp_path):
+    with pytest.raises(UserError, match=r"dt_floor 0.5 cannot be exported: transformers has none"):
+        export(Mamba(VOCABULARY, d_model=32, dt_floor=0.5), tmp_path / "out", [])
+    assert not (tmp_path / "out").exists()
+    tapped = Mamba(VOCABULARY, d_model=32, taps=[2, 1], initializer_range=0.2)  # which its weights tell
+    export(tapped, tmp_path / "out", [])
+    assert same(Pretrained(VOCABULARY, str(tmp_path / "out")), tapped(some_tokens())[0])
+
+
 def test_a_vocabulary_is_resized_on_request(folders):
     folder, _ = folders["Mamba"]
     smaller, larger = (Pretrained(size, str(folder), resize=True) for size in (45, 60))

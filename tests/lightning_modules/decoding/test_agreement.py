@@ -39,7 +39,9 @@ from length_gen.tools import UserError
 
 SIZES = {"n_layer": 2, "d_model": 32, "initializer_range": 0.3}
 SHIPPED = {
-    "mamba": functools.partial(Mamba, **SIZES), "mamba2": functools.partial(Mamba2, **SIZES),
+    "mamba": functools.partial(Mamba, **SIZES), "floored": functools.partial(Mamba, **SIZES, dt_floor=1.0),
+    "tapped": functools.partial(Mamba, **SIZES, dt_floor=1.0, taps=[3, 1]),
+    "mamba2": functools.partial(Mamba2, **SIZES),
     "mamba3": functools.partial(Mamba3, **SIZES), "lstm": functools.partial(LSTM, n_layer=2, d_model=32),
     "gru": functools.partial(GRU, n_layer=2, d_model=32), "pythia": functools.partial(Pythia, **SIZES, n_head=4),
     "mistral": functools.partial(Mistral, **SIZES, n_head=4, window=16),
