@@ -1,0 +1,1 @@
+"""All windows of the last tokens that occur in any trajectory, of any length, of a task."""
