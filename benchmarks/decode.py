@@ -3,8 +3,7 @@
     python benchmarks/decode.py --rows 64 256 1024
 
 Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Where a layer
-can be three kernels (`mamba_layer`), or all layers one (`mamba_step`), further lines have the step with these, and its
-time a layer. It is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are those of
+can be three kernels (`mamba_layer`), a further line has the step with these, and its time a layer. It is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are those of
 benchmarks/rollout.py. `floor` are the tokens/s at which weights are read once a step, and states read and written once,
 at the speed of a large copy; `alternative` are the six kernels. Writes results/benchmarks/decode.json, where rows of
 other runs are kept.
@@ -24,7 +23,7 @@ from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.provenance import origin
 
-LABELS = {"six": "six kernels a layer", "layer": "three kernels a layer", "step": "one kernel for all layers"}
+LABELS = {"six": "six kernels a layer", "layer": "three kernels a layer"}
 KERNELS = ("enter", "convolve", "select", "update", "leave", "add")
 
 
@@ -35,7 +34,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--out", default="results/benchmarks/decode.json")
     options = parser.parse_args()
-    from length_gen.lightning_modules.backbones import mamba_layer, mamba_step
+    from length_gen.lightning_modules.backbones import mamba_layer
     from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder
 
     model = Mamba(40, n_layer=options.layers, d_model=768).cuda().eval()
@@ -48,7 +47,7 @@ def main() -> None:
             weights, states = (getattr(torch, name) for name in names)
             tokens, six = torch.zeros(rows, dtype=torch.long, device=device), None
             lowest = floor(model, rows, *names, bandwidth)
-            for kernels, way in (("six", None), ("layer", mamba_layer), ("step", mamba_step)):
+            for kernels, way in (("six", None), ("layer", mamba_layer)):
                 if way and not way.fits(model, rows, weights, states):
                     continue
                 decoder = MambaDecoder(model, rows, weights, states, kernels=kernels)

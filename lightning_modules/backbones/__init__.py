@@ -3,7 +3,7 @@
     mamba.py, mamba2.py, mamba3.py, recurrent.py, pythia.py, mistral.py, hybrid.py, suffix.py: a family each
     layered.py, attention.py: what several of them share
     selective_scan.py: the recurrence of Mamba-1; scan_cpu.py, scan_cuda.py: compiled; fast.py: what is used on CUDA
-    decoder.py: steps whose states stay in place, for rollouts; mamba_decode.py, mamba_layer.py, mamba_step.py: Mamba's
+    decoder.py: steps whose states stay in place, for rollouts; mamba_decode.py, mamba_layer.py: Mamba's
     pretrained.py, hugging_face.py, families.py, checkpoints.py, low_rank.py: weights of others, LoRA, export
     cuda_kernels.py: compiles the .cu files
 

@@ -1,13 +1,12 @@
 """One decoding step of Mamba on CUDA; imported where it is used, since Triton is.
 
 A step reads the weights once and reads and writes the states: it is bound by memory where the batch is large, and by
-the latency of many small kernels where it is small. `MambaDecoder` has three ways through the layers:
+the latency of many small kernels where it is small. `MambaDecoder` has two ways through the layers:
 
 - six kernels a layer, here, for any rows, types and GPU: three matrix products (cuBLAS), and between them the
   convolution (norm included), the recurrence (step size and gate included) and the residual. The two projections to the
   step size are one matrix, as nothing stands between them;
-- three kernels a layer that overlap (mamba_layer.py), with weights in bfloat16, on compute capability 9.0;
-- one kernel for all layers (mamba_step.py), of at most 64 rows, with weights in bfloat16.
+- three kernels a layer that overlap (mamba_layer.py), with weights in bfloat16, on compute capability 9.0.
 
 How fast they are, and what was tried: docs/performance.md. Weights are [out, in], as torch has them.
 """
@@ -19,14 +18,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from length_gen.lightning_modules.backbones import mamba_layer, mamba_step
+from length_gen.lightning_modules.backbones import mamba_layer
 from length_gen.lightning_modules.backbones.decoder import Decoder, device_guard
 
 TAPS = 4
 """Width of the convolution that the kernels are written for."""
-
-MOST_ROWS_OF_ONE = 24
-"""Rows up to which one kernel for all layers goes before three a layer (docs/performance.md)."""
 
 
 @triton.jit
@@ -162,8 +158,8 @@ class MambaDecoder(Decoder):
 
     States: recent inputs [n_layer, B / e, e, 3, D / c, c] in the weights' type, where the kernels have e rows and c
     channels in a block, and h [n_layer, B, D, N] in `states`' type.
-    kernels: "step": the layers are one kernel (mamba_step); "layer": three a layer (mamba_layer); "six"; None: the
-             fastest that is for these rows (`fits`). Raises ValueError for another, or where it is not for these rows
+    kernels: "layer": three a layer (mamba_layer); "six"; None: three where they are for this model (`fits`). Raises
+             ValueError for another, or where three are asked for that are not for this model
 
     `can_decode` says which shapes it is for.
     """
@@ -187,26 +183,22 @@ class MambaDecoder(Decoder):
             return torch.empty(rows, width, dtype=dtype, device=device)
 
         self.whole, self.logits = None, new(self.V, torch.float32)
-        ways = {"step": mamba_step, "layer": mamba_layer}
-        if rows > MOST_ROWS_OF_ONE:
-            ways = dict(reversed(ways.items()))
         if kernels is None:
-            kernels = next((way for way in ways if ways[way].fits(backbone, rows, weights, states)), "six")
-        elif kernels not in (*ways, "six"):
-            raise ValueError(f"unknown kernels {kernels!r}: expected 'step', 'layer' or 'six'")
-        elif kernels in ways and not ways[kernels].takes(backbone, rows, weights, states):
-            raise ValueError(f"kernels {kernels!r} do not take {rows} rows of {backbone.description}, {weights}, "
-                             f"{states}: see {ways[kernels].__name__}.takes")
+            kernels = "layer" if mamba_layer.fits(backbone, rows, weights, states) else "six"
+        elif kernels not in ("layer", "six"):
+            raise ValueError(f"unknown kernels {kernels!r}: expected 'layer' or 'six'")
+        elif kernels == "layer" and not mamba_layer.takes(backbone, rows, weights, states):
+            raise ValueError(f"kernels 'layer' do not take {rows} rows of {backbone.description}, {weights}, "
+                             f"{states}: see {mamba_layer.__name__}.takes")
         self.kernels = kernels
         self.recent = (mamba_layer.recent_inputs(len(layers), rows, self.D, device) if kernels == "layer" else
                        torch.zeros(len(layers), rows, 1, TAPS - 1, 1, self.D, dtype=weights, device=device))
-        if kernels in ways:
-            build = mamba_step.MambaStep if kernels == "step" else mamba_layer.MambaLayers
-            self.whole = build(backbone, rows, self.recent, self.state, self.clock)
+        if kernels == "layer":
+            self.whole = mamba_layer.MambaLayers(backbone, rows, self.recent, self.state, self.clock)
             # The embedding leaves sums of squares in the first; the head finds those after the last layer.
             self.stream, self.hidden, self.squares, self.last_squares = (
                 self.whole.stream, self.whole.hidden, *self.whole.squares)
-            self.last = self.hidden if kernels == "layer" else self.stream  # of the layers, row by row
+            self.last = self.hidden  # of the layers, row by row
             return
         self.layers = [_layer(layer.norm, layer.mixer, weights) for layer in layers]
         self.stream, self.change, self.u, self.y, self.xz, self.selection = (
@@ -258,7 +250,7 @@ class MambaDecoder(Decoder):
         return rows // together, rows % together
 
     def run(self, kernel: str, i: int) -> None:
-        """One of the kernels of layer `i`, where the layers are not one kernel."""
+        """One of the kernels of layer `i`, where a layer is six."""
         inwards, taps, conv_bias, selection, bias, rates, skip, outwards = self.layers[i]
         W, D, N, rows = self.W, self.D, self.N, self.rows
         if kernel == "enter":

@@ -21,7 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from length_gen.lightning_modules.backbones import cuda_kernels
-from length_gen.lightning_modules.backbones.mamba_step import BF16, SIZE, TAPS
+
+BF16 = torch.bfloat16
+
+SIZE = 16
+"""States of a channel."""
+
+TAPS = 4
+"""Width of the convolution."""
 
 TILE = 64
 """Rows of a product of four warps, and of a block of what it reads."""

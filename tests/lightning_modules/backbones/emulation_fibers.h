@@ -99,13 +99,10 @@ static bf16 rounded(float x) {
     unsigned u = __float_as_uint(x);
     return x != x ? 0x7fff : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
 }
-static long long __float2ll_rn(float x) { return llrintf(x); }
-static float __ll2float_rn(long long x) { return (float)x; }
 static uint4 fixed(const void* from) {
     if ((size_t)from % 16) abort();
     return *(const uint4*)from;
 }
-static uint4 own16(const void* from) { return fixed(from); }
 static uint4 fresh16(const void* from) { return fixed(from); }
 static uint2 fresh8(const void* from) {
     if ((size_t)from % 8) abort();
@@ -113,20 +110,12 @@ static uint2 fresh8(const void* from) {
 }
 static float fresh(const float* from) { return *from; }
 static bf16 fresh(const bf16* from) { return *from; }
-static void add_to(unsigned long long* to, unsigned long long value) { *to += value; }
 static void copy_later(uint4* shared, const void* global) { *shared = fixed(global); }
 static void wait_for_copies() {}
 static void to_l2(const void* from, unsigned bytes) {
     if ((size_t)from % 16 || bytes % 16) abort();
     prefetched.push_back({from, bytes});
 }
-static void forget(int&) {}
-static void signal(unsigned* counter) { ++*counter; }
-static unsigned signals(const unsigned* counter) {
-    yield_();
-    return *counter;
-}
-static unsigned atomicAdd(unsigned* to, unsigned value) { return std::exchange(*to, *to + value); }
 static float __shfl_xor_sync(unsigned, float value, int other) {
     return __uint_as_float(exchange({__float_as_uint(value)})[now->thread % 32 ^ other][0]);
 }

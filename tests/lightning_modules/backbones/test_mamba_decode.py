@@ -35,7 +35,7 @@ def test_kernels_that_are_not_there_are_named():
     from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder
 
     model = Mamba(19, n_layer=1, d_model=24, d_state=8).to(DEVICE)
-    with pytest.raises(ValueError, match="unknown kernels 'three': expected 'step', 'layer' or 'six'"):
+    with pytest.raises(ValueError, match="unknown kernels 'three': expected 'layer' or 'six'"):
         MambaDecoder(model, 5, torch.float32, torch.float32, kernels="three")
     with pytest.raises(ValueError, match="kernels 'layer' do not take 5 rows of "):
         MambaDecoder(model, 5, torch.float32, torch.float32, kernels="layer")
