@@ -3,10 +3,10 @@
     python benchmarks/decode.py --rows 64 256 1024
 
 Each kernel is timed over all layers, so that weights and states come from memory as they do in a step. Where a layer
-can be three kernels (`mamba_layer`), a further line has the step with these, and its time a layer. It is for choosing tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are those of
-benchmarks/rollout.py. `floor` are the tokens/s at which weights are read once a step, and states read and written once,
-at the speed of a large copy; `alternative` are the six kernels. Writes results/benchmarks/decode.json, where rows of
-other runs are kept.
+can be three kernels (`mamba_layer`), a further line has the step with these, and its time a layer. It is for choosing
+tiles (`lightning_modules.backbones.mamba_decode`); the numbers that count are those of benchmarks/rollout.py. `floor`
+are the tokens/s at which weights are read once a step, and states read and written once, at the speed of a large
+copy; `alternative` are the six kernels. Writes results/benchmarks/decode.json, where rows of other runs are kept.
 """
 
 import argparse

@@ -2,12 +2,12 @@
 
     python benchmarks/train.py                       # paper scale, 64 x 1024 packed, bf16, on a GPU: about 4 minutes
     python benchmarks/train.py --small               # small shapes on the CPU, to try the benchmark
-    python benchmarks/train.py --only mamba measures --no-fit
+    python benchmarks/train.py --only mamba --no-fit
 
 `ours` is LightningModule.losses, clipping and AdamW as `fit` takes them; `alternative` is forward, cross-entropy,
 backward, clipping and a fused AdamW on the model of mamba-ssm, transformers or torch.nn with the same shape, on the
-same rows, in turns in one process. Rows "through run.py fit" have the data pipeline, Lightning and logging in them;
-`measures` shows what each of `lightning_modules.backbones.fast.Fast` brings. Prints each row as it is measured, and
+same rows, in turns in one process. Rows "through run.py fit" have the data pipeline, Lightning and logging in them.
+Prints each row as it is measured, and
 writes results/benchmarks/train.json after each, where the rows that were not measured again stay, with their commits.
 """
 
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
-from length_gen.lightning_modules.backbones.fast import Fast
 from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
 from length_gen.lightning_modules.provenance import origin
@@ -145,14 +144,10 @@ class Bench:
                 "lstm": functools.partial(LSTM, n_layer=layers, d_model=self.shape.recurrent_width),
                 "gru": functools.partial(GRU, n_layer=layers, d_model=self.shape.recurrent_width)}[name]
 
-    def ours(self, name: str, fast: Fast | None = None, fused: bool = True, compiled: bool = False) -> Loop:
+    def ours(self, name: str, compiled: bool = False) -> Loop:
         """This suite's loop; `compiled` compiles its layers."""
         torch.manual_seed(0)
         model = TrajectoryModel(self.backbone(name), self.data.vocabulary, schedule="constant").to(self.device)
-        if fast is not None:
-            model.backbone.fast = fast
-        if not fused:
-            model._fused = lambda: False
         if compiled:
             for layer in model.backbone.parts[1]:
                 layer.compile()
@@ -189,31 +184,11 @@ class Bench:
         self.row(f"{name}, losses and AdamW", rates[0], rates[1] if other else None, title,
                  MAMBA_FLOOR if name == "mamba" else FLOOR)
 
-    def measures(self) -> None:
-        """What each measure brings to Mamba on a GPU, alone and together."""
-        if self.device.type == "cpu":
-            return
-        none = Fast(norm=False, layout=False, keep=False, scan=False)
-        loops = {"none of the measures": (none, False), "all measures": (Fast(), True),
-                 "all but the suite's scan": (Fast(scan=False), True)}
-        loops |= {f"only {key}": (replace(none, **{key: True}), False) for key in ("norm", "layout", "keep", "scan")}
-        loops |= {"only the fused optimizer": (none, True)}
-        rates: dict[str, float] = {}
-        for key, (fast, fused) in loops.items():
-            try:
-                rates[key], = speeds([self.ours("mamba", fast, fused)], self.seconds / 2)
-            except Exception as error:  # such as a kernel that does not compile, or too little memory
-                self.console.print(f"[red]mamba, {key}: {type(error).__name__}: {str(error)[:300]}[/red]")
-            else:
-                self.row(f"mamba, {key}", rates[key], rates["none of the measures"], "none of the measures", None)
-            self.free()
-
     def profile(self) -> None:
-        """Which kernels take the time of a step of Mamba: the library's loop, ours, and with the library's scan."""
+        """Which kernels take the time of a step of Mamba, in the library's loop and in ours."""
         if self.device.type == "cpu":
             return
-        for title, make in (("mamba-ssm", lambda: self.alternative("mamba")[1]), ("ours", lambda: self.ours("mamba")),
-                            ("ours, mamba-ssm's scan", lambda: self.ours("mamba", Fast(scan=False)))):
+        for title, make in (("mamba-ssm", lambda: self.alternative("mamba")[1]), ("ours", lambda: self.ours("mamba"))):
             loop = make()
             loop.run(3)
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -346,7 +321,7 @@ ALTERNATIVES = {
     "mistral": functools.partial(attention_model, name="Mistral"),
     "lstm": functools.partial(recurrent_model, cell=nn.LSTM),
     "gru": functools.partial(recurrent_model, cell=nn.GRU)}
-EXTRA = ("measures", "profile", "compiled")
+EXTRA = ("profile", "compiled")
 OVERLAYS = {"mamba": "mamba_130m.yaml", "mamba2": "mamba2_130m.yaml", "pythia": "pythia_paper.yaml",
             "mistral": "mistral_paper.yaml", "lstm": "lstm_paper.yaml", "gru": "gru_paper.yaml"}
 
@@ -364,7 +339,7 @@ def main() -> None:
     options.out = options.out or f"results/benchmarks/train{'_cpu' if options.small else ''}.json"
     bench = Bench(options)
     # What matters most comes first.
-    for name in ("mamba", "measures", "profile", *(n for n in ALTERNATIVES if n != "mamba"), "compiled"):
+    for name in ("mamba", "profile", *(n for n in ALTERNATIVES if n != "mamba"), "compiled"):
         if name not in options.only:
             continue
         works = [getattr(bench, name)] if name in EXTRA else [functools.partial(bench.compare, name)]

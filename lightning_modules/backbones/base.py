@@ -144,3 +144,8 @@ def select_rows(state: State, rows: Tensor) -> State:
 def reset_rows(state: State, rows: Tensor, initial: State) -> State:
     """A state whose `rows`, bool [B], are those of `initial`, and whose others stay."""
     return tree_map(lambda leaf, start: torch.where(rows.view(-1, *[1] * (leaf.ndim - 1)), start, leaf), state, initial)
+
+
+def computed_in(hidden: Tensor) -> torch.dtype:
+    """The type in which linear maps of `hidden` on CUDA come out."""
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else hidden.dtype

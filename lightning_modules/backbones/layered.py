@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from length_gen.lightning_modules.backbones.base import Backbone, State
-from length_gen.lightning_modules.backbones.fast import Fast, norm_kernel
+from length_gen.lightning_modules.backbones.library_kernels import norm_kernel
 
 
 class Layer(nn.Module, ABC):
@@ -46,8 +46,6 @@ class LayeredBackbone(Backbone):
 
     The parts are where mamba-ssm's checkpoints have them; other families say where theirs are.
     """
-
-    fast = Fast()
 
     @property
     def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
@@ -86,7 +84,7 @@ class LayeredBackbone(Backbone):
             self.check_state(state, len(tokens))
         elif return_state:
             state = self.initial_state(len(tokens))
-        if (tokens.is_cuda and self.fast.norm and all(unchanged(layer, Block, "forward", "add") for layer in layers)
+        if (tokens.is_cuda and all(unchanged(layer, Block, "forward", "add") for layer in layers)
                 and all(type(part) is nn.RMSNorm for part in (norm, *(layer.norm for layer in layers)))
                 and (add_norm := norm_kernel())):
             hidden, new = add_blocks(embedding(tokens), layers, norm, add_norm, state)

@@ -6,20 +6,19 @@ the shape.
 """
 
 import math
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from length_gen.lightning_modules.backbones import scan_cuda
 from length_gen.lightning_modules.backbones.base import State, check_sizes, check_step_sizes
 from length_gen.lightning_modules.backbones.decoder import Decoder, StepDecoder
-from length_gen.lightning_modules.backbones.fast import Fast, carried_scan_kernel, convolution_kernel, scan_kernel
 from length_gen.lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks, unchanged
+from length_gen.lightning_modules.backbones.library_kernels import convolution_kernel, cuda_kernels
 from length_gen.lightning_modules.backbones.selective_scan import (
     convolution_step,
-    cuda_kernels,
     injected,
     selective_scan,
     selective_step,
@@ -68,16 +67,6 @@ class Mamba(LayeredBackbone):
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         start_blocks(*self.parts, initializer_range, tie_embeddings)
 
-    @property
-    def fast(self) -> Fast:
-        """The measures that its blocks take on CUDA; to set it sets those of every block."""
-        return self.parts[1][0].mixer.fast
-
-    @fast.setter
-    def fast(self, fast: Fast) -> None:
-        for block in self.parts[1]:
-            block.mixer.fast = fast
-
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         # Without a check of the state, which would take longer than a step of a small model.
         embedding, layers, norm, head = self.parts
@@ -114,8 +103,6 @@ class Mixer(Layer):
 
     State: the last d_conv - 1 inputs of the convolution [B, d_conv - 1, D], and h [B, D, N].
     """
-
-    fast = Fast()
 
     def __init__(self, d_model: int, d_inner: int, d_state: int, d_conv: int, dt_rank: int, dt_min: float,
                  dt_max: float, dt_floor: float = 0.0, taps: int | None = None) -> None:
@@ -157,9 +144,9 @@ class Mixer(Layer):
         if state is None and kernels and not self.dt_floor:  # which these kernels have not
             return self.fused(hidden), None
         state = self.initial_state(len(hidden)) if state is None else state
-        if kernels and self.fast.scan and not self.dt_floor and (
-                scan := carried_scan_kernel(hidden, self.d_inner, self.d_state)):
-            return self._carried_scan(scan, hidden, state)
+        if kernels and not self.dt_floor and not torch.is_grad_enabled() and scan_cuda.usable(
+                hidden, self.d_inner, self.d_state):
+            return self._carried_scan(hidden, state)
         if kernels:
             return self._carried(kernels, hidden, state)
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
@@ -209,36 +196,33 @@ class Mixer(Layer):
 
         Rows are filled up to a length that the kernels like: what comes later does not change what comes before.
         """
-        scan = scan_kernel(hidden, self.d_inner, self.d_state) if self.fast.scan else None
-        length = hidden.shape[1]
-        hidden = F.pad(hidden, (0, 0, 0, -length % (16 if scan else 64)))
-        return (self._token_scan(scan, hidden) if scan else self._library_scan(hidden))[:, :length]
+        own, length = scan_cuda.usable(hidden, self.d_inner, self.d_state), hidden.shape[1]
+        hidden = F.pad(hidden, (0, 0, 0, -length % (scan_cuda.CHUNK if own else 64)))
+        return (self._token_scan(hidden) if own else self._library_scan(hidden))[:, :length]
 
     def _library_scan(self, hidden: Tensor) -> Tensor:
         """By mamba-ssm's block."""
-        if self.fast.layout:  # [2 D, B T] as [B, 2 D, T]
-            xz = (self.in_proj.weight @ hidden.flatten(0, 1).t()).unflatten(1, hidden.shape[:2]).transpose(0, 1)
-        else:
-            xz = self.in_proj(hidden).transpose(1, 2)
+        # With time last, as the scan reads it, so that nothing is transposed: [2 D, B T] as [B, 2 D, T].
+        xz = (self.in_proj.weight @ hidden.flatten(0, 1).t()).unflatten(1, hidden.shape[:2]).transpose(0, 1)
         return cuda_kernels().mamba_inner_fn(
             xz, self.filter[:, None], self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight, self.out_proj.weight,
             None, -torch.exp(self.A_log.float()), None, None, self.D.float(), delta_bias=self.dt_proj.bias.float(),
-            delta_softplus=True, checkpoint_lvl=0 if self.fast.keep else 1)
+            delta_softplus=True, checkpoint_lvl=0)  # nothing is computed again for the backward pass
 
-    def _token_scan(self, scan: Callable, hidden: Tensor) -> Tensor:
-        """By the suite's scan, with the channels last all the way; for lengths that are multiples of 16."""
+    def _token_scan(self, hidden: Tensor) -> Tensor:
+        """By the suite's scan, with the channels last all the way; for lengths that are multiples of CHUNK."""
         x, z = self._inwards(hidden)
-        return self.out_proj(scan(*self._scanned(x, z)))
+        return self.out_proj(scan_cuda.token_scan(*self._scanned(x, z)))
 
-    def _carried_scan(self, scan: Callable, hidden: Tensor,
+    def _carried_scan(self, hidden: Tensor,
                       state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The same from `state`, for any length: no time passes in the tokens that fill the last 16 up."""
+        """The same from `state`, for any length: no time passes in the tokens that fill the last chunk up."""
         length, taps = hidden.shape[1], self.d_conv - 1
-        inputs, z = self._inwards(F.pad(hidden, (0, 0, 0, -length % 16)))
+        inputs, z = self._inwards(F.pad(hidden, (0, 0, 0, -length % scan_cuda.CHUNK)))
         recent = state[0].to(inputs.dtype)
         x, dt, *others = self._scanned(inputs, z, recent.mT)
         dt[:, length:] = -torch.inf
-        y, h = scan(x, dt, *others, state[1])
+        y, h = scan_cuda.carried_scan(x, dt, *others, state[1])
         recent = torch.cat([recent, inputs[:, max(0, length - taps) : length]], 1)[:, -taps:]
         return self.out_proj(y[:, :length]), (recent.to(state[0].dtype).contiguous(), h.to(state[1].dtype))
 

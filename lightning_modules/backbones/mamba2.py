@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from length_gen.lightning_modules.backbones.base import check_sizes, check_step_sizes
 from length_gen.lightning_modules.backbones.decoder import Decoder, MixedDecoder
 from length_gen.lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
-from length_gen.lightning_modules.backbones.selective_scan import import_kernels
+from length_gen.lightning_modules.backbones.library_kernels import import_kernels
 from length_gen.tools import UserError
 
 State = tuple[Tensor, Tensor]

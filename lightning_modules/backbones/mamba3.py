@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from length_gen.lightning_modules.backbones.base import check_sizes, check_step_sizes
+from length_gen.lightning_modules.backbones.base import check_sizes, check_step_sizes, computed_in
 from length_gen.lightning_modules.backbones.decoder import Decoder, MixedDecoder
-from length_gen.lightning_modules.backbones.fast import computed_in
 from length_gen.lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
+from length_gen.lightning_modules.backbones.library_kernels import import_kernels
 from length_gen.lightning_modules.backbones.mamba2 import decay_scan
-from length_gen.lightning_modules.backbones.selective_scan import import_kernels
 from length_gen.tools import UserError
 
 State = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -7,6 +7,8 @@ channels last. The forward pass keeps the state before every CHUNK-th token; the
 eight at a time.
 """
 
+import functools
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from length_gen.lightning_modules.backbones import cuda_kernels
+from length_gen.lightning_modules.backbones.base import computed_in
 
 CHUNK = 16
 """Tokens between the states that the forward pass keeps."""
@@ -55,9 +58,30 @@ def carried_scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tens
     return out, after
 
 
+def usable(hidden: Tensor, width: int, size: int) -> bool:
+    """Whether the kernels are for these rows [B, T, d_model], this many channels and states of one, and can be
+    compiled; a warning tells where they cannot."""
+    return (computed_in(hidden) == torch.bfloat16 and fits(len(hidden), width, size)
+            and _compiles(hidden.device.index, width))
+
+
 def fits(rows: int, width: int, size: int) -> bool:
     """Whether the kernels take so many channels, and states of a channel, and are fast with so many rows."""
     return width % WIDTH == 0 and size == SIZE and rows * width >= FEWEST * WIDTH and rows <= MOST
+
+
+@functools.cache
+def _compiles(device: int, width: int) -> bool:
+    try:
+        with torch.cuda.device(device):
+            kernels(device, width)
+    except Exception as error:  # no cuda.core, or one whose compiler does not know the GPU
+        text = " ".join(str(error).split())[:200]
+        warnings.warn(f"the suite's scan cannot be compiled ({type(error).__name__}: {text}): Mamba trains, and takes "
+                      f"prompts, with mamba-ssm's, which is slower; cuda.core, and cuda.bindings of the GPU's CUDA, "
+                      f"come with pip install -e '.[cuda]'", stacklevel=5)
+        return False
+    return True
 
 
 class _TokenScan(torch.autograd.Function):

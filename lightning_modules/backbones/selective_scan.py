@@ -7,14 +7,11 @@ Shapes: u, delta [B, T, D]; A [D, N], negative; B, C [B, T, N]; state [B, D, N].
 As in mamba-ssm, delta B stands for the zero-order hold of equation 4.
 """
 
-import functools
-import importlib
-import warnings
-from types import SimpleNamespace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from length_gen.lightning_modules.backbones.library_kernels import step_kernels
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,32 +88,6 @@ def injected(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, state: Tensor) -> t
     tiny = delta.new_full((batch, width, size), 2.0**-60)
     return (torch.cat([(state * 2.0**60).to(u.dtype), u], -1), torch.cat([tiny, delta], -1),
             torch.cat([unit, B], -1), torch.cat([torch.zeros_like(unit), C], -1))
-
-
-@functools.cache
-def cuda_kernels():
-    """mamba-ssm's scan and its fused block, or None with a warning where they cannot be imported."""
-    return import_kernels("mamba_ssm.ops.selective_scan_interface", "causal_conv1d")[0]
-
-
-@functools.cache
-def step_kernels():
-    """`selective_state_update` and `causal_conv1d_update`, or None with a warning where they cannot be imported."""
-    update, convolution = import_kernels("mamba_ssm.ops.triton.selective_state_update", "causal_conv1d")
-    if update is None:
-        return None
-    return SimpleNamespace(selective_state_update=update.selective_state_update,
-                           causal_conv1d_update=convolution.causal_conv1d_update)
-
-
-def import_kernels(*modules: str) -> list:
-    """The modules, or None for each, with a warning, where one is missing. Importing them takes seconds."""
-    try:
-        return [importlib.import_module(module) for module in modules]
-    except ImportError as error:
-        warnings.warn(f"the CUDA kernels of Mamba cannot be imported ({error}): it runs much slower without them; "
-                      f"install them with pip install -e '.[cuda]'", stacklevel=3)
-        return [None] * len(modules)
 
 
 class _NumbaScan(torch.autograd.Function):

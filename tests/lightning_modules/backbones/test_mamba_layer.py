@@ -216,8 +216,8 @@ def compare_in_a_graph(model: Mamba, rows: int, states: torch.dtype) -> None:
 
 @CUDA
 @pytest.mark.parametrize("states", [torch.float32, HALF])
-@pytest.mark.parametrize(("width", "rows"), [(768, 1), (768, 5), (768, 65), (768, 256), (768, 300), (768, 900), (128, 70),
-                                             (384, 70)])
+@pytest.mark.parametrize(("width", "rows"), [(768, 1), (768, 5), (768, 65), (768, 256), (768, 300), (768, 900),
+                                             (128, 70), (384, 70)])
 def test_fifty_steps_in_a_graph_are_those_of_the_six_kernels(width, rows, states):
     if torch.cuda.get_device_capability() != mamba_layer.CAPABILITY:
         pytest.skip("needs compute capability 9.0")

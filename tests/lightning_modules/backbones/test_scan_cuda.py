@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves
 
 from length_gen.lightning_modules.backbones import Mamba, scan_cuda
-from length_gen.lightning_modules.backbones.fast import Fast, scan_kernel
 from length_gen.lightning_modules.backbones.mamba import Mixer
 from length_gen.lightning_modules.backbones.selective_scan import reference_scan
 
@@ -99,7 +98,7 @@ def convolution(monkeypatch):
 
 def test_a_block_with_it_equals_the_formulas(emulated, convolution, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr("length_gen.lightning_modules.backbones.mamba.scan_kernel", lambda *sizes: scan_cuda.token_scan)
+    monkeypatch.setattr(scan_cuda, "usable", lambda *sizes: True)
     mixer, hidden = Mixer(32, 64, 16, 4, 2, 0.01, 1.0), torch.randn(2, 21, 32)  # 21 tokens: they are filled up to 32
     expected = mixer(hidden, mixer.initial_state(2))[0]
     given = mixer.bfloat16().fused(hidden.bfloat16())
@@ -114,7 +113,7 @@ def test_chunks_of_a_block_with_it_equal_the_formulas(emulated, convolution):
     for length in (21, 2, 1, 16):
         hidden = torch.randn(2, length, 32)
         expected, state = mixer(hidden, state)
-        given, other = small._carried_scan(scan_cuda.carried_scan, hidden.bfloat16(), other)
+        given, other = small._carried_scan(hidden.bfloat16(), other)
         for a, b in ((given, expected), *zip(other, state, strict=True)):
             assert a.shape == b.shape and (a - b).norm() < 2e-2 * b.norm()
         assert other[1].dtype == torch.float32
@@ -124,21 +123,22 @@ def test_chunks_of_a_block_with_it_equal_the_formulas(emulated, convolution):
 def test_where_it_cannot_be_compiled_a_warning_says_what_to_install(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     rows = torch.zeros(64, 16, 128, dtype=torch.bfloat16)
-    assert scan_kernel(rows.float(), 256, 16) is scan_kernel(rows[:8], 256, 16) is scan_kernel(rows, 256, 64) is None
+    assert not any((scan_cuda.usable(rows.float(), 256, 16), scan_cuda.usable(rows[:8], 256, 16),
+                    scan_cuda.usable(rows, 256, 64)))
     with pytest.warns(UserWarning, match="pip install -e '.\\[cuda\\]'"):
-        assert scan_kernel(rows, 256, 16) is None
+        assert not scan_cuda.usable(rows, 256, 16)
 
 
 @CUDA
 def test_a_training_pass_with_it_equals_that_of_the_library(monkeypatch):
     monkeypatch.setattr(scan_cuda, "FEWEST", 1)
-    assert scan_kernel(torch.zeros(4, 256, 64, dtype=torch.bfloat16, device="cuda"), 128, 16)
+    assert scan_cuda.usable(torch.zeros(4, 256, 64, dtype=torch.bfloat16, device="cuda"), 128, 16)
     torch.manual_seed(0)
     net = Mamba(50, n_layer=2, d_model=64, dt_min=0.01, dt_max=1.0, initializer_range=0.3).cuda()
     tokens = torch.randint(50, (4, 256)).cuda()
     found = []
-    for fast in (Fast(scan=False), Fast(scan=True)):
-        net.fast = fast
+    for fewest in (10**9, 1):  # of the library, and ours
+        monkeypatch.setattr(scan_cuda, "FEWEST", fewest)
         net.zero_grad()
         with torch.autocast("cuda", torch.bfloat16):
             logits = net(tokens, return_state=False)[0]
