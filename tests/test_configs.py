@@ -12,7 +12,7 @@ from length_gen.lightning_modules.commands.command_line import command_line
 from length_gen.lightning_modules.commands.main import main
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 from length_gen.lightning_modules.training.sharding import FullyShard
-from tests.test_run import ROOT, TINY, run
+from tests.commands import ROOT, TINY, run
 
 EXPERIMENTS = [[path.name] if path.name != "million.yaml" else ["add.yaml", path.name]
                for path in sorted((ROOT / "configs").glob("*.yaml")) if not path.name.startswith("codefix")]

@@ -1,4 +1,4 @@
-"""The layout is the architecture: imports go one way, and no module has two names."""
+"""The layout is the architecture: imports go one way, a module has one name, tests stand where the source does."""
 
 import ast
 import subprocess
@@ -64,3 +64,8 @@ def test_no_module_has_a_second_name(module):
     code = f"import length_gen.{module}\ntry:\n    import {module}\nexcept ImportError as error:\n    print(error)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{room} is no package of its own: import length_gen.{room}\n"
+
+
+def test_tests_stand_where_the_source_does():
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(folders) > 10 and not [folder for folder in folders if not (ROOT / folder).is_dir()]

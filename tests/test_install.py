@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from tests.test_run import ROOT, TINY
+from tests.commands import ROOT, TINY
 
 PARTS = ("length_gen", "tools", "datamodules", "lightning_modules", "configs")
 DRIVER = """

@@ -1,6 +1,7 @@
-"""What the README says of a record is what the record says."""
+"""What the README and docs say of records and tests is so."""
 
 import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -15,3 +16,14 @@ def test_ten_million_digits_are_told_as_they_were_measured():
     assert far["device"].startswith("NVIDIA H100") and f"in {far['seconds']:.0f} s on an H100" in text
     assert f"(a million: {million['seconds']:.1f} s; `results/benchmarks/verify.json`)" in text
     assert far["device_mib"] == near["device_mib"] and "in as much of its memory as at ten thousand digits" in text
+
+
+def test_every_test_that_is_named_is_there():
+    functions = set(re.findall(r"def (test_\w+)", "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))))
+    names = set()
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text()
+        paths = set(re.findall(r"`(tests/[\w/.]+)", text))
+        assert not [path for path in paths if not (ROOT / path).exists()], page.name
+        names |= set(re.findall(r"[`:](test_\w+)`", text))
+    assert len(names) > 20 and names <= functions

@@ -4,6 +4,7 @@ import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
 from length_gen.datamodules.collection import (
@@ -14,6 +15,7 @@ from length_gen.datamodules.collection import (
     read_records,
     read_shard,
     read_trajectory,
+    split,
     start_collection,
     summary,
 )
@@ -291,3 +293,18 @@ def test_average_lengths():
     records = [{"n": n, "fixed": True, "needless": [], "messages": [{"role": "assistant", "content": "x" * size}]}
                for n, size in ((4, 1), (4, 3), (5, 7))]
     assert average_characters([summary(record) for record in records]) == {4: 2.0, 5: 7.0}
+
+
+def test_a_trajectory_stays_in_its_split():
+    whole, part = split(range(4000)), split(range(500))
+    assert sorted(i for places in whole.values() for i in places) == list(range(4000))
+    for name, places in part.items():
+        assert [i for i in whole[name] if i < 500] == places.tolist()
+        assert len(whole[name]) == pytest.approx({"training": 3600}.get(name, 200), rel=0.2)
+    kept = np.arange(0, 500, 3)  # those that a filter leaves
+    assert {kept[i] for i in split(kept.tolist())["test"]} == set(part["test"]) & set(kept)
+    for size in range(3, 40):
+        parts = split(range(size))
+        assert all(map(len, parts.values())) and sum(map(len, parts.values())) == size
+    with pytest.raises(UserError, match="2 trajectories that can be trained on are too few"):
+        split([0, 1])

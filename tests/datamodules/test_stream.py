@@ -9,10 +9,12 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from length_gen.datamodules.datamodule import TimedLoader, TrajectoryDataModule
 from length_gen.datamodules.learnt import Learnt
-from length_gen.datamodules.stream import TrajectoryStream, collate, pack
+from length_gen.datamodules.stream import ALIGNMENT, Counting, Item, TrajectoryStream, collate, pack
 from length_gen.datamodules.tasks import (
     Addition,
     Copy,
@@ -296,3 +298,41 @@ def test_a_loader_knows_how_long_it_was_waited_for():
     for _ in loader:
         time.sleep(0.01)  # what is done with a batch does not count
     assert loader.waited >= 0.1
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(0, 200))
+def test_packed_rows_hold_everything_once_and_none_could_hold_another(sizes, more):
+    capacity = max(sizes) + more
+    rows = pack(sizes, capacity)
+    assert sorted(itertools.chain(*rows)) == list(range(len(sizes))) and all(row == sorted(row) for row in rows)
+    filled = sorted(sum(sizes[i] for i in row) for row in rows)
+    assert filled[-1] <= capacity
+    assert len(rows) == 1 or filled[0] + filled[1] > capacity  # best fit opens no row for what another could take
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 2**20), st.integers(1, 300)), min_size=1, max_size=6), st.booleans(),
+       st.booleans(), st.integers(1, 300))
+def test_padding_and_cuts_keep_the_rest_of_every_item(items, packed, cut, row_length):
+    made = [Item(np.arange(first, first + length + 1), np.full(length + 1, Kind.THOUGHT, np.uint8), 0, "")
+            for first, length in items]
+    batch = collate(made, row_length, packed, cut)
+    assert batch["tokens"].shape[1] % ALIGNMENT == 1
+    kept = [item.ids[: row_length + 1] if cut else item.ids for item in made]
+    assert batch["whole"].tolist() == [len(ids) == len(item.ids) for ids, item in zip(kept, made, strict=True)]
+    rows = [row[kinds != Kind.PADDING] for row, kinds in zip(batch["tokens"], batch["kinds"], strict=True)]
+    if not packed:
+        assert [row.tolist() for row in rows] == [ids.tolist() for ids in kept]
+    assert sorted(torch.cat(rows).tolist()) == sorted(np.concatenate(kept).tolist())
+
+
+@given(st.integers(0, 2**40), st.lists(st.tuples(st.integers(1, 9), st.integers(0, 5)), max_size=5))
+def test_a_run_that_is_stopped_again_and_again_skips_and_repeats_nothing(start, legs):
+    """Also where it goes on with another number of trajectories a batch."""
+    seen, begun = [], start
+    for size, steps in legs:
+        for first in itertools.islice(Counting(lambda: start, size), steps):  # noqa: B023 (used at once)
+            seen += range(first, first + size)
+        start += steps * size
+    assert seen == list(range(begun, start))

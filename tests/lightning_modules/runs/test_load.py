@@ -13,7 +13,7 @@ from length_gen.lightning_modules.commands.main import main
 from length_gen.lightning_modules.runs.load import load_run
 from length_gen.lightning_modules.runs.older import renamed
 from length_gen.tools import UserError
-from tests.test_run import TINY
+from tests.commands import TINY
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import yaml
 from length_gen.lightning_modules.commands.main import main
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 from length_gen.lightning_modules.runs.folders import RunFolder
-from tests.test_run import TINY
+from tests.commands import TINY
 
 ROOT = Path(__file__).parents[3]
 PLANTED = {"class_path": "planted.Planted"}

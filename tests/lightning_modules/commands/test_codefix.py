@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ from length_gen.datamodules.tasks import CodeFixing
 from length_gen.lightning_modules.commands.main import main
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 from tests.agents import UNSANDBOXED
+from tests.commands import ROOT
 
-ROOT = Path(__file__).parent.parent
 PLAIN = str(UNSANDBOXED).lower()
 TINY = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true",
         "--trainer.val_check_interval", "2", "--trainer.enable_progress_bar", "false", "--data.batch_size", "2",

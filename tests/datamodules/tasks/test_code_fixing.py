@@ -74,21 +74,6 @@ def test_held_out_trajectories_are_not_trained_on(task):
     assert task.trajectory_lengths().tolist() == lengths
 
 
-def test_a_trajectory_stays_in_its_split():
-    whole, part = split(range(4000)), split(range(500))
-    assert sorted(i for places in whole.values() for i in places) == list(range(4000))
-    for name, places in part.items():
-        assert [i for i in whole[name] if i < 500] == places.tolist()
-        assert len(whole[name]) == pytest.approx({"training": 3600}.get(name, 200), rel=0.2)
-    kept = np.arange(0, 500, 3)  # those that a filter leaves
-    assert {kept[i] for i in split(kept.tolist())["test"]} == set(part["test"]) & set(kept)
-    for size in range(3, 40):
-        parts = split(range(size))
-        assert all(map(len, parts.values())) and sum(map(len, parts.values())) == size
-    with pytest.raises(UserError, match="2 trajectories that can be trained on are too few"):
-        split([0, 1])
-
-
 @pytest.fixture
 def written(tmp_path):
     """A folder whose trajectory i says the letter i of the alphabet in a line of its own, over and over."""

@@ -1,17 +1,11 @@
 import os
-import time
 
-import lightning
 import pytest
 import torch
-from lightning.pytorch.demos.boring_classes import BoringModel
 
-from length_gen.datamodules.datamodule import TimedLoader
-from length_gen.datamodules.tasks import CodeFixing
 from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 from length_gen.lightning_modules.runs.folders import newest_checkpoint
-from length_gen.lightning_modules.training.callbacks import DataWait, LengthGeneralization
 from length_gen.lightning_modules.training.callbacks.last_checkpoint import replace
 from length_gen.tools import UserError
 
@@ -62,32 +56,3 @@ def test_a_torn_checkpoint_never_takes_the_place_of_the_one_before(tmp_path):
         (tmp_path / name).write_bytes(b"torn")
     with pytest.raises(UserError, match="is not a whole checkpoint"):
         newest_checkpoint(tmp_path)
-
-
-def test_lengths_that_are_verified_only_need_trajectories_recorded_token_by_token():
-    class Other:
-        name, streamed = "code_fixing", CodeFixing.streamed
-
-        def check_length(self, length):
-            pass
-
-    with pytest.raises(UserError, match=r"verify_lengths \[64\] are not possible: the trajectories of code_fixing are"):
-        LengthGeneralization([16], verify_lengths=[64]).check_task(Other())
-    LengthGeneralization([16]).check_task(Other())
-
-
-class Slow(torch.utils.data.Dataset):
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        time.sleep(0.05)
-        return torch.randn(32)
-
-
-def test_the_share_of_waiting_for_data_is_logged(tmp_path):
-    trainer = lightning.Trainer(max_steps=8, log_every_n_steps=2, callbacks=[DataWait()], default_root_dir=tmp_path,
-                                logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
-                                enable_model_summary=False, limit_val_batches=0)
-    trainer.fit(BoringModel(), TimedLoader(Slow(), batch_size=1))
-    assert 0.5 < trainer.callback_metrics["train/data_wait_share"] <= 1

@@ -15,7 +15,7 @@ from lightning import Callback
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 from length_gen.lightning_modules.training.callbacks.last_checkpoint import AGREEMENT, REQUEUE
 from length_gen.tools import UserError
-from tests.test_run import ROOT, TINY, run, start, wait_for
+from tests.commands import ROOT, TINY, run, start, wait_for
 
 UNEVEN = ["--model.schedule", "constant", "--evaluation.problems", "5", "--evaluation.problems_at_longest", "3",
           "--evaluation.validation_problems", "3", "--data.validation_rows", "5", "--trainer.logger.version"]
@@ -139,7 +139,7 @@ def test_a_port_in_use_is_one_line(tmp_path):
 def test_the_error_of_one_rank_ends_all(tmp_path, failing):
     """In the third step, while the other waits for its gradients."""
     commands = start_ranks(2, "--trainer.strategy", "ddp", "--trainer.max_steps", "100000", cwd=tmp_path,
-                           errors={failing: ["--trainer.callbacks+=tests.test_distributed.Fails"]}.items())
+                           errors={failing: [f"--trainer.callbacks+={__name__}.Fails"]}.items())
     codes = [command.wait(60) for command in commands]
     for command in commands:
         command.kill()

@@ -7,7 +7,7 @@ import pytest
 
 from length_gen.datamodules.stream import TrajectoryStream
 from length_gen.datamodules.trajectory import STYLES
-from tests.datamodules.test_check import MAKERS, SETTINGS
+from tests.datamodules.tasks.test_check import MAKERS, SETTINGS
 
 LONG = {"hanoi_iterative": 6, "hanoi_recursive": 7, "logical_graph": 60, "turing_multiply_unary": 9}
 """Lengths of the longest problems; for all others 150, where many rounds are alike, and 30 for machines."""

@@ -11,7 +11,7 @@ from length_gen.datamodules.tasks import Addition, Problem, Task, ToolTask, chec
 from length_gen.datamodules.tokens import Kind
 from length_gen.datamodules.trajectory import STYLES
 from length_gen.tools import Tool, UserError
-from tests.datamodules.test_tasks import replay
+from tests.datamodules.tasks.test_base import replay
 
 
 class Stack(Tool):

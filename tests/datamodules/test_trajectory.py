@@ -1,0 +1,68 @@
+"""What is recorded, by hand, and that speed in the recorder changes nothing."""
+
+import pytest
+
+from length_gen.datamodules import trajectory
+from length_gen.datamodules.tasks import Addition, Multiplication
+from length_gen.datamodules.trajectory import Scribe
+from length_gen.tools import PointerMemory
+
+
+def test_one_trajectory_by_hand():
+    trajectory = Addition(5, "paper").record(Addition(5).parse("7+5"))
+    assert " ".join(trajectory.tokens) == (
+        "7 + 5 = p1.init p2.init p1.read 7 p1.right p1.read + "
+        "p2.read 7 p2.right p2.read + p2.right p2.read 5 p2.right p2.read = "
+        "p1.left p2.left p1.read 7 p2.read 5 2 1 p1.left p2.left p1.read [EDGE] p2.read + 1 0 "
+        "[ANS] p2.read + p2.right p2.read 5 p2.right p2.read = p2.right p2.read 2 p2.right p2.read 1 p2.right "
+        "p2.read 1 p2.right p2.read 0 p2.right p2.read [ANS] "
+        "p2.left p2.read 0 p2.left p2.read 1 1 p2.left p2.read 1 p2.left p2.read 2 2 p2.left p2.read = [END]")
+    letters = "".join(" QTCOAE"[kind] for kind in trajectory.kinds)
+    assert letters == ("QQQQ" "CC" "COCCO" "COCCOCCOCCO" "CCCOCOTT" "CCCOCOTT"
+                       "T" "COCCOCCOCCOCCOCCOCCOCCO" "CCOCCOA" "CCOCCOA" "CCO" "E")
+    assert trajectory.phase_at(0) == "" and trajectory.phase_at(5) == "start" and trajectory.phase_at(6) == "find_plus"
+    assert trajectory.phase_at(len(letters) - 1) == "copy"
+
+
+@pytest.mark.parametrize("style", ["local", "paper"])
+@pytest.mark.parametrize("text", ["7" * 300 + "+" + "3" * 290, "9" * 205 + "+1", "12" * 40 + "+" + "89" * 40,
+                                  "98" * 150 + "x79", "7" * 200 + "x8"])
+def test_rounds_recorded_at_once_are_those_recorded_one_by_one(monkeypatch, style, text):
+    task = (Addition if "+" in text else Multiplication)(5, style)
+    problem, rounds = task.parse(text), []
+    monkeypatch.setattr(trajectory, "MANY", 70)
+    usual = Scribe._record_many
+    monkeypatch.setattr(Scribe, "_record_many", lambda *args: rounds.append(usual(*args)) or rounds[-1])
+    at_once = task.record(problem)
+    assert any(rounds)
+    monkeypatch.setattr(trajectory, "FEW", 10**9)
+    rounds.clear()
+    one_by_one = task.record(problem)
+    assert not rounds
+    assert (at_once.tokens, at_once.kinds, at_once.phases) == (one_by_one.tokens, one_by_one.kinds, one_by_one.phases)
+    assert "".join(at_once.outputs()) == "".join(task.answer(problem))
+
+
+def test_a_tool_that_does_something_else_beside_gets_one_command_after_the_other():
+    class Counted(PointerMemory):
+        reads = 0
+
+        @property
+        def commands(self):
+            usual = super().commands
+
+            def read():
+                self.reads += 1
+                return usual["p1.read"]()
+
+            return {**usual, "p1.read": read}
+
+    class Task(Addition):
+        def memory(self):
+            self.used = Counted(2)
+            return self.used
+
+    task, problem = Task(5), Addition(5).parse("7" * 200 + "+" + "3" * 200)
+    trajectory = task.record(problem)
+    assert trajectory.tokens == Addition(5).record(problem).tokens
+    assert task.used.reads == sum(token.startswith("p1.read") for token in trajectory.tokens) > 400

@@ -1,0 +1,11 @@
+import pytest
+
+from tests.commands import TINY, run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    result = run("fit", *TINY, cwd=folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder, result

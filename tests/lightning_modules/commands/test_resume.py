@@ -1,0 +1,123 @@
+"""Runs that end before their time, by an interrupt, a signal, a kill or a full disk, and what goes on from them."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import kill
+from length_gen.lightning_modules.commands.main import main
+from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
+from length_gen.lightning_modules.training.callbacks import REQUEUE
+from tests.commands import ROOT, TINY, run, same_weights, start, wait_for
+
+
+@pytest.mark.parametrize("settings", [[], ["--model.state_passing", "0.5", "--model.state_noise", "0.1"]])
+def test_resume_goes_on_exactly(settings, tmp_path):
+    """6 steps at once equal 3 steps, a checkpoint, and 3 more in the same folder."""
+    short, constant = tmp_path, ["--model.schedule", "constant", "--evaluation.evaluators", "[verify]", *settings]
+    assert run("fit", *TINY, *constant, cwd=short).returncode == 0
+    assert run("fit", *TINY, *constant, "--trainer.max_steps", "3", cwd=short).returncode == 0
+    result = run("fit", *TINY, *constant, "--ckpt_path", "last", cwd=short)
+    assert result.returncode == 0, result.stderr[-3000:]
+    whole, resumed = (short / f"runs/add/version_{v}/checkpoints/last.ckpt" for v in (0, 1))
+    assert not (short / "runs/add/version_2").exists()
+    assert load_checkpoint(whole)["TrajectoryDataModule"]["trajectories"] > 24
+    same_weights(whole, resumed)
+
+
+ENDLESS = ["--model.schedule", "constant", "--checkpoint.every_n_steps", "1", "--trainer.val_check_interval", "1000",
+           "--trainer.max_steps"]
+
+
+def test_an_interrupt_leaves_a_checkpoint_that_resumes(tmp_path):
+    """Ctrl-C between two steps, then a resume: the weights of the run that was let alone."""
+    command = start("fit", *TINY, *ENDLESS, "100000", cwd=tmp_path)
+    checkpoint = wait_for(tmp_path / "runs/add/version_0/checkpoints/last.ckpt", command=command)
+    command.send(signal.SIGINT)
+    assert command.wait(100) == 0
+    assert "go on with: python run.py fit --config" in command.stdout + command.stderr
+    assert "Traceback" not in command.stderr
+    more = str(load_checkpoint(checkpoint)["global_step"] + 3)
+    assert run("fit", *TINY, *ENDLESS, more, "--ckpt_path", "last", cwd=tmp_path).returncode == 0
+    assert run("fit", *TINY, *ENDLESS, more, cwd=tmp_path).returncode == 0
+    same_weights(*(tmp_path / f"runs/add/version_{v}/checkpoints/last.ckpt" for v in (0, 1)))
+
+
+def test_sigterm_saves_and_asks_to_be_run_again(tmp_path):
+    command = start("fit", *TINY, *ENDLESS, "100000", cwd=tmp_path)
+    checkpoint = wait_for(tmp_path / "runs/add/version_0/checkpoints/last.ckpt", command=command)
+    command.send(signal.SIGTERM)
+    assert command.wait(100) == REQUEUE
+    assert "go on with" in command.stdout + command.stderr and "Traceback" not in command.stderr
+    load_checkpoint(checkpoint)
+
+
+def test_sigterm_during_a_validation_ends_it_at_once(tmp_path):
+    """The validation would take minutes; the training up to it is saved."""
+    command = start("fit", *TINY, "--trainer.val_check_interval", "4", "--evaluation.validation_problems", "2000",
+                    "--evaluation.validation_lengths", "[30]", cwd=tmp_path)
+    checkpoint = wait_for(tmp_path / "runs/add/version_0/checkpoints/last.ckpt", command=command)
+    time.sleep(1)
+    command.send(signal.SIGTERM)
+    assert command.wait(20) == REQUEUE, command.stderr[-3000:]
+    assert "the training is saved" in command.stdout + command.stderr and "Traceback" not in command.stderr
+    assert load_checkpoint(checkpoint)["global_step"] == 4
+
+
+@pytest.mark.parametrize(("way", "moments"), [(("packed", "0"), ("save", "evaluation")),
+                                               (("padded", "2"), ("validation",))])
+def test_kills_at_three_moments_change_nothing(tmp_path, way, moments):
+    """SIGKILL while a checkpoint is written, in a validation, and in the evaluation at the end."""
+    whole = kill.start(tmp_path / "whole", way, 12)
+    assert whole.wait(200) == 0, whole.stderr[-3000:]
+    at = kill.trial(tmp_path / "killed", way, 12, 1.0, random.Random(0), moments)
+    assert [moment for moment, _ in at] == list(moments) and kill.same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_the_checkpoint_before_is_taken_where_the_last_is_torn(trained, tmp_path):
+    shutil.copytree(trained[0] / "runs", tmp_path / "runs")
+    folder = tmp_path / "runs/add/version_0/checkpoints"
+    torn = (folder / "last.ckpt").read_bytes()[:-1000]
+    (folder / "last.ckpt").write_bytes(torn)
+    result = run("fit", *TINY, "--ckpt_path", "last", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "last.ckpt is not a whole checkpoint" in result.stderr
+    assert f"taking the one before it: {Path('runs/add/version_0/checkpoints/previous.ckpt')}, of step 3" \
+        in result.stderr
+    same_weights(trained[0] / "runs/add/version_0/checkpoints/last.ckpt", folder / "last.ckpt")
+    for name in ("last.ckpt", "previous.ckpt"):
+        (folder / name).write_bytes(torn)
+    result = run("fit", *TINY, "--ckpt_path", "last", cwd=tmp_path)
+    assert result.returncode == 2 and "is not a whole checkpoint" in result.stderr
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(trained, tmp_path):
+    shutil.copytree(trained[0] / "runs", tmp_path / "runs")
+    checkpoint = tmp_path / "runs/add/version_0/checkpoints/last.ckpt"
+    before, earlier = checkpoint.read_bytes(), checkpoint.with_name("previous.ckpt")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    small = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", sys.executable, str(ROOT / "run.py")]
+    result = subprocess.run([*small, "fit", *TINY, "--trainer.logger.version", "version_0", "--ckpt_path",
+                             str(earlier)], cwd=tmp_path, env=environment, text=True,
+                            capture_output=True, timeout=300)
+    assert result.returncode == 2 and "is still the one before: make room" in result.stderr, result.stderr[-3000:]
+    assert "Traceback" not in result.stderr and checkpoint.read_bytes() == before
+    assert {path.name for path in checkpoint.parent.iterdir()} == {"last.ckpt", "previous.ckpt", "validated"}
+
+
+def test_a_finished_run_that_goes_on_keeps_its_validation_loss(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    losses = []
+    for options in ([], ["--ckpt_path", "last"]):
+        main(["fit", *TINY, "--evaluation.evaluators", "[verify]", *options])
+        losses.append(json.loads(Path("runs/add/version_0/metrics.json").read_text())["validation_loss"])
+    assert losses[0] == losses[1] > 0

@@ -1,0 +1,17 @@
+import pytest
+
+from length_gen.datamodules.tasks import CodeFixing
+from length_gen.lightning_modules.training.callbacks import LengthGeneralization
+from length_gen.tools import UserError
+
+
+def test_lengths_that_are_verified_only_need_trajectories_recorded_token_by_token():
+    class Other:
+        name, streamed = "code_fixing", CodeFixing.streamed
+
+        def check_length(self, length):
+            pass
+
+    with pytest.raises(UserError, match=r"verify_lengths \[64\] are not possible: the trajectories of code_fixing are"):
+        LengthGeneralization([16], verify_lengths=[64]).check_task(Other())
+    LengthGeneralization([16]).check_task(Other())
