@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = ("tools", "datamodules", "lightning_modules.provenance", "lightning_modules.backbones",
          "lightning_modules.decoding", "lightning_modules.evaluation",
-         ("lightning_modules.model", "lightning_modules.training"), "lightning_modules.runs",
+         ("lightning_modules.model", "lightning_modules.training"),
+         "lightning_modules.certification", "lightning_modules.runs",
          "lightning_modules.reporting", "lightning_modules.commands", "run")
 """Each imports those before it, and those in the same place; nothing after it."""
 

@@ -1,0 +1,111 @@
+"""Boxes of a fading recurrence h' = decay h + drive over all paths of a graph, and the check that they are inductive.
+
+If a box at every node holds the start's state at the root, and the image of each node's box under every edge from it
+lies in the box of the node that the edge leads to, then by induction over the tokens the state after any path lies in
+its node's box. How boxes are found does not matter: they are proved by one more step at the end.
+"""
+
+import torch
+from torch import Tensor
+
+from length_gen.lightning_modules.certification.bounds import TINY, UNIT, Box, Rounding
+from length_gen.lightning_modules.certification.graph import Graph, reduce
+
+SHORT = 2
+"""Tokens of the windows whose boxes are found first."""
+
+SWEEPS = 40
+"""Most steps over the whole graph; each tightens the boxes by the decay, and they may end at any."""
+
+SETTLED = 1e-4
+"""Boxes that move by less, relative to the largest state, are taken."""
+
+
+class NotFadingError(Exception):
+    """The decay of a state is not proved to be below 1, or boxes are not inductive."""
+
+
+def short_windows(graph: Graph) -> tuple[Graph, Tensor, Tensor, Tensor]:
+    """`graph.shorter(SHORT)`, and the order that sorts edges by their edge in it."""
+    short, node, edge = graph.shorter(min(SHORT, graph.windows.shape[1]))
+    return short, node, edge, torch.argsort(edge, stable=True)
+
+
+def invariant(decay: Box, drive: Box) -> Tensor:
+    """The least bound on |h| [...] that holds for ever: max|drive| / (1 - max decay) over the edges [edges, ...]."""
+    factor = decay.hi.amax(0)
+    if not bool((factor < 1).all()):  # NaN too
+        raise NotFadingError(f"a state decays by a factor of up to {float(factor.max()):.6g} a token: not below 1")
+    return drive.size.amax(0) / (1 - factor) * (1 + 16 * UNIT) + TINY
+
+
+def fixpoint(graph: Graph, short: tuple[Graph, Tensor, Tensor, Tensor], decay: Box, drive: Box,
+             rounding: Rounding) -> tuple[Box, Box, Box]:
+    """Boxes of h at the nodes [nodes, ...], at the edges [edges, ...] (the state that an edge leads to), and at the
+    nodes of the short windows; all of them proved.
+
+    decay, drive: of every edge [edges, ...], 0 <= decay; short: `short_windows(graph)`
+
+    Raises NotFadingError where none are found.
+    """
+    top = invariant(decay, drive)
+    few, node, edge, order = short
+    counts = torch.bincount(edge, minlength=few.edges)
+
+    def gathered(box: Box) -> Box:
+        return Box(reduce(box.lo[order], counts, "min"), reduce(box.hi[order], counts, "max"))
+
+    few_decay, few_drive = gathered(decay), gathered(drive)
+    everything = top.expand(few.nodes, *top.shape)
+    start = iterate(few, few_decay, few_drive, Box(-everything, everything), top, 10 * SWEEPS)
+    start = settle(few, few_decay, few_drive, start, top, rounding)[0]
+    boxes = iterate(graph, decay, drive, start[node], top, SWEEPS)
+    return *settle(graph, decay, drive, boxes, top, rounding), start
+
+
+def step(graph: Graph, decay: Box, drive: Box, nodes: Box) -> Box:
+    """decay h + drive at the edges, for h in the boxes of the nodes they come from; not rounded outwards."""
+    lo, hi = nodes.lo[graph.source], nodes.hi[graph.source]
+    return Box(torch.where(lo < 0, decay.hi, decay.lo).mul_(lo).add_(drive.lo),
+               torch.where(hi > 0, decay.hi, decay.lo).mul_(hi).add_(drive.hi))
+
+
+def iterate(graph: Graph, decay: Box, drive: Box, nodes: Box, top: Tensor, sweeps: int) -> Box:
+    """Steps in float32 from the boxes given, until they have settled; nothing is proved by them."""
+    decay, drive, nodes = (Box(*(end.float() for end in box)) for box in (decay, drive, nodes))
+    scale = top.float() * SETTLED
+    for _ in range(sweeps):
+        new = graph.hull(step(graph, decay, drive, nodes))
+        moved = torch.maximum((new.lo - nodes.lo).abs().amax(0), (new.hi - nodes.hi).abs().amax(0))
+        nodes = new
+        if bool((moved <= scale).all()):
+            break
+    return Box(nodes.lo.double(), nodes.hi.double())
+
+
+def settle(graph: Graph, decay: Box, drive: Box, nodes: Box, top: Tensor, rounding: Rounding) -> tuple[Box, Box]:
+    """Inductive boxes around those given, and their images at the edges, rounded outwards.
+
+    top: |h| stays below it; it is where the widening takes its size from
+    """
+    margin = (0.02 * SETTLED + 64 * rounding.unit) * top / (1 - decay.hi.amax(0))
+    for attempt in range(8):
+        grown = Box((nodes.lo - margin).clamp(min=-top), (nodes.hi + margin).clamp(max=top)) if attempt == 0 else nodes
+        image = image_of(graph, decay, drive, grown, rounding)
+        reached = graph.hull(image)
+        if inside(reached, grown):
+            return grown, image
+        nodes = Box(torch.minimum(grown.lo, reached.lo) - margin, torch.maximum(grown.hi, reached.hi) + margin)
+    raise NotFadingError("no inductive boxes were found")
+
+
+def image_of(graph: Graph, decay: Box, drive: Box, nodes: Box, rounding: Rounding) -> Box:
+    """The boxes that a step leads to at the edges, rounded outwards: decay in [0, 1), two roundings each."""
+    sizes = nodes.size.amax(0) + drive.size.amax(0)
+    slack = rounding.gamma(4) * sizes + TINY
+    return step(graph, decay, Box(drive.lo - slack, drive.hi + slack), nodes)
+
+
+def inside(inner: Box, outer: Box) -> bool:
+    """Whether every box lies in its other."""
+    return bool((inner.lo >= outer.lo).all()) and bool((inner.hi <= outer.hi).all())
