@@ -33,6 +33,10 @@ class Setting(ABC):
     def solve(self, task: ToolTask, problem: Problem, scribe: Scribe) -> None:
         """Write the trajectory up to the end token."""
 
+    def shown(self, task: ToolTask, problem: Problem) -> tuple[str, ...]:
+        """What the model reads of the question, before its first token: all of it, which the tool has in any case."""
+        return problem.prompt
+
     def tokens(self, task: ToolTask) -> list[str]:
         """All that its trajectories say but [ANS] and [END]."""
         return list(task.symbols)
@@ -60,6 +64,20 @@ class Interactive(Setting):
         if task.mark:
             commands = [command + task.mark + phase for phase in task.phases for command in commands]
         return [EDGE, *task.symbols, *commands]
+
+
+class QuestionInTool(Interactive):
+    """The tool has the question; the model reads of it only the end, which says what is asked (`ToolTask.asked`).
+
+    That is the last token: `=`; of a Turing machine's tape its last symbol; of a logical graph the last line. All else
+    the algorithms read by the tool anyway. So no trajectory begins with a question of any length, which a model would
+    have to get over, and whose effect on its state no bound on the trajectory's own tokens tells.
+    """
+
+    name = "question_in_tool"
+
+    def shown(self, task: ToolTask, problem: Problem) -> tuple[str, ...]:
+        return task.asked(problem)
 
 
 class NoTool(Interactive):
@@ -114,4 +132,5 @@ class DirectReversed(Direct):
         return answer[::-1]
 
 
-SETTINGS = {setting.name: setting for setting in (Interactive(), NoTool(), SingleTurn(), Direct(), DirectReversed())}
+SETTINGS = {setting.name: setting for setting in (Interactive(), NoTool(), SingleTurn(), Direct(), DirectReversed(),
+                                                  QuestionInTool())}

@@ -39,7 +39,7 @@ Taken = tuple[list[str], bytearray, list[tuple[int, str]]]
 class Trajectory:
     """Everything that one solved problem says.
 
-    tokens: question, thoughts, commands, observations, outputs, end token
+    tokens: what is shown of the question, thoughts, commands, observations, outputs, end token
     kinds:  one `Kind` a token
     phases: (position of its first token, name), in order; positions before the first belong to no phase
     """
@@ -87,10 +87,11 @@ class Scribe:
     mark:   between a command and its phase, see `STYLES`
     noise:  where mistakes come from, which it writes before commands and takes back; None: there are none
     sink:   takes the trajectory part by part, which is then never in memory as a whole
+    shown:  what the model reads of the question, with which the trajectory begins; None: all of `prompt`
     """
 
     def __init__(self, tool: Tool, prompt: Sequence[str], mark: str = "", noise: Noise | None = None,
-                 sink: Sink | None = None) -> None:
+                 sink: Sink | None = None, shown: Sequence[str] | None = None) -> None:
         tool.reset(prompt)
         self._unassisted = type(tool) is Unassisted
         self._tool = tool.tool if self._unassisted else tool
@@ -101,7 +102,8 @@ class Scribe:
         self._mark, self._suffix, self._noise, self._command, self._sink = mark, "", noise, _COMMAND, sink
         self._size = sink.size if sink else sys.maxsize
         self._pointers: list[Pointer] = []
-        self.trajectory = Trajectory(list(prompt), bytearray(_PROMPT * len(prompt)), [])
+        shown = prompt if shown is None else shown
+        self.trajectory = Trajectory(list(shown), bytearray(_PROMPT * len(shown)), [])
         self._tokens, self._kinds = self.trajectory.tokens, self.trajectory.kinds
 
     def phase(self, name: str) -> None:

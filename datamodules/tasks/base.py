@@ -97,6 +97,10 @@ class Task(ABC):
     def vocabulary(self) -> Vocabulary:
         """All tokens of its problems and trajectories."""
 
+    def shown(self, problem: Problem) -> tuple[str, ...]:
+        """What the model reads of the question, with which its trajectory begins; the tool always has all of it."""
+        return problem.prompt
+
     def outputs(self, problem: Problem) -> tuple[str, ...]:
         """What a right trajectory outputs: the answer, in the order that the setting wants."""
         return self.answer(problem)
@@ -199,6 +203,12 @@ class ToolTask(Task):
     def solve(self, problem: Problem, scribe: Scribe) -> None:
         """Solve the problem, writing and asking through `scribe`; the end token is written by the caller."""
 
+    def asked(self, problem: Problem) -> tuple[str, ...]:
+        """The end of the question that says what is asked, for the setting in which the model reads no more of it: at
+        least a token, and as many as `solve` takes from the question itself. The last token, such as `=`, unless a
+        task says otherwise; what it then tells of the question (a tape's last symbol) is told."""
+        return problem.prompt[-1:]
+
     @property
     def mark(self) -> str:
         """What stands between a command and its phase; nothing where trajectories are the same in every style."""
@@ -208,12 +218,15 @@ class ToolTask(Task):
         """What the setting makes of it. Raises UserError for noise where there can be none."""
         if noise and not self._setting.mistakes:
             raise UserError(f"mistakes need setting interactive, not {self.setting}: give --data.mistakes 0")
-        scribe = Scribe(self.tool(), problem.prompt, self.mark, noise, sink)
+        scribe = Scribe(self.tool(), problem.prompt, self.mark, noise, sink, self.shown(problem))
         self._setting.solve(self, problem, scribe)
         return scribe.end()
 
     def tool(self, problem: Problem | None = None) -> Tool:
         return self._setting.tool(self)
+
+    def shown(self, problem: Problem) -> tuple[str, ...]:
+        return self._setting.shown(self, problem)
 
     def outputs(self, problem: Problem) -> tuple[str, ...]:
         return self._setting.outputs(self.answer(problem))

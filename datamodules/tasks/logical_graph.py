@@ -124,6 +124,10 @@ class LogicalGraph(ToolTask):
             return ()
         return found[3:5]
 
+    def asked(self, problem: Problem) -> tuple[str, ...]:
+        """The last line, which says whose value is asked for."""
+        return tuple(_last_line(problem.prompt))
+
     def answer(self, problem: Problem) -> tuple[str, ...]:
         """Python's own opinion of the code."""
         values: dict[str, bool] = {"__builtins__": {}}

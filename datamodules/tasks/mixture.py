@@ -76,6 +76,10 @@ class Mixture(Task):
         task, own = self._theirs(problem)
         return task.answer(own)
 
+    def shown(self, problem: Problem) -> tuple[str, ...]:
+        task, own = self._theirs(problem)
+        return task.shown(own)
+
     def outputs(self, problem: Problem) -> tuple[str, ...]:
         task, own = self._theirs(problem)
         return task.outputs(own)

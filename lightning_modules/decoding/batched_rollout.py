@@ -87,6 +87,7 @@ class Rows:
     """A fixed number of rows, each with a problem that it is solving; those that have ended wait for `start`.
 
     capacity: most tokens that a row may have
+    hidden:   most tokens that a question may have beyond what its row reads of it
     tokens:   int64 [B], the token each row's model gets next
     count:    int32 [B], tokens that the row has, prompt included; log: int16 [B, L], those tokens
     pending:  int32 [B], the observation that comes next, `NO_TOKEN` if none does
@@ -94,11 +95,12 @@ class Rows:
     """
 
     def __init__(self, backbone: Backbone, vocabulary: Vocabulary, tool: Tool, rows: int, capacity: int,
-                 decoding: Decoding) -> None:
+                 decoding: Decoding, hidden: int = 0) -> None:
         self.device = next(backbone.parameters()).device
-        self.memory = BatchedMemory(tool, vocabulary.tokens, rows, capacity, self.device)
+        self.memory = BatchedMemory(tool, vocabulary.tokens, rows, capacity + hidden, self.device)
         self.decoder = backbone.decoder(rows, capacity, TYPES[decoding.weights], TYPES[decoding.states])
         self.end, self.size, self.temperature = vocabulary.id(END), len(vocabulary), decoding.temperature
+        self.hidden = hidden
         self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.count, self.pending, self.budget, self.prompt = (
             torch.zeros(rows, dtype=torch.int32, device=self.device) for _ in range(4))
@@ -133,18 +135,15 @@ class Rows:
         answer."""
         if self.temperature:
             logits = drawn_from(logits, self.temperature, self.seeds, self.count)
-        running, place = self.reason == 0, self.count.long()[:, None]
-        asked = self.count < self.prompt
-        cell = (self.memory.origin + place).clamp(max=self.memory.cells.shape[1] - 1)
+        running, place = self.reason == 0, self.count.long().clamp(max=self.log.shape[1] - 1)[:, None]
+        asked, logged = self.count < self.prompt, self.log.gather(1, place)  # where `start` has left the prompt
         token = torch.where(self.pending != NO_TOKEN, self.pending.long(), logits.argmax(-1))
-        token = torch.where(asked, self.memory.cells.gather(1, cell)[:, 0].long(), token)
+        token = torch.where(asked, logged[:, 0].long(), token)
         free = running & ~asked & (self.pending == NO_TOKEN)
         ended = free & (token == self.end)
         observation, invalid = self.memory.feed(token, free & ~ended)
         self.pending.copy_(torch.where(running, observation.to(torch.int32), self.pending))
-        place = place.clamp(max=self.log.shape[1] - 1)
-        self.log.scatter_(1, place, torch.where(running[:, None], token[:, None].to(torch.int16),
-                                                self.log.gather(1, place)))
+        self.log.scatter_(1, place, torch.where(running[:, None], token[:, None].to(torch.int16), logged))
         self.count += running.to(torch.int32)
         self.tokens.copy_(torch.where(running, token, self.tokens))
         spent = running & (self.count >= self.budget)
@@ -160,24 +159,26 @@ class Rows:
         advance[(len(self.tokens),)](
             logits.contiguous(), self.tokens, self.count, self.pending, self.reason, self.budget, self.prompt,
             self.seeds, self.log, memory.cells, memory.ends, memory.heads, memory.operation, memory.argument, self.end,
-            memory.blank, memory.origin, self.temperature or 1.0, self.size, self.log.shape[1], memory.cells.shape[1],
+            memory.blank, self.temperature or 1.0, self.size, self.log.shape[1], memory.cells.shape[1],
             memory.heads.shape[1], wide, bool(self.temperature), num_warps=1 if wide <= 256 else 4)
 
     def start(self, rows: Sequence[int], prompts: Sequence[np.ndarray], budgets: Sequence[int],
-              seeds: Sequence[int]) -> None:
-        """Give `rows` new problems: prompts, int [P] each, budgets in tokens, and seeds of the draws."""
-        prompts = [prompt[: self.log.shape[1]] for prompt in prompts]  # budgets end before the others' rest
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-        for i, prompt in enumerate(prompts):
-            padded[i, : len(prompt)] = torch.from_numpy(prompt)
+              seeds: Sequence[int], questions: Sequence[np.ndarray] | None = None) -> None:
+        """Give `rows` new problems: prompts, int [P] each, budgets in tokens, and seeds of the draws.
+
+        questions: what the tool has, where rows do not read all of it; None: the prompts
+        """
+        most = self.log.shape[1]
+        prompts = [prompt[:most] for prompt in prompts]  # budgets end before the others' rest
         # At least the last token of a prompt, or of a budget, is taken in a step, which says what comes then.
         known = [max(0, min(len(prompt), budget - 1) - 1) for prompt, budget in zip(prompts, budgets, strict=True)]
         with self._on_stream():
-            where, padded, lengths = map(self._send, (torch.tensor(rows), padded, lengths))
-            limits = self._send(torch.tensor(budgets))
+            where, limits = self._send(torch.tensor(rows)), self._send(torch.tensor(budgets))
+            padded, lengths = asked = self._padded(prompts)
+            if questions is not None:
+                asked = self._padded([question[: most + self.hidden] for question in questions])
             self.decoder.reset(where)
-            self.memory.reset(where, padded, lengths)
+            self.memory.reset(where, *asked)
             taken = self._send(self._prefill(where, padded, known))
             self.tokens[where] = padded.gather(1, taken[:, None])[:, 0]
             self.log[where, : padded.shape[1]] = padded.to(torch.int16)
@@ -198,6 +199,15 @@ class Rows:
             self.passes.take(self.decoder, where[places], prompts[places[:, None], columns])
             taken[chosen] += length
         return taken
+
+    def _padded(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Rows of any lengths as one tensor, int64 [k, P], filled up with 0, and their lengths, int64 [k], on the
+        device."""
+        lengths = torch.tensor([len(row) for row in rows])
+        padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        for i, row in enumerate(rows):
+            padded[i, : len(row)] = torch.from_numpy(row)
+        return self._send(padded), self._send(lengths)
 
     def _send(self, numbers: Tensor) -> Tensor:
         """To the device, without waiting for what it does."""
@@ -334,9 +344,9 @@ PIECE, PIECES = 256, 32
 
 
 def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
-                    problems: Sequence[tuple[Sequence[str], int, int]], batch_size: int,
+                    problems: Sequence[tuple[Sequence[str], Sequence[str], int, int]], batch_size: int,
                     decoding: Decoding) -> Iterator[tuple[int, str, list[str], bytearray]]:
-    """Solve problems (prompt, budget, seed); yields (index, reason, tokens, kinds) as they end.
+    """Solve problems (question, what is read of it, budget, seed); yields (index, reason, tokens, kinds) as they end.
 
     On CUDA the device always has steps to do: the next are sent off before it is known who has ended in those before,
     and while it does them the host prepares prompts and takes in what was said. Raises UserError where so many rows do
@@ -344,13 +354,19 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
     """
     cuda = next(backbone.parameters()).is_cuda
     ahead, steps = (2, RUN["cuda"]) if cuda else (1, RUN["cpu"])
-    capacity = max(budget for _, budget, _ in problems)
-    rows = _build(backbone, vocabulary, tool, min(batch_size, len(problems)), capacity, decoding)
+    capacity = max(budget for _, _, budget, _ in problems)
+    hidden = max(len(question) - len(prompt) for question, prompt, _, _ in problems)
+    rows = _build(backbone, vocabulary, tool, min(batch_size, len(problems)), capacity, decoding, hidden)
     kinds, size = Kinds(rows.memory, vocabulary), len(rows.tokens)
     owner, said = np.full(size, -1), [Said(kinds, vocabulary, 0)] * size
-    prompts: list[np.ndarray] = []
+    questions: list[tuple[np.ndarray, np.ndarray]] = []  # each with what is read of it
     given = 0  # problems that rows have, or had
     waiting: deque[tuple[int, str, Said, np.ndarray]] = deque()  # what has ended, and has not been dealt with
+
+    def encode() -> None:
+        question, prompt, *_ = problems[len(questions)]
+        ids = vocabulary.encode(question)
+        questions.append((ids, vocabulary.encode(prompt) if hidden else ids))
 
     def refill(free: Sequence[int]) -> None:
         nonlocal given
@@ -358,11 +374,12 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
         if not free:
             return
         chosen = range(given, given + len(free))
-        while len(prompts) < chosen.stop:
-            prompts.append(vocabulary.encode(problems[len(prompts)][0]))
-        for row, index in zip(free, chosen, strict=True):
-            owner[row], said[row] = index, Said(kinds, vocabulary, len(prompts[index]))
-        rows.start(free, [prompts[index] for index in chosen], *zip(*(problems[i][1:] for i in chosen), strict=True))
+        while len(questions) < chosen.stop:
+            encode()
+        asked, prompts = zip(*questions[chosen.start : chosen.stop], strict=True)
+        for row, index, prompt in zip(free, chosen, prompts, strict=True):
+            owner[row], said[row] = index, Said(kinds, vocabulary, len(prompt))
+        rows.start(free, prompts, *zip(*(problems[i][2:] for i in chosen), strict=True), asked if hidden else None)
         given = chosen.stop
 
     def new(of: Sequence[int]) -> list[np.ndarray]:
@@ -375,8 +392,8 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
 
     def prepare() -> bool:
         """Something that would otherwise have to be done later; tells whether there was any."""
-        if len(prompts) < min(len(problems), given + size):
-            prompts.append(vocabulary.encode(problems[len(prompts)][0]))
+        if len(questions) < min(len(problems), given + size):
+            encode()
             return True
         behind = np.flatnonzero((owner >= 0) & (rows.written - taken >= PIECE))[:PIECES]
         for row, ids in zip(behind, new(behind) if len(behind) else (), strict=True):
@@ -409,12 +426,12 @@ def batched_rollout(backbone: Backbone, vocabulary: Vocabulary, tool: Tool,
 
 
 def _build(backbone: Backbone, vocabulary: Vocabulary, tool: Tool, count: int, capacity: int,
-           decoding: Decoding) -> Rows:
+           decoding: Decoding, hidden: int) -> Rows:
     try:
-        return Rows(backbone, vocabulary, tool, count, capacity, decoding)
+        return Rows(backbone, vocabulary, tool, count, capacity, decoding, hidden)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        each = backbone.state_size(capacity) + 6 * capacity
+        each = backbone.state_size(capacity) + 6 * (capacity + hidden)
         raise UserError(f"{count} rollouts of up to {capacity:,} tokens do not fit in the device's memory: give "
                         f"--evaluation.batch_size {max(1, int(0.8 * torch.cuda.mem_get_info()[0] / each))} or "
                         f"less") from None

@@ -28,6 +28,7 @@ class Rollout:
     """One row: what was said, by whom, and why it ended (`end`, `budget`, `invalid_command` or `tool_error`).
 
     budget: most tokens, the prompt included
+    prompt: what the model reads of the question, which the tool has; None: all of it
     tokens, kinds: so far, the prompt included; a `Kind` for each token
     reason, detail: empty while the row goes on; `detail` is what the tool said where it ended the row
     """
@@ -35,6 +36,7 @@ class Rollout:
     problem: Problem
     budget: int
     tool: Tool
+    prompt: Sequence[str] | None = None
     tokens: list[str] = field(default_factory=list)
     kinds: bytearray = field(default_factory=bytearray)
     reason: str = ""
@@ -45,7 +47,8 @@ class Rollout:
 
     def __post_init__(self) -> None:
         self.tool.reset(self.problem.prompt)
-        self._given.extend(self.problem.prompt)
+        self.prompt = self.problem.prompt if self.prompt is None else self.prompt
+        self._given.extend(self.prompt)
 
     def advance(self, predicted: str) -> str:
         """Take the model's next token, unless one is forced (prompt, observation); returns the one that was taken."""
@@ -53,7 +56,7 @@ class Rollout:
             return self.tokens[-1]
         if self._given:
             token = self._given.popleft()
-            self.kinds.append(Kind.PROMPT if len(self.tokens) < len(self.problem.prompt) else Kind.OBSERVATION)
+            self.kinds.append(Kind.PROMPT if len(self.tokens) < len(self.prompt) else Kind.OBSERVATION)
         else:
             token = predicted
             self.kinds.append(self._feed(token))
@@ -161,7 +164,7 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
     Rows end on their own and are refilled from `problems`; the result is in the order of `problems`. Nothing that the
     model writes raises: a row that cannot go on ends with a reason.
     """
-    rows = [Rollout(problem, budget, task.tool(problem)) for problem, budget in problems]
+    rows = [Rollout(problem, budget, task.tool(problem), task.shown(problem)) for problem, budget in problems]
     if not rows:
         return []
     batched = decoding.batched(backbone, [row.tool for row in rows])
@@ -176,7 +179,7 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
 def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int,
                decoding: Decoding) -> None:
     # What is drawn depends on the seed and the problem alone, not on the place in the batch or the rank.
-    problems = [(row.problem.prompt, row.budget,
+    problems = [(row.problem.prompt, row.prompt, row.budget,
                  random.Random(f"{decoding.seed}/{row.problem.variant}/{row.problem.prompt}").getrandbits(32)
                  if decoding.temperature else 0) for row in everything]
     for index, reason, tokens, kinds in batched_rollout(backbone, vocabulary, everything[0].tool, problems, batch_size,
@@ -184,7 +187,7 @@ def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[
         row = everything[index]
         row.reason, row.tokens, row.kinds = reason, tokens, kinds
         if reason == "invalid_command":  # the scalar tool can say why
-            again = Rollout(row.problem, row.budget + 1, row.tool)
+            again = Rollout(row.problem, row.budget + 1, row.tool, row.prompt)
             for token in row.tokens:
                 again.advance(token)
             row.detail = again.detail

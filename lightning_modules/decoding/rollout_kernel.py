@@ -14,9 +14,9 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
-@triton.jit(do_not_specialize=["L", "C", "origin"])  # they change with the length, and need no kernel of their own
+@triton.jit(do_not_specialize=["L", "C"])  # they change with the length, and need no kernel of their own
 def advance(logits, tokens, count, pending, reason, budget, prompt, seeds, log, cells, ends, heads, operation, argument,
-            end_token, blank, origin, temperature, V, L, C, K, VP: tl.constexpr, SAMPLE: tl.constexpr):
+            end_token, blank, temperature, V, L, C, K, VP: tl.constexpr, SAMPLE: tl.constexpr):
     """One program a row; the numbers of the operations are those of `tools.batched.Operation`."""
     row = tl.program_id(0).to(tl.int64)
     if tl.load(reason + row) == 0:
@@ -33,9 +33,9 @@ def advance(logits, tokens, count, pending, reason, budget, prompt, seeds, log, 
             score = (score - tl.max(score, 0)) / temperature - tl.log(waiting_time)
         token = tl.minimum(tl.argmax(score, 0), V - 1).to(tl.int32)
         waiting = tl.load(pending + row)
-        asked = n < tl.load(prompt + row)
+        asked = n < tl.load(prompt + row)  # the prompt is in the log already
         token = tl.where(waiting >= 0, waiting, token)
-        token = tl.where(asked, tl.load(cells + row * C + origin + n, mask=asked, other=0).to(tl.int32), token)
+        token = tl.where(asked, tl.load(log + row * L + n, mask=asked, other=0).to(tl.int32), token)
         free = (waiting < 0) & (n >= tl.load(prompt + row))
         ended = free & (token == end_token)
         act = tl.where(free & (token != end_token), tl.load(operation + token).to(tl.int32), 0)

@@ -120,7 +120,7 @@ def test_a_task_that_does_not_say_all(missing):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_tokens_that_the_protocol_uses_are_no_symbols(facts, setting):
     task = type("Mine", (Copy,), facts)(3, setting=setting)
-    if setting in ("interactive", "no_tool") or "symbols" in facts:
+    if setting in ("interactive", "no_tool", "question_in_tool") or "symbols" in facts:
         with pytest.raises(UserError, match="copy cannot have the token"):
             TrajectoryDataModule(task)
 

@@ -6,15 +6,18 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from length_gen.datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
+from length_gen.datamodules.tokens import Kind
 from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, scan_cuda
 from length_gen.lightning_modules.backbones.decoder import StepDecoder
 from length_gen.lightning_modules.decoding import batched_rollout, prefill
 from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding, Rows, drawn_from, gumbel
 from length_gen.lightning_modules.decoding.prefill import Passes
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.evaluation.solve import solve
 from length_gen.tools import UserError
 
-TASKS = [Addition(4), Addition(4, "paper"), Multiplication(3), Copy(4), Turing("increment", 4), Turing("palindrome", 4)]
+TASKS = [Addition(4), Addition(4, "paper"), Multiplication(3), Copy(4), Turing("increment", 4), Turing("palindrome", 4),
+         Addition(4, setting="question_in_tool"), Turing("palindrome", 4, setting="question_in_tool")]
 
 
 def _setting(task, backbone=Mamba, problems=9, **shape):
@@ -44,7 +47,7 @@ def _train(backbone, task, problems, steps=40):
         optimizer.step()
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{task.name}-{task.style}")
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{task.name}-{task.style}-{task.setting}")
 @pytest.mark.parametrize("trained", [False, True], ids=["random", "trained"])
 def test_the_device_engine_says_what_the_host_engine_says(task, trained):
     backbone, problems = _setting(task)
@@ -135,6 +138,26 @@ def test_a_prompt_beyond_every_budget_ends_there():
     problems = [(task.problem("test", 0, digits, 0), 10) for digits in (40, 30)]
     found = rollout(backbone, task.vocabulary(), task, problems, 2, Decoding("device"))
     assert [(row.tokens, row.reason) for row in found] == [(list(p.prompt[:10]), "budget") for p, _ in problems]
+
+
+@pytest.mark.parametrize("task", [Copy(4, setting="question_in_tool"), Turing("increment", 4,
+                                                                              setting="question_in_tool")])
+def test_a_question_that_is_longer_than_a_row_stays_in_the_tool(task):
+    """Rows end by their budget long before what the tool has does; one reads all of its question."""
+    backbone, problems = _setting(task)
+    _train(backbone, task, problems)
+    long = [(task.problem("test", 0, length, 0), limit) for length, limit in ((90, 12), (1, 30), (200, 25))]
+    host, device = (rollout(backbone, task.vocabulary(), task, long, 2, Decoding(engine))
+                    for engine in ("host", "device"))
+    for a, b, (problem, limit) in zip(host, device, long, strict=True):
+        reference = task.record(problem)
+        count = min(limit, len(reference.tokens))
+        assert a.tokens == b.tokens == reference.tokens[:count] and a.kinds == b.kinds == reference.kinds[:count]
+        assert a.kinds.count(Kind.PROMPT) == 1
+    short = problems[0][0]
+    solved, = solve(backbone, task.vocabulary(), task, ["".join(short.prompt)])
+    assert solved.right and solved.exact and solved.outputs == task.answer(short)
+    assert solved.tokens[0] == short.prompt[-1] and solved.kinds.count(Kind.PROMPT) == 1
 
 
 @pytest.mark.parametrize("backbone", [LSTM, Pythia])

@@ -34,7 +34,7 @@ def test_the_reference_as_model_is_exact_and_right(setting):
     task = Multiplication(4, setting=setting)
     problem = task.parse("987x65")
     reference = task.record(problem)
-    row = Rollout(problem, budget(reference), task.tool())
+    row = Rollout(problem, budget(reference), task.tool(), task.shown(problem))
     for token in reference.tokens:
         row.advance(token)
     assert row.reason == "end" and row.kinds == reference.kinds
