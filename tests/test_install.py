@@ -50,7 +50,7 @@ def test_the_installed_command_does_the_same_in_an_empty_folder(tmp_path):
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert [line[6:] for line in result.stdout.splitlines() if line.startswith("done: ")] == lines
     assert result.stdout.splitlines()[-1] == str(package / "tools/__init__.py")
-    assert "from the 1 training runs" in (work / "docs/results.md").read_text()
+    assert "1 trained model in `results/`" in (work / "docs/results.md").read_text()
     metrics = json.loads((work / "runs/add/version_0/metrics.json").read_text())
     assert "--config configs/add.yaml --config configs/model/gru_small.yaml" in metrics["command"]
     assert metrics["commit"] is None or os.environ.get("GIT_COMMIT")

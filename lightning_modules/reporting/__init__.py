@@ -1,5 +1,5 @@
-"""Pages over many runs: report.py writes docs/results.md from the files in results/.
+"""Pages over many runs: report.py writes docs/results.md, and those it leads to, from the files in results/.
 
-results.py makes curves of them, claims.py sentences, plots.py figures. Tables and figures of one run are in
-evaluation/.
+results.py makes curves of them, claims.py sentences, plots.py figures, text.py words and tables; overview.py is the
+main page, details.py all others. Tables and figures of one run are in evaluation/.
 """

@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 from length_gen.lightning_modules.evaluation.plots import short_number
 from length_gen.lightning_modules.reporting.results import Curve
+from length_gen.lightning_modules.reporting.text import NOTHING, TO, plural, reach_text
 from length_gen.tools import UserError
 from length_gen.tools.files import read_yaml
 
@@ -19,56 +20,117 @@ GROWTH = re.compile(r"(.+)_(?:scaling|steps)_\d+")
 """Experiments of many recipes that differ in training length or steps: shown as growth, their tables folded."""
 QUEUE = "paper_"
 """What the names of the recipes begin with whose settings were fixed before they were run."""
+PAPER_TABLE = re.compile(r"Table \d|Figure \d")
+"""What names a row of the grid that the paper's recipe is to fill."""
 STYLES = ("local", "paper")
 SHORT = 25
 """Tokens of a horizon that a small model can be expected to keep."""
 KINDS = (f"bounded, up to {SHORT} tokens", f"bounded, over {SHORT} tokens", "growing")
 
 
-def summary(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
+def answer(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The whole in one sentence; nothing where no row of the paper's tables was measured."""
+    known = {style: measured(rows, style) for style in STYLES}
+    met = {style: f"{sum(not below(row, style) for row in found)} of {len(found)}" for style, found in known.items()}
+    if not any(known.values()):
+        return []
+    return [f"**Where commands carry their phase (style `local`), tool use takes models as far as the paper says in "
+            f"{met['local']} rows of its tables that were measured; where trajectories are written as in the paper "
+            f"(style `paper`), in {met['paper']}.** A row is met where our median seed has at least the paper's "
+            f"share at the paper's length; most models here are much smaller than the paper's.", ""]
+
+
+def against(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
             horizons: Sequence[dict[str, Any]]) -> list[str]:
-    """Lines of the summary: what the results say against the paper, how far they go, what horizon and noise do."""
+    """What the results say against the thesis, or against the suite's own account of it."""
     lines = []
-    for style in STYLES:
-        known = [row for row in rows if PAPER.search(row["paper"]) and row["ours"][style]]
-        under = [f"{row['what'].partition(',')[0]}, {row['backbone']}" for row in known if below(row, style)]
-        if known:
-            alone = sum(len(row["ours"][style][0].exact) < 2 and not below(row, style) for row in known)
-            lines.append(f"Style {style}: in {len(known) - len(under)} of {len(known)} rows of the paper's tables that "
-                         f"were measured, our median seed has at least the paper's share at the paper's length"
-                         + f" ({alone} of them by one seed)" * bool(alone)
-                         + (f"; below: {'; '.join(under)}" if under else "") + ".")
-    far = longest(everything)
-    if far:
-        lines.append("Exact on all problems, with all seeds: " + ", ".join(
-            f"{name} {short_number(length)} (trained up to {curve.trained}, {plural(count, 'seed')})"
-            for name, (length, count, curve) in far.items() if not name.startswith("turing")) + ".")
-    if machines := [length / c.trained for name, (length, _, c) in far.items() if name.startswith("turing")]:
+    for style in reversed(STYLES):
+        tasks: defaultdict[str, list[str]] = defaultdict(list)
+        for row in measured(rows, style):
+            if below(row, style):
+                tasks[row["what"].rpartition(",")[0] or row["what"]].append(row["backbone"])
+        if tasks:
+            lines.append(f"Style {style}, below the paper: "
+                         + "; ".join(f"{task}: {', '.join(models)}" for task, models in tasks.items()) + ".")
+        if alone := sum(len(row["ours"][style][0].exact) < 2 and not below(row, style)
+                        for row in measured(rows, style)):
+            lines.append(f"Style {style}: {plural(alone, 'row')} of those that are met {'is' if alone == 1 else 'are'} "
+                         f"met by one seed.")
+    for kind, (learnt, far, _) in by_kind(everything, horizons).items():
+        if learnt and kind == KINDS[2] and far:
+            lines.append(f"A horizon that grows with the length does not always stop a model: {len(far)} of "
+                         f"{len(learnt)} trained Mambas are exact up to the largest length tried all the same.")
+        elif len(far) < len(learnt) and kind != KINDS[2]:
+            lines.append(f"A bounded horizon ({kind.partition(', ')[2]}) does not ensure it: {len(learnt) - len(far)} "
+                         f"of {len(learnt)} trained Mambas that are exact up to the training length fail beyond it.")
+    broken = [f"{name} {reach_text(c.median_reach())}" for name, c in noisy(everything).items()
+              if c.median_reach()[0] < max(c.lengths)]
+    if broken:
+        lines.append(f"Noise in training that shortens the median reach: {', '.join(broken)}.")
+    return ["## What speaks against it", "", *(f"- {line}" for line in lines), ""] if lines else []
+
+
+def summary(everything: Sequence[Curve]) -> list[str]:
+    """What the results say for it: how far they go, what the other settings and noise do."""
+    lines = []
+    far = {name: one for name, one in farthest(everything).items() if min(one.there) == 1}
+    if names := [f"{name} {short_number(one.length)} (trained up to {one.curves[0].trained}; "
+                 f"{plural(len(one.there), 'model')})" for name, one in far.items() if not name.startswith("turing")]:
+        lines.append(f"Style local, the largest length tried, exact with all Mambas that tried it: {', '.join(names)}.")
+    if machines := [one.length / one.curves[0].trained for name, one in far.items() if name.startswith("turing")]:
         lines.append(f"Turing machines: {len(machines)}, exact at {min(machines):.0f} to {max(machines):,.0f} times "
                      f"the training length.")
     for setting in ("direct", "direct_reversed", "single_turn", "no_tool"):
-        found = [c for c in everything if c.setting == setting and c.trained]
+        found = [(c, *max(c.reaches())) for c in everything if c.setting == setting and c.trained]
         if found:
-            farthest = max(found, key=lambda c: max(r / c.trained for r, _ in c.reaches()))
-            reach = max(farthest.reaches())
-            lines.append(f"Setting `{setting}`: no seed of {plural(len({c.task for c in found}), 'task')} passes "
-                         f"{reach[0] / farthest.trained:.1f} times its training length ({farthest.task}: "
-                         f"{farthest.trained} -> {reach_text(reach)}).")
-    lines += horizon_claims(everything, horizons)
-    lines += noise_claims(everything)
-    return ["## Summary", "", *(f"- {line}" for line in lines), ""] if lines else []
+            c, *reach = max(found, key=lambda entry: entry[1] / entry[0].trained)
+            lines.append(f"Setting `{setting}`: no seed of {plural(len({c.task for c, *_ in found}), 'task')} passes "
+                         f"{reach[0] / c.trained:.1f} times its training length ({c.task}: {c.trained} -> "
+                         f"{reach_text(reach)}).")
+    if whole := [name for name, c in noisy(everything).items() if c.median_reach()[0] == max(c.lengths)]:
+        lines.append(f"Noise in training (share in percent; `mistakes` are taken back, `corrupted` labels are wrong) "
+                     f"that leaves the median reach whole: {', '.join(whole)}.")
+    return ["## What speaks for it", "", *(f"- {line}" for line in lines), ""] if lines else []
 
 
-def longest(everything: Sequence[Curve]) -> dict[str, tuple[int, int, Curve]]:
-    """For every kind of problem the largest length that a small Mamba gets all right with all seeds of a recipe that
-    tried it, how many these are, and the recipe."""
-    result: dict[str, tuple[int, int, Curve]] = {}
-    for curve in everything:
-        if curve.setting == "interactive" and curve.style == "local" and curve.trained \
-                and curve.backbone.startswith("mamba ") and not GROWTH.fullmatch(curve.experiment):
-            name, found = " ".join(filter(None, (curve.task, curve.variant))), curve.perfect()
-            if found > result.get(name, (0, 0))[:2]:
-                result[name] = *found, curve
+def measured(rows: Sequence[dict[str, Any]], style: str) -> list[dict[str, Any]]:
+    """The rows of the paper's tables that have a number, and a recipe of ours in a style."""
+    return [row for row in rows if PAPER.search(row["paper"]) and row["ours"][style]]
+
+
+@dataclass(frozen=True, slots=True)
+class Far:
+    """Every Mamba that was trained on a kind of problem in style local, whatever its recipe; none is picked.
+
+    curves:   their recipes; models: how many they are; whole: how many of them are exact up to the largest length that
+              they tried
+    length:   the largest length that any of them tried; there: the exact match of each that did
+    problems: how many problems there were, and tokens: the mean length of their trajectories
+    """
+
+    curves: list[Curve]
+    models: int
+    whole: int
+    length: int
+    there: list[float]
+    problems: int
+    tokens: float
+
+
+def farthest(everything: Sequence[Curve]) -> dict[str, Far]:
+    """How far Mambas get in style local, for every kind of problem."""
+    kinds: defaultdict[str, list[Curve]] = defaultdict(list)
+    for c in everything:
+        if (c.setting, c.style) == ("interactive", "local") and c.trained and c.backbone.startswith("mamba ") \
+                and re.fullmatch(rf"{c.task}(_long)?_\d+", c.experiment):
+            kinds[" ".join(filter(None, (c.task, c.variant)))].append(c)
+    result = {}
+    for name, found in kinds.items():
+        ends = [last for c in found for _, last in c.outcomes()]
+        length = max(max(c.lengths) for c in found)
+        tried = [c for c in found if length in c.lengths]
+        result[name] = Far(found, len(ends), sum(ends), length, [e for c in tried for e in c.at(length)],
+                           max(c.problems.get(length, 0) for c in tried), tried[0].tokens.get(length, 0))
     return result
 
 
@@ -96,18 +158,34 @@ def paper_rows(everything: Sequence[Curve], path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def paper_grid(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """How much of the paper's tables there is by its own recipe (`QUEUE`): the head of a table, and for each training
+    (products n x 1 and n x 2 are one) a row, with the seeds of each model. Both empty without a row of a table."""
+    cells: dict[tuple[str, int], dict[str, list[str]]] = {}
+    for row in rows:
+        if row.get("setting", "interactive") == "interactive" and PAPER_TABLE.search(row["what"]):
+            own = [c for c in row["ours"]["paper"] if c.recipe.startswith(QUEUE)]
+            done = cells.setdefault((row["task"], row["trained"]), {})
+            done[row["backbone"]] = [str(c.seed_of(k)) for c in own[:1] for k in range(len(c.exact))]
+    models = list(dict.fromkeys(model for done in cells.values() for model in done))
+    return ["training", *models], [
+        [f"{task.replace('_', ' ')} <= {trained}", *(", ".join(done.get(model, ())) or NOTHING for model in models)]
+        for (task, trained), done in cells.items()]
+
+
 def training_tokens(curve: Curve) -> int:
     """Tokens of a recipe's longest training; 0 where no run says it."""
     return max(run.facts.get("train_tokens") or 0 for run in curve.runs)
 
 
-def headline(curve: Curve) -> str:
-    """A recipe in one line: `10 -> 1,000 (98%), 3 seeds (500 (90%) to 1,000 (100%)); mamba 2x64`."""
+def headline(curve: Curve, trained: int) -> str:
+    """A recipe in one line: `1,000 (98%), 3 seeds: 500-1,000, 2x64`, with `5 -> ` before it where it was trained on
+    less than the paper's model."""
     reaches = curve.reaches()
-    text = f"{curve.trained} -> {reach_text(curve.median_reach())}, {curve.seeds}"
-    if reaches[0] != reaches[-1]:
-        text += f" ({reach_text(reaches[0])} to {reach_text(reaches[-1])})"
-    return f"{text}; {curve.backbone}"
+    text = f"{curve.trained} -> " * (curve.trained != trained) + f"{reach_text(curve.median_reach())}, {curve.seeds}"
+    if reaches[0][0] != reaches[-1][0]:
+        text += f": {reaches[0][0]:,}{TO}{reaches[-1][0]:,}"
+    return f"{text}, {curve.backbone.partition(' ')[2] or curve.backbone}"
 
 
 def below(row: dict[str, Any], style: str) -> bool:
@@ -117,7 +195,7 @@ def below(row: dict[str, Any], style: str) -> bool:
         return False
     curve, length = row["ours"][style][0], int(numbers[1].replace(",", ""))
     tried = next((n for n in curve.lengths if n >= length), None)
-    return tried is None or round(100 * median(curve.at(tried))) < int(numbers[2])
+    return tried is None or round(100 * median_low(curve.at(tried))) < int(numbers[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +216,9 @@ class Reached:
 
     @property
     def label(self) -> str:
-        """Kind of problem, with its horizon."""
-        c = self.curve
-        return ", ".join(filter(None, (c.task, c.variant, c.style))) + f" ({self.tokens})"
+        """Kind of problem; all Turing machines are one."""
+        task = "Turing machines" if self.curve.task.startswith("turing") else self.curve.task.replace("_", " ")
+        return ", ".join(filter(None, (task, self.curve.variant, self.curve.style)))
 
 
 def horizon_of(curve: Curve, horizons: Sequence[dict[str, Any]]) -> tuple[str, int] | None:
@@ -166,21 +244,30 @@ def reached_by_horizon(everything: Sequence[Curve], horizons: Sequence[dict[str,
     return sorted(found, key=lambda r: (KINDS.index(r.kind), r.label))
 
 
+def by_kind(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) \
+        -> dict[str, tuple[list[Reached], list[Reached], list[Reached]]]:
+    """For each kind of horizon the trained models that are exact up to the training length, those of them that are up
+    to the largest length tried, and those that are not exact at the training length."""
+    kinds: dict[str, tuple[list[Reached], list[Reached], list[Reached]]] = {}
+    for one in reached_by_horizon(everything, horizons):
+        learnt, far, rest = kinds.setdefault(one.kind, ([], [], []))
+        (learnt if one.exact >= one.curve.trained else rest).append(one)
+        far += [one] * (one.curve.trained <= one.exact >= one.tried)
+    return kinds
+
+
 def horizon_claims(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) -> list[str]:
     """For each kind of horizon, how far the models get that master the training length, and the exceptions by name."""
-    kinds: defaultdict[str, list[Reached]] = defaultdict(list)
-    for one in reached_by_horizon(everything, horizons):
-        kinds[one.kind].append(one)
     lines = []
-    for kind, models in kinds.items():
-        learnt = [one for one in models if one.exact >= one.curve.trained]
-        far, short = ([one for one in learnt if (one.exact >= one.tried) is whole] for whole in (True, False))
-        named, what = (far, "those that are") if kind == KINDS[2] else (short, "those that are not")
+    for kind, (learnt, far, rest) in by_kind(everything, horizons).items():
+        grows = kind == KINDS[2]
+        named = far if grows else [one for one in learnt if one not in far]
         if learnt:
-            lines.append(f"Horizon {kind}, known without training: of {len(learnt)} trained Mambas (each kind of "
-                         f"problem counted) that are exact up to the training length, {len(far)} are exact up to the "
-                         f"largest length tried ({len(models) - len(learnt)} more are not exact at the training length)"
-                         + (f"; {what}: {'; '.join(exceptions(named))}" if named else "") + ".")
+            lines.append(f"- Horizon {kind}: of {len(learnt)} trained Mambas (each kind of problem counted) that are "
+                         f"exact up to the training length, {len(far)} are exact up to the largest length tried"
+                         + f" ({len(rest)} more are not exact at the training length)" * bool(rest)
+                         + (f". Those that are{' not' * (not grows)}:" if named else "."))
+            lines += [f"  - {line}" for line in exceptions(named)]
     return lines
 
 
@@ -195,23 +282,8 @@ def exceptions(models: Sequence[Reached]) -> list[str]:
             for name, found in recipes.items()]
 
 
-def noise_claims(everything: Sequence[Curve]) -> list[str]:
-    """Recipes of `<task>_noise_<n>` experiments that keep the full reach, and those that do not."""
-    noisy: dict[tuple[str, ...], Curve] = {}  # of a recipe's evaluators the one with more seeds
-    for c in sorted(everything, key=lambda c: len(c.exact)):
-        if re.fullmatch(r".+_noise_\d+", c.experiment):
-            noisy[c.task, c.variant, c.recipe] = c
-    parts = [f"{' '.join(filter(None, key))} {reach_text(c.median_reach())}, {c.seeds}"
-             for key, c in sorted(noisy.items())]
-    return [f"Noise in training (share in percent; `mistakes` are taken back, `corrupted` labels are wrong), median "
-            f"reach: {'; '.join(parts)}."] if parts else []
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def reach_text(reach: tuple[int, float]) -> str:
-    """A length and the share that is exact there, `1,000 (98%)`; `0` without a length."""
-    return f"{reach[0]:,} ({100 * reach[1]:.3g}%)" if reach[0] else "0"
+def noisy(everything: Sequence[Curve]) -> dict[str, Curve]:
+    """Recipes of `<task>_noise_<n>` experiments by name, of each the one with more seeds."""
+    found = {" ".join(filter(None, (c.task, c.variant, c.recipe))): c
+             for c in sorted(everything, key=lambda c: len(c.exact)) if re.fullmatch(r".+_noise_\d+", c.experiment)}
+    return dict(sorted(found.items()))

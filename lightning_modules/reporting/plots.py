@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import median_low
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
@@ -67,7 +67,7 @@ def seeds_figure(curves: Mapping[str, Mapping[int, tuple[Sequence[float], tuple[
         ends = [[100 * curve[length][1][k] for length in tried] for k in (0, 1)]
         axes.vlines(x, *ends, color=colour, linewidth=1, alpha=0.55, zorder=2)
         axes.plot(x + x, ends[0] + ends[1], "_", color=colour, markersize=5, alpha=0.55, zorder=2)
-        axes.plot(x, [100 * median(curve[length][0]) for length in tried], color=colour, label=label,
+        axes.plot(x, [100 * median_low(curve[length][0]) for length in tried], color=colour, label=label,
                   marker=MARKERS[i % len(MARKERS)], linestyle=DASHES[i % len(DASHES)], markersize=6, zorder=3 + i,
                   linewidth=max(1.2, 2.2 - 0.5 * i), markeredgecolor="white", markeredgewidth=0.6, clip_on=False)
     style_axes(axes, lengths, train_length, (low, high))
@@ -78,12 +78,13 @@ def seeds_figure(curves: Mapping[str, Mapping[int, tuple[Sequence[float], tuple[
     return figure
 
 
-def growth_figure(lines: Mapping[str, Mapping[int, Sequence[float]]], what: str, title: str,
-                  outcome: str = "reach (problem length)") -> Figure:
-    """Reach (a length) against training length or steps, both on log scales: the median over seeds, with a band from
-    the lowest to the highest seed. Or another outcome against another quantity.
+def growth_figure(lines: Mapping[str, Mapping[float, Sequence[tuple[float, bool]]]], what: str, title: str,
+                  outcome: str) -> Figure:
+    """A length, or another outcome, against training length, size or steps, both on log scales: a point for each seed,
+    with an arrow where the true value may be larger, and a line through the seed in the middle, the lower one of two.
 
-    lines:   label -> x -> reach of each seed; a reach of 0 is drawn at the bottom, below the log scale
+    lines:   label -> x -> (outcome, whether it is only a lower bound) of each seed; an outcome of 0 is drawn at the
+             bottom, below the log scale
     what:    name of x
     outcome: name of y
     """
@@ -91,23 +92,30 @@ def growth_figure(lines: Mapping[str, Mapping[int, Sequence[float]]], what: str,
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     axes = figure.add_subplot()
     xs = sorted({x for line in lines.values() for x in line})
-    everything = [reach for line in lines.values() for reaches in line.values() for reach in reaches if reach] or [1]
+    points = [point for line in lines.values() for seeds in line.values() for point in seeds]
+    everything = [value for value, _ in points if value] or [1]
     lowest, highest = (10 ** round_(math.log10(end)) for round_, end in (
         (math.floor, min(everything)), (math.ceil, max(everything))))
     nothing = 0.5 * lowest
+    bounds = False
     for i, (label, line) in enumerate(lines.items()):
-        colour, tried = COLOURS[i % len(COLOURS)], sorted(line)
-        shift = math.exp((i - (len(lines) - 1) / 2) * 0.008 * math.log(max(xs[-1] / xs[0], 2)))
-        x = [value * shift for value in tried]
-        reaches = [[max(reach, nothing) for reach in line[value]] for value in tried]
-        axes.fill_between(x, list(map(min, reaches)), list(map(max, reaches)), color=colour, alpha=0.13, linewidth=0)
-        axes.plot(x, list(map(median, reaches)), color=colour, label=label, marker=MARKERS[i % len(MARKERS)],
-                  linestyle=DASHES[i % len(DASHES)], markersize=6, zorder=3 + i, linewidth=max(1.2, 2.2 - 0.5 * i),
-                  markeredgecolor="white", markeredgewidth=0.6, clip_on=False)  # fmt: skip
+        colour, marker, tried = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], sorted(line)
+        shift = math.exp((i - (len(lines) - 1) / 2) * 0.012 * math.log(max(xs[-1] / xs[0], 2)))
+        axes.plot([x * shift for x in tried], [max(median_low(line[x])[0], nothing) for x in tried], color=colour,
+                  linestyle=DASHES[i % len(DASHES)], linewidth=max(1.2, 2.2 - 0.3 * i), marker=marker, markersize=6,
+                  markeredgecolor="white", markeredgewidth=0.6, zorder=3 + i, clip_on=False, label=label)
+        for x in tried:
+            axes.plot([x * shift] * len(line[x]), [max(value, nothing) for value, _ in line[x]], color=colour,
+                      linestyle="", marker=marker, markersize=4.5, alpha=0.6, markeredgewidth=0, zorder=2,
+                      clip_on=False)  # fmt: skip
+            for value in {value for value, bound in line[x] if bound}:
+                bounds = True
+                axes.annotate("", (x * shift, value), xytext=(0, 13), textcoords="offset points", zorder=2,
+                              arrowprops={"arrowstyle": "<-", "color": colour, "linewidth": 1.2, "shrinkB": 3})
     style_axes(axes, xs, None, limits(xs))
     axes.set_yscale("log")
-    zeros = any(0 in reaches for line in lines.values() for reaches in line.values())
-    axes.set_ylim(0.85 * nothing if zeros else 0.7 * lowest, 1.2 * max(highest, 10 * lowest))
+    zeros = any(not value for value, _ in points)
+    axes.set_ylim(0.85 * nothing if zeros else 0.7 * lowest, (2.5 if bounds else 1.2) * max(highest, 10 * lowest))
     powers = [10**k for k in range(round(math.log10(lowest)), round(math.log10(max(highest, 10 * lowest))) + 1)]
     ticks = dict(zip(powers, map(short_number, powers), strict=True))
     if zeros:
@@ -116,7 +124,7 @@ def growth_figure(lines: Mapping[str, Mapping[int, Sequence[float]]], what: str,
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(what)
-    axes.set_ylabel(outcome)
+    axes.set_ylabel(outcome + " (arrow: or more)" * bounds)
     write_head(axes, title, len(lines), False)
     return figure
 
@@ -125,7 +133,8 @@ def reach_figure(rows: Sequence[tuple[str, str, Sequence[tuple[float, float]]]])
     """How far trained models get, a line for each kind of trajectory; each point is one training run.
 
     rows: (label, kind of horizon, (reach, largest length tried) of each run), the lengths as multiples of the training
-          length; an arrow where the two are equal, since the limit is not known then. Lines are sorted by kind, in the
+          length; an arrow where the two are equal, since the limit is not known then. Six or more runs that are equal
+          are one point with their number. Lines are sorted by kind, in the
           order in which the kinds come up; a kind has one colour and marker.
     """
     kinds = list(dict.fromkeys(kind for _, kind, _ in rows))
@@ -137,20 +146,26 @@ def reach_figure(rows: Sequence[tuple[str, str, Sequence[tuple[float, float]]]])
         axes.plot([1, most], [y, y], color="0.85", linewidth=4, solid_capstyle="butt", zorder=1)
         shown = axes.get_legend_handles_labels()[1]
         for value in sorted(set(reaches)):
-            # Equal reaches are spread a little, so that each run can be seen.
-            count = list(reaches).count(value)
-            places = [y + min(0.12, 0.7 / count) * (k - (count - 1) / 2) for k in range(count)]
-            axes.plot([max(value, 0.7)] * count, places, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)],
-                      markersize=5.5, markeredgecolor="white", markeredgewidth=0.5, zorder=3, clip_on=False,
-                      label=None if kind in shown else kind)  # fmt: skip
+            # A few equal ones are spread, so that each run can be seen; of many the number is written.
+            count = sum(reach == value for reach in reaches)
+            places = [y + 0.14 * (k - (count - 1) / 2) for k in range(count)] if count < 6 else [y]
+            axes.plot([max(value, 0.7)] * len(places), places, MARKERS[i % len(MARKERS)],
+                      color=COLOURS[i % len(COLOURS)], markersize=5.5, markeredgecolor="white", markeredgewidth=0.5,
+                      zorder=3, clip_on=False, label=None if kind in shown else kind)
             shown.append(kind)
-            censored = sum(reach == tried == value for reach, tried in runs)
+            if len(places) < count:
+                axes.annotate(str(count), (max(value, 0.7), y), xytext=(-5, 0), textcoords="offset points", ha="right",
+                              va="center", fontsize=7.5, zorder=4)  # fmt: skip
+            censored = min(sum(reach == tried == value for reach, tried in runs), len(places))
             axes.plot([1.22 * value] * censored, places[:censored], marker=5, linestyle="", color="0.35",
                       markersize=3.5, zorder=3, clip_on=False)  # 5: a caret to the right
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}\N{MULTIPLICATION SIGN}")
-    axes.set_xlabel("exact up to / training length (grey: up to the largest tried; arrow: no longer tried)", fontsize=9)
+    axes.xaxis.set_minor_locator(FixedLocator([0.7]))
+    axes.xaxis.set_minor_formatter(lambda *_: "0" if any(not reach for *_, runs in rows for reach, _ in runs) else "")
+    axes.set_xlabel("exact up to, in training lengths\n(grey: to the largest tried; arrow: nothing longer tried)",
+                    fontsize=9)  # fmt: skip
     axes.tick_params(labelsize=8.5)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)

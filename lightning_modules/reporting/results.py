@@ -106,6 +106,10 @@ class Curve:
             result.append(reached)
         return result
 
+    def outcomes(self) -> list[tuple[int, bool]]:
+        """`exact_to` of each seed, with whether it tried nothing longer, so that its limit is not known."""
+        return [(reached, reached == max(one)) for reached, one in zip(self.exact_to(), self.exact, strict=True)]
+
     def perfect(self) -> tuple[int, int]:
         """The largest length up to which all is exact with every seed that tried it, and how many did; or zeros."""
         result = 0, 0
@@ -125,6 +129,11 @@ class Curve:
         """Of the seed in the middle, the lower one of two."""
         reaches = self.reaches()
         return reaches[(len(reaches) - 1) // 2]
+
+
+def models(runs: Iterable[Run]) -> int:
+    """How many models were trained: a file of rollouts apart is none of its own."""
+    return len({(run.experiment, SEED.sub("", run.name), run.facts.get("seed", run.name)) for run in runs})
 
 
 def trained(experiment: str) -> int | None:

@@ -8,7 +8,7 @@ from matplotlib.image import imread
 
 from length_gen.lightning_modules.evaluation.metrics import wilson_interval
 from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure, short_number
-from length_gen.lightning_modules.reporting.plots import growth_figure, seeds_figure
+from length_gen.lightning_modules.reporting.plots import growth_figure, reach_figure, seeds_figure
 
 LENGTHS = [5, 10, 20, 50, 100, 1000, 10_000, 50_000, 150_000]
 
@@ -158,9 +158,18 @@ def test_seeds_are_a_median_with_bars():
 
 
 def test_growth_has_log_axes_and_shows_a_reach_of_nothing_at_the_bottom():
-    axes = growth_figure({"a": {1: [0, 0], 10: [30, 100]}, "b": {1: [20], 10: [900]}}, "steps", "title").axes[0]
+    lines = {"a": {1: [(0, False), (0, False)], 10: [(30, False), (100, True)]}, "b": {1: [(20, False)],
+                                                                                      10: [(900, False)]}}
+    axes = growth_figure(lines, "steps", "title", "reach").axes[0]
     first, second = (line for line in axes.lines if not line.get_label().startswith("_"))
     assert axes.get_xscale() == axes.get_yscale() == "log" and [t.get_text() for t in axes.get_yticklabels()] == [
         "0", "10", "100", "1K"]
-    assert axes.get_ylim()[0] < first.get_ydata()[0] < 10 and first.get_ydata()[1] == 65
+    assert axes.get_ylim()[0] < first.get_ydata()[0] < 10 and first.get_ydata()[1] == 30  # a length that one has
     assert list(second.get_ydata()) == [20, 900] and axes.get_ylim()[1] > 1000
+    assert [text.xy[1] for text in axes.texts] == [100] and axes.get_ylabel() == "reach (arrow: or more)"
+
+
+def test_reaches_that_nothing_longer_was_tried_of_have_an_arrow():
+    axes = reach_figure([("few", "short", [(100, 100), (5, 100), (0, 100)]), ("many", "short", [(10, 10)] * 7)]).axes[0]
+    arrows = [x for line in axes.lines if line.get_marker() == 5 for x in line.get_xdata()]
+    assert sorted(arrows) == pytest.approx([12.2, 122]) and [text.get_text() for text in axes.texts] == ["7"]

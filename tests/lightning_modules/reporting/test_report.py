@@ -1,11 +1,15 @@
 import json
 import os
+import re
 
 import pytest
 
-from length_gen.lightning_modules.reporting.claims import paper_rows
-from length_gen.lightning_modules.reporting.report import benchmark_section, natural, report
+from length_gen.lightning_modules.reporting.claims import farthest, paper_rows
+from length_gen.lightning_modules.reporting.details import benchmark_page
+from length_gen.lightning_modules.reporting.pages import Pages
+from length_gen.lightning_modules.reporting.report import report
 from length_gen.lightning_modules.reporting.results import curves, read_runs
+from length_gen.lightning_modules.reporting.text import course, natural
 from length_gen.tools import UserError
 
 
@@ -84,36 +88,94 @@ def page(tmp_path):
 
 def test_the_page_has_paper_and_own_results_and_says_what_is_missing(page):
     text = (page / "results.md").read_text()
-    assert "| 10 | 1, 2 | 100% | 65% (30\N{EN DASH}100) | add (7) |" in text.replace(f"| {chr(8212)} ", "")
-    assert "`make small_seed1` (commit abc, a CPU, stream 1)" in text
-    assert ("| Figure 2 | mamba | 5 -> 1,000 (100%) | 5 -> 1,000 (30%), 2 seeds (1,000 (30%) to 1,000 (100%)); "
-            "mamba 2x64 | 5 -> 10 (80%), 1 seed; mamba 2x64 |") in text
-    assert "**Missing** (2): Figure 2: lstm (local), lstm (paper)." in text
-    assert len(list((page / "figures").glob("addition_5_interactive_*.png"))) == 2
+    assert ("| Figure 2 | mamba | 5 -> 1,000 (100%) | 1,000 (30%), 2 seeds, 2x64 | 10 (80%), 1 seed, 2x64 |") in text
+    assert "Not measured at all: Figure 2 lstm." in text
+    assert "in 0 of 1 rows of its tables that were measured; where" in text and "(style `paper`), in 0 of 1.**" in text
+    assert "by its own recipe (sizes, style, 2,000 steps): 0 of 2 cells" in text  # no recipe is the paper's
 
 
-def test_the_page_says_where_ours_is_below_the_paper_and_why(page):
-    text = (page / "results.md").read_text()
-    assert ("**Figure 2, mamba, style paper**: 5 -> 10 (80%), 1 seed; mamba 2x64 (hard); the paper: "
-            "5 -> 1,000 (100%). First errors in add (2); horizon growing like n: 606 tokens at 200.") in text
-    assert "Style local: in 0 of 1 rows" in text
+def test_an_experiment_has_its_page_whose_seeds_lead_to_their_files(page):
+    text = (page / "results" / "addition_5.md").read_text()
+    assert ("| small | addition | mamba 2x64 | 100% to 10, 30% (30\N{EN DASH}100) at 1,000 | "
+            "[1](../../results/addition_5/small_seed1.json), "
+            "[2](../../results/addition_5/small_seed2.json) | add (7) |") in text
+    assert "make small_seed1" not in text and "evaluator: rollout; problems a length: 10." in text
+    assert (page / "results" / "../../results/addition_5/small_seed1.json").is_file()
 
 
-def test_claims_are_made_of_numbers(page):
+def test_the_pages_say_where_ours_is_below_the_paper_and_why(page):
+    assert "- Style paper, below the paper: Figure 2: mamba." in (page / "results.md").read_text()
+    assert ("first errors in add (2); horizon growing like n: 606 tokens at 200"
+            ) in (page / "results/against_paper.md").read_text()
+
+
+def test_claims_are_made_of_numbers_and_what_speaks_against_comes_first(page):
     text = (page / "results.md").read_text()
     assert "Setting `direct`: no seed of 1 task passes 2.0 times its training length (addition: 5 -> 10 (10%))" in text
-    assert "median reach: addition small_corrupted5 1,000 (70%), 1 seed." in text
-    assert ("Horizon bounded, up to 25 tokens, known without training: of 2 trained Mambas (each kind of problem "
-            "counted) that are exact up to the training length, 1 are exact up to the largest length tried (0 more are "
-            "not exact at the training length); those that are not: addition small (seed 2: 10 of 1,000).") in text
-    assert "Horizon growing" not in text.partition("## Against")[0]  # the one run with one has learnt nothing
+    assert "shortens the median reach" not in text  # corrupted5 has 70% at the largest length
+    assert ("- Horizon bounded, up to 25 tokens: of 2 trained Mambas (each kind of problem counted) that are exact up "
+            "to the training length, 1 are exact up to the largest length tried. Those that are not:\n"
+            "  - addition small (seed 2: 10 of 1,000)\n") in text
+    assert "Horizon growing" not in text  # the one run with one has learnt nothing
+    assert text.index("## What speaks against it") < text.index("## What speaks for it") < text.index("## Against")
 
 
-def test_growth_has_its_tables_and_pictures(page):
-    text = (page / "results.md").read_text()
+def test_growth_has_its_tables_and_picture(page):
+    text = (page / "results/growth.md").read_text()
     assert "| recipe | 1 | 5 | 20 |\n|---|---|---|---|\n| small | 50 | 250 | 1,000 |" in text
     assert "| recipe | 100 | 800 |\n|---|---|---|\n| up to 5 | 100 | 800 |" in text
-    assert len(list((page / "figures").glob("growth_*.png"))) == 2
+    assert "results/figures/growth_addition.png" in (page / "results.md").read_text()
+
+
+def test_every_link_leads_somewhere_and_every_figure_is_shown(page):
+    shown = set()
+    for path in [page / "results.md", *(page / "results").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+            assert (path.parent / target).is_file(), f"{path} leads to {target}"
+            shown.add((path.parent / target).resolve())
+    assert {path.resolve() for path in (page / "results/figures").iterdir()} <= shown
+
+
+def test_the_check_finds_what_a_report_would_change(page):
+    results, out = str(page.parent / "results"), page / "results.md"
+    report(results, str(out), check=True)
+    text, notes = out.read_text(), page / "results/notes.md"
+    notes.write_text("a page of one's own")
+    for path, content in ((out, text.replace("2 seeds", "3 seeds")), (page / "results/old.md", text),
+                          (page / "results/figures/old.png", "")):
+        before = path.read_text() if path.is_file() else None
+        path.write_text(content)
+        with pytest.raises(UserError, match=f"^{path} is (made no more: remove it|not what .* gives)[^;]*$"):
+            report(results, str(out), check=True)
+        path.write_text(before) if before else path.unlink()
+    (page / "results/figures/sizes.png").touch()
+    report(results, str(out))
+    assert notes.is_file()
+
+
+def test_pages_never_go_into_the_folder_of_results(tmp_path):
+    write(tmp_path / "results", "a_seed1", {10: 1.0})
+    with pytest.raises(UserError, match=r"would go into .*results, the folder of results: give another --out"):
+        report(str(tmp_path / "results"), str(tmp_path / "results.md"))
+
+
+def test_no_length_is_given_that_nobody_ran(tmp_path):
+    """Two seeds, exact to 50 and to 1,000: the one in the middle is the lower one, not a mean of 525."""
+    for seed, exact in ((1, {10: 1.0, 50: 1.0, 1000: 0.4}), (2, {10: 1.0, 50: 1.0, 1000: 1.0})):
+        write(tmp_path / "results", f"2steps_seed{seed}", exact, seed=seed, style="paper", parameters=9, train_tokens=9)
+        write(tmp_path / "results", f"4steps_seed{seed}", exact, seed=seed, style="paper", parameters=9, train_tokens=9)
+    report(str(tmp_path / "results"), str(tmp_path / "out.md"))
+    text = "".join(path.read_text() for path in [tmp_path / "out.md", *(tmp_path / "out").glob("*.md")])
+    assert "525" not in text and "50 (50\N{EN DASH}\N{GREATER-THAN OR EQUAL TO} 1,000)" in text
+    assert "100% to 50, 40% (40\N{EN DASH}100) at 1,000" in text
+
+
+def test_a_file_of_rollouts_is_no_model_of_its_own(tmp_path):
+    write(tmp_path / "results", "a_seed1", {10: 1.0}, evaluator="verify")
+    write(tmp_path / "results", "a_seed1_rollout", {10: 1.0})
+    write(tmp_path / "results", "a_seed2", {10: 1.0}, seed=2, evaluator="verify")
+    report(str(tmp_path / "results"), str(tmp_path / "out.md"))
+    assert "2 trained models in" in (tmp_path / "out.md").read_text()
 
 
 def test_labels_are_in_the_order_of_their_numbers():
@@ -121,37 +183,55 @@ def test_labels_are_in_the_order_of_their_numbers():
         "local, up to 5", "local, up to 10", "paper"]
 
 
-def test_style_paper_has_a_table_of_sizes_and_training_tokens(tmp_path):
-    for name, size, tokens, reach in (("small", 100, 9000, 10), ("large", 9000, 9000, 20), ("large_long", 9000, 99, 5)):
-        write(tmp_path / "results", f"{name}_seed1", {5: 1.0, reach: 1.0, 1000: 0.1}, style="paper",
-              evaluator="verify", parameters=size, train_tokens=tokens)
-    report(str(tmp_path / "results"), str(tmp_path / "results.md"))
-    rows = (tmp_path / "results.md").read_text().partition("size and training tokens")[2].splitlines()[6:9]
-    assert [(row.split(" | ")[2], row.split(" | ")[-1]) for row in rows] == [
-        ("small", "10 |"), ("large_long", "5 |"), ("large", "20 |")]
-
-
-def test_style_paper_has_a_figure_of_mambas_by_size(tmp_path):
+def test_style_paper_has_a_table_and_a_figure_of_the_sizes_that_were_trained_longest(tmp_path):
     def draw():
-        report(str(tmp_path / "results"), str(tmp_path / "results.md"))
-        return "growth_size_paper.png" in (tmp_path / "results.md").read_text()
+        report(str(tmp_path / "results"), str(tmp_path / "out.md"))
+        return (tmp_path / "out.md").read_text()
 
     for name, size, tokens in (("small", 104, 9000), ("middle", 905, 9100), ("large", 9050, 99)):
         write(tmp_path / "results", f"{name}_seed1", {5: 1.0, 1000: 0.1}, style="paper", evaluator="verify",
               parameters=size, train_tokens=tokens)
-    assert not draw()  # the large one was not trained as long
-    write(tmp_path / "results", "large_long_seed1", {5: 1.0, 1000: 1.0}, style="paper", evaluator="verify",
-          parameters=9050, train_tokens=9000)
-    assert draw() and (tmp_path / "figures/growth_size_paper.png").is_file()
+    text = draw()
+    assert "sizes.png" not in text  # the large one was not trained as long
+    assert [line.split(" | ")[3] for line in text.splitlines() if line.startswith("| addition | 2x64")] == [
+        "small", "middle"]
+    for name, reach in (("large_long", 1.0), ("large_other", 0.0)):  # no recipe is picked
+        write(tmp_path / "results", f"{name}_seed1", {5: 1.0, 1000: reach}, style="paper", evaluator="verify",
+              parameters=9050, train_tokens=9000)
+    text = draw()
+    assert (tmp_path / "out/figures/sizes.png").is_file() and "out/figures/sizes.png" in text
+    assert [line.split(" | ")[3:] for line in text.splitlines() if " | 9,050 | " in line] == [
+        ["large_long", "1", "\N{GREATER-THAN OR EQUAL TO} 1,000 |"], ["large_other", "1", "5 |"]]
 
 
-def test_rows_of_a_benchmark_name_their_runs(tmp_path):
+def test_how_far_is_said_of_all_models_and_none_is_picked(tmp_path):
+    write(tmp_path, "good_seed1", {10: 1.0, 1000: 1.0})
+    write(tmp_path, "bad_seed1", {10: 1.0, 1000: 0.9})
+    write(tmp_path, "long_seed1", {10: 1.0, 5000: 1.0}, experiment="addition_long_5")
+    write(tmp_path, "corrupted_seed1", {10: 0.0}, experiment="addition_noise_5")
+    far = farthest(curves(read_runs(tmp_path)))["addition"]
+    assert (far.models, far.whole, far.length, far.there) == (3, 2, 5000, [1.0])
+
+
+def test_the_course_of_a_curve_in_words(tmp_path):
+    for name, exact, words in (
+            ("a", {5: 1.0, 10: 1.0, 20: 0.4, 50: 0.0, 99: 0.0}, "100% to 10, 40% at 20, 0% from 50"),
+            ("b", {5: 0.0}, "0% at 5"), ("c", {5: 1.0}, "100% to 5"), ("d", {5: 0.5, 10: 1.0}, "50% at 5, 100% at 10")):
+        write(tmp_path / name, "x_seed1", exact)
+        curve, = curves(read_runs(tmp_path / name))
+        assert course(curve) == words
+
+
+def test_rows_of_a_benchmark_name_their_runs_and_what_all_have_in_common_stands_above(tmp_path):
     own = {"command": "time b", "commit": "b1", "device": "a GPU", "versions": {"torch": "2"}}
     (tmp_path / "some.json").write_text(json.dumps({"command": "time a", "commit": "a1", "device": "a CPU", "records": [
-        {"what": "first", "ours": 1}, {"what": "second", "ours": 2} | own]}))
-    text = "\n".join(benchmark_section("Benchmarks", tmp_path, tmp_path))
-    assert "- `time a` (commit a1, a CPU)\n- `time b` (commit b1, a GPU)\n" in text
-    assert "| what | ours | commit | device |" in text and "| second | 2 | b1 | a GPU |" in text
+        {"what": "first", "ours": 1, "unit": "s"}, {"what": "second", "ours": 2, "unit": "s"} | own]}))
+    pages = Pages(tmp_path, tmp_path / "out.md")
+    assert benchmark_page(pages, "benchmarks", tmp_path) == ["some"]
+    text = pages.texts[tmp_path / "out/benchmarks.md"]
+    assert "[some.json](../some.json), with the command: a CPU, commit a1; a GPU, commit b1." in text
+    assert "unit: s." in text and "| what | ours | commit | device |" in text and "| second | 2 | b1 | a GPU |" in text
+    assert "time a" not in text
 
 
 def test_a_run_that_diverged_is_counted_and_said_so(tmp_path):
@@ -165,14 +245,15 @@ def test_a_run_that_diverged_is_counted_and_said_so(tmp_path):
               diverged=seed == 2)
     (results / "paper.yaml").write_text(
         "rows:\n- {what: Figure 2, task: addition, backbone: mamba, trained: 5, paper: '5 -> 100 (100%)'}\n")
-    report(str(results), str(tmp_path / "results.md"))
-    text = (tmp_path / "results.md").read_text()
-    assert "5 -> 100 (100%), 3 seeds, 1 of them diverged (0 to 100 (100%)); mamba 2x64" in text
-    tables = [line for line in text.splitlines() if line.startswith("|") and "small" in line]
-    assert len(tables) == 4 and sum("| 1, 2 (diverged), 3 |" in line for line in tables) == 4
-    assert f"| 100% (0{chr(8211)}100) | 100% (0{chr(8211)}100) |" in text
-    assert "small_corrupted5 100 (100%), 3 seeds, 1 of them diverged" in text
-    assert "9 tokens, stream 1, diverged)" in text and "9 tokens, stream 1, loss 0.1 at its end)" in text
+    report(str(results), str(tmp_path / "out.md"))
+    text = (tmp_path / "out.md").read_text()
+    assert f"100 (100%), 3 seeds, 1 of them diverged: 0{chr(8211)}100, 2x64" in text
+    for name, lines in (("addition_5", 2), ("addition_noise_5", 1), ("against_paper", 2)):
+        rows = [line for line in (tmp_path / f"out/{name}.md").read_text().splitlines() if "[2](" in line]
+        assert len(rows) == lines and all("_seed2.json) (diverged), [3]" in row for row in rows)
+    page = (tmp_path / "out/addition_5.md").read_text()
+    assert f"100% (0{chr(8211)}100) at 10, 100% (0{chr(8211)}100) at 100" in page
+    assert text.count("3 seeds, 1 of them diverged") == 1 and "| 3 | 100 (0" not in text
 
 
 @pytest.mark.parametrize("folder", ["odd name", "addition", "addition_0", "addition_\N{SUPERSCRIPT TWO}", "addition_x",
@@ -186,9 +267,9 @@ def test_folders_may_have_any_name(tmp_path, folder, known):
                   setting=setting, parameters=9, train_tokens=9)
     for path in (tmp_path / "results" / folder).iterdir():
         path.write_text(path.read_text().replace('"experiment": "addition_5"', f'"experiment": "{known}"'))
-    report(str(tmp_path / "results"), str(tmp_path / "results.md"))
-    text = (tmp_path / "results.md").read_text()
-    assert "| 100% | 20% |" in text
+    report(str(tmp_path / "results"), str(tmp_path / "out.md"))
+    text = (tmp_path / "out.md").read_text()
+    assert "100% to 10, 20% at 100" in (tmp_path / "out" / f"{folder}.md").read_text()
     assert ("(addition: 5 -> 100 (20%))" in text) == (known == "addition_5" or folder == "b_5")
 
 
