@@ -73,13 +73,17 @@ def _mamba_settings(config: Config) -> Config:
 
 def _mamba_config(net: Mamba) -> Config:
     mixer = net.backbone["layers"][0].mixer
-    if mixer.dt_floor:
-        raise UserError(f"a Mamba with dt_floor {mixer.dt_floor:g} cannot be exported: transformers has none with a "
-                        f"floor under its step sizes")
+    _check_floor(net, mixer.dt_floor)
     return {"num_hidden_layers": len(net.backbone["layers"]), "hidden_size": net.lm_head.in_features,
             "intermediate_size": mixer.d_inner, "expand": _expand(net, mixer.d_inner), "state_size": mixer.d_state,
             "conv_kernel": mixer.d_conv, "time_step_rank": mixer.dt_rank,
             "layer_norm_epsilon": net.backbone["norm_f"].eps}
+
+
+def _check_floor(net: Mamba | Mamba2, floor: float) -> None:
+    if floor:
+        raise UserError(f"a {type(net).__name__} with dt_floor {floor:g} cannot be exported: transformers has none "
+                        f"with a floor under its step sizes")
 
 
 def _expand(net: Mamba | Mamba2, d_inner: int) -> int:
@@ -99,6 +103,7 @@ def _mamba2_settings(config: Config) -> Config:
 
 def _mamba2_config(net: Mamba2) -> Config:
     mixer = net.backbone["layers"][0].mixer
+    _check_floor(net, mixer.dt_floor)
     return {"num_hidden_layers": len(net.backbone["layers"]), "hidden_size": net.lm_head.in_features,
             "expand": _expand(net, mixer.d_inner), "state_size": mixer.d_state, "conv_kernel": mixer.d_conv,
             "head_dim": mixer.head_dim, "num_heads": mixer.n_heads, "n_groups": mixer.n_groups,

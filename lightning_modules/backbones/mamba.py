@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from length_gen.lightning_modules.backbones import scan_cuda
 from length_gen.lightning_modules.backbones.base import State, check_sizes, check_step_sizes
 from length_gen.lightning_modules.backbones.decoder import Decoder, StepDecoder
+from length_gen.lightning_modules.backbones.fading import latest_taps, layer_taps, step_sizes
 from length_gen.lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks, unchanged
 from length_gen.lightning_modules.backbones.library_kernels import convolution_kernel, cuda_kernels
 from length_gen.lightning_modules.backbones.selective_scan import (
@@ -22,9 +23,7 @@ from length_gen.lightning_modules.backbones.selective_scan import (
     injected,
     selective_scan,
     selective_step,
-    step_sizes,
 )
-from length_gen.tools import UserError
 
 
 class Mamba(LayeredBackbone):
@@ -125,10 +124,8 @@ class Mixer(Layer):
 
     @property
     def filter(self) -> Tensor:
-        """Weights of the convolution, [D, d_conv], the latest token's last: those of taps that are left out are 0 and
-        get no gradient, so that no optimiser moves them."""
-        weight = self.conv1d.weight[:, 0]
-        return weight if self.taps == self.d_conv else F.pad(weight[:, -self.taps :], (self.d_conv - self.taps, 0))
+        """Weights of the convolution, [D, d_conv], see `latest_taps`."""
+        return latest_taps(self.conv1d.weight[:, 0], self.taps)
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
         new = self.A_log.new_zeros
@@ -249,15 +246,6 @@ class Mixer(Layer):
         dt = F.linear(dt, self.dt_proj.weight)
         y = selective_step(x, dt, self.dt_proj.bias, -torch.exp(self.A_log), B, C, self.D, z, h, self.dt_floor)
         return self.out_proj(y), state
-
-
-def layer_taps(name: str, taps: list[int] | None, n_layer: int, d_conv: int) -> list[int]:
-    """Taps of each layer's convolution. Raises UserError for none, and for such as are not from 1 to `d_conv`."""
-    taps = [d_conv] if taps is None else taps
-    if not taps or not all(1 <= kept <= d_conv for kept in taps):
-        raise UserError(f"{name} taps {taps} are not allowed: expected numbers from 1 to {d_conv} (d_conv), one a "
-                        f"layer, the last of which goes for all layers after it")
-    return (taps + taps[-1:] * n_layer)[:n_layer]
 
 
 def _product(weight: Tensor, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from length_gen.lightning_modules.backbones.base import check_sizes, check_step_sizes
 from length_gen.lightning_modules.backbones.decoder import Decoder, MixedDecoder
+from length_gen.lightning_modules.backbones.fading import latest_taps, layer_taps, step_sizes
 from length_gen.lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
 from length_gen.lightning_modules.backbones.library_kernels import import_kernels
 from length_gen.tools import UserError
@@ -36,28 +37,33 @@ class Mamba2(LayeredBackbone):
         dt_min, dt_max: range of the step sizes at the start
         initializer_range: standard deviation of the embedding at the start
         norm_eps: of the RMS norms
+        dt_floor: added to every step size, so that at most exp(dt_floor A) of a state is left after a token: the memory
+            fades whatever the input
+        taps: how many of the d_conv weights of each layer's convolution are kept, those of the latest tokens; the last
+            number is also that of the layers after it. The others are 0 and stay so. null: all are kept
     """
 
     def __init__(self, vocab_size: int, n_layer: int = 2, d_model: int = 64, d_inner: int | None = None,
                  d_state: int = 32, d_conv: int = 4, head_dim: int = 16, n_groups: int = 1,
                  tie_embeddings: bool = True, dt_min: float = 0.001, dt_max: float = 0.1,
-                 initializer_range: float = 0.02, norm_eps: float = 1e-5) -> None:
+                 initializer_range: float = 0.02, norm_eps: float = 1e-5, dt_floor: float = 0.0,
+                 taps: list[int] | None = None) -> None:
         super().__init__(vocab_size)
         check_sizes("Mamba2", n_layer=n_layer, d_model=d_model, d_state=d_state, d_conv=d_conv, head_dim=head_dim,
                     n_groups=n_groups)
         d_inner = 2 * d_model if d_inner is None else d_inner
         check_sizes("Mamba2", d_inner=d_inner)
-        check_step_sizes("Mamba2", dt_min, dt_max)
+        check_step_sizes("Mamba2", dt_min, dt_max, dt_floor)
         if d_inner % head_dim:
             raise UserError(f"Mamba2 head_dim {head_dim} does not divide d_inner {d_inner}: give a divisor of it")
         if d_inner // head_dim % n_groups:
             raise UserError(f"Mamba2 n_groups {n_groups} does not divide its {d_inner // head_dim} heads (d_inner / "
                             f"head_dim): give a divisor of them")
+        mixers = (Mixer2(d_model, d_inner, d_state, d_conv, head_dim, n_groups, dt_min, dt_max, norm_eps, dt_floor,
+                         kept) for kept in layer_taps("Mamba2", taps, n_layer, d_conv))
         self.backbone = nn.ModuleDict({
             "embedding": nn.Embedding(vocab_size, d_model),
-            "layers": nn.ModuleList(
-                Block(d_model, Mixer2(d_model, d_inner, d_state, d_conv, head_dim, n_groups, dt_min, dt_max, norm_eps),
-                      norm_eps) for _ in range(n_layer)),
+            "layers": nn.ModuleList(Block(d_model, mixer, norm_eps) for mixer in mixers),
             "norm_f": nn.RMSNorm(d_model, norm_eps)})
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         start_blocks(*self.parts, initializer_range, tie_embeddings)
@@ -86,9 +92,10 @@ class Mixer2(Layer):
     and h [B, H, P, N] of H heads of P channels; G groups of heads share their matrices B and C."""
 
     def __init__(self, d_model: int, d_inner: int, d_state: int, d_conv: int, head_dim: int, n_groups: int,
-                 dt_min: float, dt_max: float, norm_eps: float) -> None:
+                 dt_min: float, dt_max: float, norm_eps: float, dt_floor: float = 0.0, taps: int | None = None) -> None:
         super().__init__()
         self.d_inner, self.d_state, self.d_conv = d_inner, d_state, d_conv
+        self.dt_floor, self.taps = dt_floor, d_conv if taps is None else taps
         self.head_dim, self.n_groups, self.n_heads = head_dim, n_groups, d_inner // head_dim
         width = d_inner + 2 * n_groups * d_state
         self.in_proj = nn.Linear(d_model, d_inner + width + self.n_heads, bias=False)
@@ -99,6 +106,13 @@ class Mixer2(Layer):
         self.D = nn.Parameter(torch.ones(self.n_heads))
         self.norm = GatedNorm(d_inner, n_groups, norm_eps)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        with torch.no_grad():
+            self.conv1d.weight[..., : d_conv - self.taps] = 0  # also for whom reads the weights alone
+
+    @property
+    def filter(self) -> Tensor:
+        """Weights of the convolution, [D + 2 G N, d_conv], see `latest_taps`."""
+        return latest_taps(self.conv1d.weight[:, 0], self.taps)
 
     def initial_state(self, batch_size: int) -> State:
         new = self.A_log.new_zeros
@@ -108,13 +122,13 @@ class Mixer2(Layer):
     def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         projected = self.in_proj(hidden)
         half = projected.dtype != torch.float32  # see `chunk_scan`
-        if state is None and half and hidden.is_cuda and (kernels := cuda_kernels()):
+        if state is None and half and hidden.is_cuda and not self.dt_floor and (kernels := cuda_kernels()):
             return self._fused(kernels, projected), None
         recent, h = self.initial_state(len(hidden)) if state is None else state
         z, inputs, dt = self._split(projected)
         inputs = torch.cat([recent.to(inputs.dtype), inputs], 1)
         x, B, C = self._selection(F.silu(self._convolve(inputs, hidden.shape[1])))
-        y, h = chunk_scan(x, dt, self.dt_bias, -torch.exp(self.A_log), B, C, h)
+        y, h = chunk_scan(x, dt, self.dt_bias, -torch.exp(self.A_log), B, C, h, self.dt_floor)
         y = (y + self.D[:, None] * x).flatten(-2)
         # A clone: the state must not keep the whole chunk's inputs alive.
         recent = inputs[:, inputs.shape[1] - self.d_conv + 1 :].to(recent.dtype).clone()
@@ -124,9 +138,9 @@ class Mixer2(Layer):
         recent, h = state
         z, inputs, dt = self._split(self.in_proj(hidden))
         inputs = torch.cat([recent, inputs[:, None].to(recent.dtype)], 1)
-        weight = self.conv1d.weight[:, 0].t()
+        weight = self.filter.t()
         x, B, C = self._selection(F.silu(torch.linalg.vecdot(inputs, weight, dim=1) + self.conv1d.bias))
-        dt = F.softplus(dt.to(h.dtype) + self.dt_bias)
+        dt = step_sizes(dt.to(h.dtype) + self.dt_bias, self.dt_floor)
         B, C = (part.repeat_interleave(self.n_heads // self.n_groups, 1) for part in (B, C))
         h.mul_(torch.exp(dt * -torch.exp(self.A_log))[..., None, None])
         h.addcmul_((dt[..., None] * x)[..., None], B[:, :, None])
@@ -146,7 +160,7 @@ class Mixer2(Layer):
 
     def _convolve(self, inputs: Tensor, length: int) -> Tensor:
         """Causal depthwise convolution of [B, d_conv - 1 + T, D]; sums of shifts beat a library call on the CPU."""
-        weight = self.conv1d.weight[:, 0]
+        weight = self.filter
         result = torch.addcmul(self.conv1d.bias, inputs[:, :length], weight[:, 0])
         for k in range(1, self.d_conv):
             result = torch.addcmul(result, inputs[:, k : k + length], weight[:, k])
@@ -155,15 +169,15 @@ class Mixer2(Layer):
     def _fused(self, kernels: SimpleNamespace, projected: Tensor) -> Tensor:
         """The rest of the block from the initial state by mamba-ssm's fused kernel, without the last state."""
         return kernels.mamba_split_conv1d_scan_combined(
-            projected, self.conv1d.weight[:, 0], self.conv1d.bias, self.dt_bias, -torch.exp(self.A_log.float()),
+            projected, self.filter, self.conv1d.bias, self.dt_bias, -torch.exp(self.A_log.float()),
             D=self.D, chunk_size=256, activation="silu", rmsnorm_weight=self.norm.weight, rmsnorm_eps=self.norm.eps,
             outproj_weight=self.out_proj.weight, outproj_bias=None, headdim=self.head_dim, ngroups=self.n_groups,
             norm_before_gate=False)
 
 
 def chunk_scan(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor, C: Tensor,
-               state: Tensor) -> tuple[Tensor, Tensor]:
-    """The state space model of section 3 from any state, with step sizes delta = softplus(dt + dt_bias):
+               state: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The state space model of section 3 from any state, with step sizes delta = step_sizes(dt + dt_bias, floor):
 
         h_t = exp(delta_t A) h_{t-1} + delta_t x_t B_t^T      h: [B, H, P, N]
         y_t = h_t C_t                                         y: [B, T, H, P]
@@ -172,11 +186,11 @@ def chunk_scan(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor, C: 
     state. Half-precision inputs on CUDA take mamba-ssm's kernel. It multiplies float32 in TF32, whose error a long
     problem would not forgive, so float32 takes the matrix form there too.
     """
-    if x.is_cuda and x.dtype != torch.float32 and (kernels := cuda_kernels()):
+    if x.is_cuda and x.dtype != torch.float32 and not floor and (kernels := cuda_kernels()):
         return kernels.mamba_chunk_scan_combined(
             x.contiguous(), dt.contiguous(), A.float(), B.contiguous(), C.contiguous(), chunk_size=256,
             dt_bias=dt_bias.float(), dt_softplus=True, initial_states=state.float(), return_final_states=True)
-    return matrix_scan(x, F.softplus(dt.to(dt_bias.dtype) + dt_bias), A, B, C, state)
+    return matrix_scan(x, step_sizes(dt.to(dt_bias.dtype) + dt_bias, floor), A, B, C, state)
 
 
 def matrix_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

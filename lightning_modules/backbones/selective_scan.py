@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from length_gen.lightning_modules.backbones.fading import step_sizes
 from length_gen.lightning_modules.backbones.library_kernels import step_kernels
 
 
@@ -30,15 +31,6 @@ def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, st
         state = torch.exp(step * A) * state + step * u[:, t, :, None] * B[:, t, None, :]
         outputs.append((state * C[:, t, None, :]).sum(-1))
     return torch.stack(outputs, 1), state
-
-
-def step_sizes(dt: Tensor, floor: float) -> Tensor:
-    """delta = softplus(dt) + floor, for every way through a block but kernels without a floor.
-
-    exp(delta A) is then at most exp(floor A): with a floor above 0 the memory fades whatever the input.
-    """
-    delta = F.softplus(dt)
-    return delta + floor if floor else delta
 
 
 def convolution_step(x: Tensor, recent: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -111,48 +111,6 @@ def test_equals_the_reference_formulas_in_float64(settings):
     assert (net(tokens)[0] - plain_logits(net, tokens, settings.get("dt_floor", 0))).abs().max() < 1e-4
 
 
-def test_a_floor_and_taps_change_no_draw_of_the_weights():
-    plain, fading = model().state_dict(), model(**FADING).state_dict()
-    for i, taps in enumerate((3, 1)):
-        plain[f"backbone.layers.{i}.mixer.conv1d.weight"][..., : 4 - taps] = 0
-    assert list(plain) == list(fading) and all(map(torch.equal, plain.values(), fading.values()))
-
-
-@torch.no_grad()
-def test_a_floor_makes_every_state_fade():
-    """Two states of the recurrence, here of the first layer, come closer by exp(floor A) a token."""
-    net, tokens = model(dt_floor=0.25), torch.randint(50, (1, 12))
-    net.backbone["layers"][0].mixer.dt_proj.bias.fill_(-50)  # without a floor no time would pass
-    one, other = net.initial_state(1), net.initial_state(1)
-    one[0][1].normal_()
-    before = (one[0][1] - other[0][1]).abs()
-    after = (net(tokens, one)[1][0][1] - net(tokens, other)[1][0][1]).abs()
-    decay = torch.exp(-0.25 * 12 * torch.arange(1, 17))
-    assert torch.allclose(after, before * decay, atol=1e-6) and after.max() > 0.01
-
-
-def test_taps_that_are_left_out_stay_zero():
-    net, tokens = Mamba(50, n_layer=3, d_model=32, taps=[4, 2]), torch.randint(50, (2, 20))
-    weights = [layer.mixer.conv1d.weight for layer in net.backbone["layers"]]
-    before = [weight.clone() for weight in weights]
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=3.0)
-    for _ in range(3):
-        optimizer.zero_grad()
-        net(tokens)[0].square().mean().backward()
-        optimizer.step()
-    for weight, old, taps in zip(weights, before, (4, 2, 2), strict=True):
-        assert not weight[..., : 4 - taps].any() and (weight != old)[..., 4 - taps :].all()
-
-
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"dt_floor": -1.0}, "dt_floor -1.0 is not allowed: expected a step size from 0 on"),
-    ({"dt_floor": float("nan")}, "dt_floor nan is not allowed"), ({"taps": []}, r"taps \[\] are not allowed"),
-    ({"taps": [4, 0]}, r"from 1 to 4 \(d_conv\)"), ({"taps": [4, 5]}, r"from 1 to 4")])
-def test_impossible_floors_and_taps(settings, message):
-    with pytest.raises(UserError, match=message):
-        model(**settings)
-
-
 @torch.no_grad()
 def test_equals_transformers():
     transformers = pytest.importorskip("transformers")

@@ -129,11 +129,12 @@ def test_transformers_loads_what_is_exported(architecture, tmp_path):
         export(net, tmp_path / "out", [])
 
 
-def test_a_floor_which_transformers_has_not_is_not_exported(tmp_path):
-    with pytest.raises(UserError, match=r"dt_floor 0.5 cannot be exported: transformers has none"):
-        export(Mamba(VOCABULARY, d_model=32, dt_floor=0.5), tmp_path / "out", [])
+@pytest.mark.parametrize("build", [Mamba, Mamba2])
+def test_a_floor_which_transformers_has_not_is_not_exported(build, tmp_path):
+    with pytest.raises(UserError, match=rf"a {build.__name__} with dt_floor 0.5 cannot be exported: transformers has"):
+        export(build(VOCABULARY, d_model=32, dt_floor=0.5), tmp_path / "out", [])
     assert not (tmp_path / "out").exists()
-    tapped = Mamba(VOCABULARY, d_model=32, taps=[2, 1], initializer_range=0.2)  # which its weights tell
+    tapped = build(VOCABULARY, d_model=32, taps=[2, 1], initializer_range=0.2)  # which its weights tell
     export(tapped, tmp_path / "out", [])
     assert same(Pretrained(VOCABULARY, str(tmp_path / "out")), tapped(some_tokens())[0])
 

@@ -42,6 +42,7 @@ SHIPPED = {
     "mamba": functools.partial(Mamba, **SIZES), "floored": functools.partial(Mamba, **SIZES, dt_floor=1.0),
     "tapped": functools.partial(Mamba, **SIZES, dt_floor=1.0, taps=[3, 1]),
     "mamba2": functools.partial(Mamba2, **SIZES),
+    "tapped mamba2": functools.partial(Mamba2, **SIZES, dt_floor=1.0, taps=[3, 1]),
     "mamba3": functools.partial(Mamba3, **SIZES), "lstm": functools.partial(LSTM, n_layer=2, d_model=32),
     "gru": functools.partial(GRU, n_layer=2, d_model=32), "pythia": functools.partial(Pythia, **SIZES, n_head=4),
     "mistral": functools.partial(Mistral, **SIZES, n_head=4, window=16),
