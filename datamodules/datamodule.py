@@ -103,6 +103,13 @@ class TrajectoryDataModule(LightningDataModule):
         """Evaluation problem number `index` of a length, the same for every training seed."""
         return self.task.problem(split, self.evaluation_seed, length, index, variant)
 
+    def problems(self, split: str, length: int, variant: str, most: int, problem_set: str = "uniform", rank: int = 0,
+                 world: int = 1) -> list[Problem]:
+        """A rank's share of `most` evaluation problems of a length; of the structured ones, of as many as there are."""
+        if problem_set == "structured":
+            return self.task.structured_problems(split, self.evaluation_seed, length, variant)[:most][rank::world]
+        return [self.problem(split, length, index, variant) for index in range(rank, most, world)]
+
     @cached_property
     def _sample(self) -> list[int]:
         """Sizes of some trajectories, in tokens: apart from training, and the same for every seed."""

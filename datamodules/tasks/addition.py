@@ -3,7 +3,7 @@
 import random
 import re
 
-from length_gen.datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact
+from length_gen.datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact, pattern
 from length_gen.datamodules.tasks.base import Problem, ToolTask, digits
 from length_gen.datamodules.trajectory import Scribe
 from length_gen.tools import PointerMemory, UserError
@@ -39,6 +39,23 @@ class Addition(ToolTask):
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         sizes = rng.sample((length, rng.randint(1, length)), 2) if variant else (length, length)
         return self._problem(*(digits(rng, size, zero=True) for size in sizes), variant)
+
+    def structured(self, rng: random.Random, length: int, variant: str) -> list[Problem]:
+        """Carries through all digits, and from the first; sums of 9 that wait for a carry; zeros and powers of ten; and
+        in `n + m` operands of very different lengths, whose carries go on alone."""
+        nines, power, many = "9" * length, "1" + "0" * (length - 1), digits(rng, length, zero=True)
+        if variant:
+            half = max(1, length // 2)
+            pairs = [(nines, "1"), ("1", nines), (nines, "9" * half), ("9" * half, nines), ("5" * length, "5" * half),
+                     (many, "9"), (digits(rng, 1, zero=True), many), (power, "9" * half), ("0", nines), (nines, "0"),
+                     (digits(rng, half, zero=True), many)]
+        else:
+            last = power[:-1] + "1" if length > 1 else "1"
+            pairs = [(nines, last), (last, nines), ("5" * length, "5" * length), (nines, nines),
+                     ("4" * (length - 1) + "5", "5" * length), ("4" * length, "5" * length), (power, power),
+                     (power, nines), (pattern("90", length), pattern("10", length)),
+                     (pattern("1234567890", length), pattern("9876543210", length)), ("1" * length, many)]
+        return [self._problem(*pair, variant) for pair in pairs]
 
     def sample_training(self, rng: random.Random) -> Problem:
         sizes = rng.randint(1, self.max_length), rng.randint(1, self.max_length)

@@ -50,6 +50,11 @@ def copy_answer(scribe: Scribe, pointer: Pointer) -> None:
                   output=True)
 
 
+def pattern(digits: str, length: int) -> str:
+    """A number of so many digits in which these repeat."""
+    return (digits * (length // len(digits) + 1))[:length]
+
+
 def exact(operation: str, left: str, right: str) -> str:
     """`add` or `multiply` two numbers of any length, in about linear time (Python's own integers take quadratic)."""
     size = len(left) + len(right) + 2

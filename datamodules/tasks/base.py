@@ -67,6 +67,12 @@ class Task(ABC):
         """A random training problem: any length up to `max_length`, of the first variant."""
         return self.sample(rng, rng.randint(self.shortest, self.max_length), self.variants[0])
 
+    def structured(self, rng: random.Random, length: int, variant: str) -> Sequence[Problem]:
+        """Problems of exactly that length that look for trouble, the likeliest first: what a random one hardly ever is,
+        such as a carry through all digits. None where the task knows of none.
+        """
+        return ()
+
     def sample_held_out(self, rng: random.Random, split: str) -> Problem:
         """A random problem of a loss that nothing is learnt from; one like those of training unless they are limited.
 
@@ -143,6 +149,12 @@ class Task(ABC):
         # A string seed goes through SHA-512, so that neighbouring seeds and indices share nothing.
         rng = random.Random(f"{split}/{seed}/{variant}/{length}/{index}")
         return self.sample(rng, length, variant)
+
+    def structured_problems(self, split: str, seed: int, length: int, variant: str = "") -> list[Problem]:
+        """All that `structured` gives for a length, each once; a pure function of the arguments."""
+        self.part(variant)[0].check_length(length)
+        found = self.structured(random.Random(f"{split}/structured/{seed}/{variant}/{length}"), length, variant)
+        return list({problem.prompt: problem for problem in found}.values())
 
     def save(self, folder: str | Path) -> None:  # noqa: B027 (most need nothing)
         """Keep in a run's folder what its configuration does not say."""

@@ -27,6 +27,13 @@ class Hanoi(ToolTask):
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         return self._problem(rng.sample(range(1, len(SIZES) + 1), length))
 
+    def structured(self, rng: random.Random, length: int, variant: str) -> list[Problem]:
+        """Disks of neighbouring sizes, the smallest and the largest ones, far apart, and with a gap."""
+        most, half = len(SIZES), length // 2
+        disks = [range(1, length + 1), range(most - length + 1, most + 1), range(1, most + 1, most // length)[:length],
+                 [*range(1, half + 1), *range(most - (length - half) + 1, most + 1)]]
+        return [self._problem(list(sizes)) for sizes in disks]
+
     def longest_problem(self) -> Problem:
         return self._problem(list(range(1, self.max_length + 1)))
 

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from length_gen.datamodules.tasks.base import Problem, ToolTask
 from length_gen.datamodules.trajectory import Scribe
@@ -82,6 +82,23 @@ class LogicalGraph(ToolTask):
                     prompt += (rng.choice(("and", "or")),) * k + ("not",) * rng.choice((0, 1)) + labels[node]
             prompt.append(NEWLINE)
         return Problem(tuple(prompt), length, variant)
+
+    def structured(self, rng: random.Random, length: int, variant: str) -> list[Problem]:
+        """Chains, in which every node needs the one before: of one input, negated or not, and of two; and an end that
+        needs inputs alone."""
+        def chain(labels: Sequence[Tokens], expression: Callable[[int], Tokens]) -> Problem:
+            prompt: list[str] = []
+            for i, label in enumerate(labels):
+                prompt += (*label, "=", *((rng.choice(("True", "False")),) if i < INPUTS else expression(i)), NEWLINE)
+            return Problem(tuple(prompt), length, variant)
+
+        labels = [(SYLLABLES[i // len(NUMBERS)], NUMBERS[i % len(NUMBERS)])
+                  for i in rng.sample(range(self.longest), length)]
+        last = length - 1
+        return [chain(labels, lambda i: ("not", *labels[i - 1])), chain(labels, lambda i: labels[i - 1]),
+                chain(labels, lambda i: ("not", *labels[i - 1], "and", "not", *labels[i - 2])),
+                chain(labels, lambda i: (*labels[i - 2], "or", *labels[i - 1])),
+                chain(labels, lambda i: labels[i - 1 if i < last or variant == "recent" else 0])]
 
     def longest_problem(self) -> Problem:
         """A chain that needs every node: each has two inputs with a `not` before each, and the second is the next of

@@ -50,6 +50,10 @@ class Mixture(Task):
         task, own = self._parts[variant]
         return replace(task.sample(rng, length, own), variant=variant)
 
+    def structured(self, rng: random.Random, length: int, variant: str) -> list[Problem]:
+        task, own = self._parts[variant]
+        return [replace(problem, variant=variant) for problem in task.structured(rng, length, own)]
+
     def sample_training(self, rng: random.Random) -> Problem:
         task, = rng.choices(self.tasks, self.weights)
         return self._ours(task, task.sample_training(rng))

@@ -3,7 +3,7 @@
 import random
 import re
 
-from length_gen.datamodules.tasks.arithmetic import DIGIT_SET, DIGITS, add_columns, copy_answer, exact
+from length_gen.datamodules.tasks.arithmetic import DIGIT_SET, DIGITS, add_columns, copy_answer, exact, pattern
 from length_gen.datamodules.tasks.base import Problem, ToolTask, digits
 from length_gen.datamodules.trajectory import Scribe
 from length_gen.tools import PointerMemory, UserError
@@ -32,6 +32,18 @@ class Multiplication(ToolTask):
 
     def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
         return self._problem(digits(rng, length), digits(rng, self.variants.index(variant) + 1))
+
+    def structured(self, rng: random.Random, length: int, variant: str) -> list[Problem]:
+        """Largest carries in every place, none at all, zeros and powers of ten, and patterns; each by the factors that
+        go with it."""
+        nines, power, many = "9" * length, "1" + "0" * (length - 1), digits(rng, length)
+        zeros = pattern("90", length)
+        pairs = [(nines, "9"), (nines, "1"), ("5" * length, "2"), (power, "9"), ("1" * length, "9"), (many, "1"),
+                 (zeros, "5"), (pattern("12345679", length), "9"), (many, "9"), (pattern("3", length), "3")]
+        if variant == self.variants[1]:
+            pairs = [(nines, "99"), (nines, "11"), (nines, "10"), (power, "99"), ("5" * length, "20"), (many, "90"),
+                     (zeros, "55"), (pattern("12345679", length), "99"), (many, "11"), ("1" * length, "91")]
+        return [self._problem(*pair) for pair in pairs]
 
     def sample_training(self, rng: random.Random) -> Problem:
         return self.sample(rng, rng.randint(1, self.max_length), rng.choice(self.variants))

@@ -21,6 +21,13 @@ class SequenceTask(ToolTask):
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         return Problem((*rng.choices(SYMBOLS, k=length), "="), length)
 
+    def structured(self, rng: random.Random, length: int, variant: str) -> list[Problem]:
+        """One symbol alone, in order, in reverse, in turns, and one that differs at an end."""
+        first, last, rising = SYMBOLS[0], SYMBOLS[-1], sorted(rng.choices(SYMBOLS, k=length))
+        rows = [first * length, last * length, rising, rising[::-1], (first + last) * length, last + first * length,
+                first * (length - 1) + last]
+        return [Problem((*row[:length], "="), length, variant) for row in rows]
+
     def longest_problem(self) -> Problem:
         return Problem((*SYMBOLS[:1] * self.max_length, "="), self.max_length)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import Problem
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
@@ -16,6 +17,9 @@ from length_gen.lightning_modules.evaluation.verify import expected_tokens, veri
 from length_gen.tools import UserError
 
 EVALUATORS = ("rollout", "verify")
+
+PROBLEM_SETS = ("uniform", "structured")
+"""Problems that the task draws at random, and those that look for trouble (`Task.structured`)."""
 
 
 def check_lengths(lengths: Sequence[int], shortest: int = 1) -> None:
@@ -29,13 +33,14 @@ def check_lengths(lengths: Sequence[int], shortest: int = 1) -> None:
 def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[int],
              problems: Callable[[int], int], evaluator: str, split: str, batch_size: int = 64, rank: int = 0,
              world: int = 1, decoding: Decoding = Decoding(), stream_from: int | None = None,  # noqa: B008 (frozen)
-             folder: Path | None = None) -> Iterator[Record]:
+             folder: Path | None = None, problem_set: str = "uniform") -> Iterator[Record]:
     """Records of metrics.json, a length and variant at a time.
 
-    problems:    number of problems at a length, for each variant; ranks share them
+    problems:    number of problems at a length, for each variant, at most; ranks share them
     split:       `test` or `validation` problems
     stream_from: verify lengths from this one on while their trajectories are recorded, which takes no memory
     folder:      where such a verification keeps what it needs to go on after it was cut off; None: nowhere
+    problem_set: one of `PROBLEM_SETS`
 
     A variant's lengths stop growing after one with no exact and no right answer; one that it has not is left out.
     """
@@ -46,28 +51,29 @@ def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[i
         variants = [variant for variant in data.task.variants_at(length) if variant in going]
         if not variants:
             continue
-        cells = [(v, i) for v in variants for i in range(rank, problems(length), world)]
-        metrics = {v: _metrics(backbone, data, v, length, evaluator) for v in variants}
+        asked = {v: data.problems(split, length, v, problems(length), problem_set, rank, world) for v in variants}
+        metrics = {v: _metrics(backbone, data, v, length, evaluator, problem_set) for v in variants}
         if evaluator == "verify" and stream_from is not None and length >= stream_from:
-            outcomes = [outcome for v in variants
-                        for outcome in _streamed(backbone, data, [i for w, i in cells if w == v], length, v, split,
-                                                 rank, folder)]
+            outcomes = [outcome for variant, own in asked.items()
+                        for outcome in _streamed(backbone, data, own, length, variant, rank, folder)]
         else:
-            outcomes = _outcomes(backbone, data, cells, length, evaluator, split, batch_size, decoding)
-        for (variant, _), outcome in zip(cells, outcomes, strict=True):
+            outcomes = _outcomes(backbone, data, [p for own in asked.values() for p in own], evaluator, batch_size,
+                                 decoding)
+        cells = [variant for variant, own in asked.items() for _ in own]
+        for variant, outcome in zip(cells, outcomes, strict=True):
             metrics[variant].update(outcome)
         for variant, metric in metrics.items():
             record = metric.compute()
             if not record["exact_match"] and not record["answer_accuracy"]:
                 going.remove(variant)
-            yield record
+            if record["problems"]:
+                yield record
     backbone.train(was_training)
 
 
-def _outcomes(backbone: Backbone, data: TrajectoryDataModule, cells: Sequence[tuple[str, int]], length: int,
-              evaluator: str, split: str, batch_size: int, decoding: Decoding) -> list[Outcome]:
+def _outcomes(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence[Problem], evaluator: str,
+              batch_size: int, decoding: Decoding) -> list[Outcome]:
     task, vocabulary = data.task, data.vocabulary
-    problems = [data.problem(split, length, index, variant) for variant, index in cells]
     references = task.references(problems)
     if evaluator == "verify":
         return verify(backbone, vocabulary, references, batch_size=batch_size)
@@ -76,11 +82,10 @@ def _outcomes(backbone: Backbone, data: TrajectoryDataModule, cells: Sequence[tu
     return [judge(row, task, reference) for row, reference in zip(rows, references, strict=True)]
 
 
-def _streamed(backbone: Backbone, data: TrajectoryDataModule, indices: Sequence[int], length: int, variant: str,
-              split: str, rank: int, folder: Path | None) -> list[Outcome]:
-    if not indices:
+def _streamed(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence[Problem], length: int, variant: str,
+              rank: int, folder: Path | None) -> list[Outcome]:
+    if not problems:
         return []
-    problems = [data.problem(split, length, index, variant) for index in indices]
     total = expected_tokens(data.task, length, variant, data.evaluation_seed)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     columns = (TextColumn("{task.description}"), BarColumn(),
@@ -99,8 +104,8 @@ def _streamed(backbone: Backbone, data: TrajectoryDataModule, indices: Sequence[
 
 
 def _metrics(backbone: Backbone, data: TrajectoryDataModule, variant: str, length: int,
-             evaluator: str) -> LengthMetrics:
+             evaluator: str, problem_set: str) -> LengthMetrics:
     task, variant = data.task.part(variant)
     metric = LengthMetrics(task.name, length, variant=variant, setting=task.setting, style=task.style,
-                           evaluator=evaluator, phases=task.phases)
+                           evaluator=evaluator, problem_set=problem_set, phases=task.phases)
     return metric.to(next(backbone.parameters()).device)

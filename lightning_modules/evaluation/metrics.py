@@ -18,8 +18,11 @@ from length_gen.tools.files import atomic_path, read_json
 REASONS = ("end", "budget", "invalid_command", "tool_error", "verify")
 """Why an evaluation ended: the four of a rollout, and `verify` for the chunked parallel pass."""
 
-CELL_FIELDS = ("task", "variant", "setting", "style", "backbone", "evaluator", "seed")
+CELL_FIELDS = ("task", "variant", "problem_set", "setting", "style", "backbone", "evaluator", "seed")
 """Keys that tell curves apart: records that agree in all of them are one curve over lengths."""
+
+DEFAULTS = {"problem_set": "uniform"}
+"""What records mean that do not have a key of these: they are from before it."""
 
 _COUNTS = ("problems", "exact", "judged", "answers", "predicted", "correct", "turns", "tokens")
 
@@ -47,7 +50,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 class LengthMetrics(Metric):
-    """Outcomes of one cell (task, variant, setting, style, evaluator, length), added up, over all ranks.
+    """Outcomes of one cell (task, variant, problem set, setting, style, evaluator, length), added up, over all ranks.
 
     `update` takes an `Outcome`; `compute` gives the record of metrics.json, the same on every rank, also where
     ranks have unequal numbers of problems or none.
@@ -69,6 +72,7 @@ class LengthMetrics(Metric):
         setting: str = "",
         style: str = "",
         evaluator: str = "rollout",
+        problem_set: str = "uniform",
         phases: Iterable[str] = (),
         reasons: Iterable[str] = REASONS,
         **kwargs: Any,
@@ -77,6 +81,7 @@ class LengthMetrics(Metric):
         self.cell = {
             "task": task,
             "variant": variant,
+            "problem_set": problem_set,
             "setting": setting,
             "style": style,
             "evaluator": evaluator,
@@ -170,10 +175,11 @@ def group_records(records: Iterable[Record]) -> dict[tuple[str, ...], list[Recor
     """
     curves: dict[tuple[str, ...], dict[int, Record]] = {}
     for record in records:
-        cell = tuple(str(record.get(field, "")) for field in CELL_FIELDS)
+        cell = tuple(str(record.get(field, DEFAULTS.get(field, ""))) for field in CELL_FIELDS)
         curve = curves.setdefault(cell, {})
         if record["length"] in curve:
-            raise ValueError(f"two records for {', '.join(filter(None, cell))} at length {record['length']}")
+            said = ", ".join(value for value in cell if value and value not in DEFAULTS.values())
+            raise ValueError(f"two records for {said} at length {record['length']}")
         if record["problems"]:
             curve[record["length"]] = record
     return {cell: [curve[n] for n in sorted(curve)] for cell, curve in curves.items() if curve}

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from length_gen.lightning_modules.evaluation.metrics import CELL_FIELDS, Record, group_records
+from length_gen.lightning_modules.evaluation.metrics import CELL_FIELDS, DEFAULTS, Record, group_records
 
 NOTHING = "\N{EM DASH}"
 
@@ -56,7 +56,8 @@ def describe_cells(cells: Iterable[tuple[str, ...]]) -> tuple[str, dict[tuple[st
     """What cells (tuples of `CELL_FIELDS`) have in common, and for each cell in what it differs, in words."""
     cells = list(cells)
     differs = [len({cell[i] for cell in cells}) > 1 for i in range(len(CELL_FIELDS))]
-    common = [_name(i, value) for i, value in enumerate(cells[0]) if value and not differs[i]] if cells else []
+    common = [_name(i, value) for i, value in enumerate(cells[0])
+              if value not in ("", DEFAULTS.get(CELL_FIELDS[i])) and not differs[i]] if cells else []
     labels = {}
     for cell in cells:
         names = [_name(i, value) for i, value in enumerate(cell) if value and differs[i]]

@@ -185,7 +185,9 @@ def curves(runs: Iterable[Run]) -> list[Curve]:
     for run in runs:
         recipe, seed = SEED.sub("", run.name), run.facts.get("seed", run.name)
         for record in run.records:
-            kind = [record[key] for key in ("task", "variant", "setting", "style")]
+            hard = "structured" * (record.get("problem_set") == "structured")
+            kind = [record["task"], " ".join(filter(None, (record["variant"], hard))), record["setting"],
+                    record["style"]]
             cells[(run.experiment, recipe, *kind, run.facts.get("backbone", ""))][seed].append((run, record))
     return [_curve(key, seeds) for key, seeds in cells.items()]
 

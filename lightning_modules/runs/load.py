@@ -81,17 +81,18 @@ class Run:
         return verify(self.backbone, self.vocabulary, [self.task.record(self.task.parse(prompt))])[0]
 
     def evaluate(self, lengths: Sequence[int], problems: int = 32, evaluator: str = "rollout", split: str = "test",
-                 batch_size: int = 64) -> list[Record]:
+                 batch_size: int = 64, problem_set: str = "uniform") -> list[Record]:
         """Records as in metrics.json, one for each length and variant; a variant's lengths end after one at 0%.
 
-        problems: of each length and variant; evaluator: `rollout`, or `verify` (exact match only)
+        problems: of each length and variant; evaluator: `rollout`, or `verify` (exact match only); problem_set:
+        `uniform`, or `structured` (those that look for trouble)
 
         Raises UserError for lengths that do not grow from 1 on.
         """
         check_lengths(lengths)
         self._checked  # noqa: B018
         return list(evaluate(self.backbone, self.data, lengths, lambda _: problems, evaluator, split, batch_size,
-                             decoding=self.decoding))
+                             decoding=self.decoding, problem_set=problem_set))
 
     @cached_property
     def _checked(self) -> None:

@@ -1,5 +1,6 @@
 """Evaluates the model at growing lengths during and after training, and shows how far it gets."""
 
+import itertools
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from length_gen.datamodules.tasks import Task
 from length_gen.lightning_modules.decoding.agreement import check_agreement
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
-from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, check_lengths, evaluate
+from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, PROBLEM_SETS, check_lengths, evaluate
 from length_gen.lightning_modules.evaluation.metrics import Record, write_metrics
 from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure
 from length_gen.lightning_modules.evaluation.tables import records_table
@@ -50,13 +51,16 @@ class LengthGeneralization(Callback):
         batch_size: rows that are rolled out side by side
         decoding: engine, precision and temperature of the rollouts
         split: problems of the final evaluation; `validation` to compare recipes without seeing the test problems
+        problem_sets: of the final evaluation: `uniform` (as the task draws them), `structured` (those that look for
+            trouble: carries through all digits, very unequal operands, zeros, chains), or both
     """
 
     def __init__(self, lengths: list[int], problems: int = 32, problems_at_longest: int | None = None,
                  verify_lengths: Sequence[int] = (), verify_problems: int = 4,
                  validation_lengths: Sequence[int] = (), validation_problems: int = 16,
                  evaluators: Sequence[str] = EVALUATORS, batch_size: int = 64, split: str = "test",
-                 decoding: Decoding = Decoding()) -> None:  # noqa: B008 (frozen)
+                 decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+                 problem_sets: Sequence[str] = PROBLEM_SETS[:1]) -> None:
         check_lengths([*lengths, *verify_lengths])
         check_lengths(validation_lengths)
         for name, value in {"problems": problems, "problems_at_longest": problems_at_longest or 1,
@@ -64,11 +68,12 @@ class LengthGeneralization(Callback):
                             "validation_problems": validation_problems, "batch_size": batch_size}.items():
             if value < 1:
                 raise UserError(f"evaluation {name} {value} is not allowed: expected at least 1")
-        for name, given in {"lengths": lengths, "evaluators": evaluators}.items():
+        for name, given in {"lengths": lengths, "evaluators": evaluators, "problem_sets": problem_sets}.items():
             if not given:
                 raise UserError(f"evaluation {name} [] are not allowed: give at least one")
-        if unknown := [e for e in evaluators if e not in EVALUATORS]:
-            raise UserError(f"unknown evaluator {unknown[0]!r}: expected {' or '.join(EVALUATORS)}")
+        for what, given, known in (("evaluator", evaluators, EVALUATORS), ("problem set", problem_sets, PROBLEM_SETS)):
+            if unknown := [name for name in given if name not in known]:
+                raise UserError(f"unknown {what} {unknown[0]!r}: expected {' or '.join(known)}")
         self.lengths, self.validation_lengths = list(lengths), list(validation_lengths)
         self.problems, self.problems_at_longest = problems, problems_at_longest
         self.verify_lengths, self.verify_problems = list(verify_lengths), verify_problems
@@ -76,7 +81,7 @@ class LengthGeneralization(Callback):
         if split not in ("test", "validation"):
             raise UserError(f"unknown split {split!r}: expected test or validation")
         self.evaluators, self.batch_size, self.split = list(evaluators), batch_size, split
-        self.decoding = decoding
+        self.decoding, self.problem_sets = decoding, list(problem_sets)
         self._train_seconds = 0.0
         self._train_loss: torch.Tensor | None = None  # running mean over about ten steps, on the device
         self._begun: float | None = None  # since when training has been running
@@ -144,9 +149,13 @@ class LengthGeneralization(Callback):
         return loss if math.isfinite(loss) else None
 
     def check_task(self, task: Task) -> None:
-        """Raises UserError if the task has no problems of one of the lengths."""
+        """Raises UserError if the task has no problems of one of the lengths, or none of a problem set."""
         for length in (*self.lengths, *self.verify_lengths, *self.validation_lengths):
             task.check_length(length)
+        if "structured" in self.problem_sets and not any(
+                task.structured_problems(self.split, 0, self.lengths[0], variant)
+                for variant in task.variants_at(self.lengths[0])):
+            raise UserError(f"{task.name} has no structured problems: give --evaluation.problem_sets [uniform]")
         if self.verify_lengths and not task.streamed:
             raise UserError(f"verify_lengths {self.verify_lengths} are not possible: the trajectories of {task.name} "
                             f"are not recorded token by token; give such lengths as evaluation.lengths")
@@ -193,10 +202,11 @@ class LengthGeneralization(Callback):
         """Evaluate `lengths`; the results go to test/ in the run's folder."""
         self._final(trainer, pl_module, run_folder(trainer) / "test")
 
-    def _evaluate(self, trainer, model, lengths, evaluator, split, problems) -> Iterable[Record]:
+    def _evaluate(self, trainer, model, lengths, evaluator, split, problems,
+                  problem_set=PROBLEM_SETS[0]) -> Iterable[Record]:
         return evaluate(model.backbone, trainer.datamodule, lengths, problems, evaluator, split, self.batch_size,
                         trainer.global_rank, trainer.world_size, self.decoding, min(self.verify_lengths, default=None),
-                        run_folder(trainer))
+                        run_folder(trainer), problem_set)
 
     @staticmethod
     def _task(trainer: Trainer, record: Record) -> str:
@@ -217,11 +227,13 @@ class LengthGeneralization(Callback):
     def _final_of_whole(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
         console = Console(quiet=not trainer.is_global_zero)
         records: list[Record] = []
-        for evaluator in self.evaluators:
+        for problem_set, evaluator in itertools.product(self.problem_sets, self.evaluators):
             lengths = self.lengths + self.verify_lengths * (evaluator == "verify")
-            for record in self._evaluate(trainer, model, lengths, evaluator, self.split, self._problems_at):
+            for record in self._evaluate(trainer, model, lengths, evaluator, self.split, self._problems_at,
+                                         problem_set):
                 records.append(record)
-                name = " ".join(filter(None, (evaluator, self._task(trainer, record), record["variant"])))
+                name = " ".join(filter(None, (evaluator, problem_set * (problem_set != "uniform"),
+                                              self._task(trainer, record), record["variant"])))
                 console.print(f"[dim]{name} {record['length']:,}: {record['exact_match']:.0%} exact[/dim]")
         if trainer.is_global_zero:
             self._show(trainer, model, records, folder, console)

@@ -34,6 +34,7 @@ OUTCOMES = [
 EXPECTED = {
     "task": "addition",
     "variant": "n x 2",
+    "problem_set": "uniform",
     "setting": "interactive",
     "style": "local",
     "evaluator": "rollout",

@@ -23,7 +23,8 @@ def folder(tmp_path_factory):
     os.chdir(folder)
     try:
         sys.argv = ["run.py"]
-        main(["fit", *TINY, "--trainer.max_steps", "40", "--trainer.val_check_interval", "40"])
+        main(["fit", *TINY, "--trainer.max_steps", "40", "--trainer.val_check_interval", "40",
+              "--evaluation.problem_sets", "[uniform,structured]"])
     finally:
         os.chdir(before)
         sys.argv = arguments
@@ -37,8 +38,9 @@ def run(folder):
 
 def test_evaluate_gives_the_runs_own_records(folder, run):
     known = json.loads((folder / "metrics.json").read_text())["records"]
-    assert [record for evaluator in ("rollout", "verify")
-            for record in run.evaluate([2, 4], 2, evaluator)] == known
+    assert [record for problem_set in ("uniform", "structured") for evaluator in ("rollout", "verify")
+            for record in run.evaluate([2, 4], 2, evaluator, problem_set=problem_set)] == known
+    assert {record["problem_set"] for record in known} == {"uniform", "structured"}
 
 
 def test_a_rollout_says_what_was_written_and_what_should_have_been(run, capsys):

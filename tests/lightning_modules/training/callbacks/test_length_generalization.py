@@ -1,6 +1,6 @@
 import pytest
 
-from length_gen.datamodules.tasks import CodeFixing
+from length_gen.datamodules.tasks import CodeFixing, Copy, Turing
 from length_gen.lightning_modules.training.callbacks import LengthGeneralization
 from length_gen.tools import UserError
 
@@ -15,3 +15,12 @@ def test_lengths_that_are_verified_only_need_trajectories_recorded_token_by_toke
     with pytest.raises(UserError, match=r"verify_lengths \[64\] are not possible: the trajectories of code_fixing are"):
         LengthGeneralization([16], verify_lengths=[64]).check_task(Other())
     LengthGeneralization([16]).check_task(Other())
+
+
+def test_a_task_without_structured_problems_is_told_before_the_training():
+    evaluation = LengthGeneralization([4], problem_sets=["structured"])
+    with pytest.raises(UserError, match=r"turing_add has no structured problems: give --evaluation.problem_sets"):
+        evaluation.check_task(Turing("add", 4))
+    evaluation.check_task(Copy(4))
+    with pytest.raises(UserError, match="unknown problem set 'hard': expected uniform or structured"):
+        LengthGeneralization([4], problem_sets=["hard"])
