@@ -1,15 +1,22 @@
 import os
+import time
 
 # Several processes that each spin on every core slow each other down many times over.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
+import hypothesis
 import jsonargparse._common
 import pytest
 
 from benchmarks.processes import Command
 from length_gen.datamodules.collection import Collection, start_collection
 from tests.agents import UNSANDBOXED
+
+# The same examples on every machine, however busy it is.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=50,
+                                     suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +29,26 @@ def trajectories(tmp_path_factory):
         for number in range(2):
             collection.shard(str(folder / agent), number, 8)
     return folder
+
+
+class Clock:
+    """Seconds that go by only where a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Stands for `time.perf_counter`."""
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    return clock
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ TEXT = st.sampled_from(["local", "paper", "interactive", "direct", "rollout", "v
 
 def builds(made, **values):
     """Draw values and build; nothing but a UserError may come of it."""
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.fixed_dictionaries(values))
     def test(drawn):
         with suppress(UserError):

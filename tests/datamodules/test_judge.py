@@ -3,11 +3,12 @@
 import os
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
 from length_gen.datamodules.codebases import code_base
-from length_gen.datamodules.judge import Verdict, check
+from length_gen.datamodules.judge import Verdict, check, judge_sandbox
 from length_gen.tools.sandbox import Limits
 from tests.agents import UNSANDBOXED, needs_bubblewrap
 
@@ -52,11 +53,15 @@ def test_what_only_looks_fixed_is_not(monkeypatch):
               "no declaration": {"main.py": main.replace("v10 =", "v11 =")},
               "two declarations": {"main.py": main.replace(f"v10 = {value}", f"v10 = {value}\n    v10 = {value}")},
               "endless": {"foo.py": "while True: pass\n"}}
-    monkeypatch.setattr("length_gen.datamodules.judge.LIMITS", Limits(seconds=0.5))
+    reasons = {}
     for name, changes in cheats.items():
-        verdict = check(code, files | {k: v.encode() for k, v in changes.items()}, UNSANDBOXED)
+        with monkeypatch.context() as patch:
+            if name == "endless":
+                patch.setattr("length_gen.datamodules.judge.LIMITS", Limits(seconds=0.5))
+            verdict = check(code, files | {k: v.encode() for k, v in changes.items()}, UNSANDBOXED)
         assert not verdict.fixed and verdict.reason, name
-    monkeypatch.undo()
+        reasons[name] = verdict.reason
+    assert [name for name, reason in reasons.items() if "timed out" in reason] == ["endless"]
     assert not check(code, {}, UNSANDBOXED).fixed
     unusual = check(code, files | {"foo.py": b"import builtins\n" + foo.replace("v10", "builtins.v10").encode(),
                                    "main.py": main.replace(f"v10 = {value}", f"v10 = {value}\n    import builtins\n"
@@ -132,11 +137,14 @@ def test_a_trick_is_no_fix(trick):
     "os.kill(os.getppid(), 19)", "os.fork() or time.sleep(99)", "os.symlink('/proc/1/mem', 's')",
     "os.chmod('.', 0)", "os.write(1, b'0\\n' * 10**5)", "os.truncate('main.py', 0)", "os.fork()\n  while 1: os.fork()"])
 def test_after_a_bad_program_the_judge_is_what_it_was(bad, monkeypatch):
-    monkeypatch.setattr("length_gen.datamodules.judge.LIMITS", Limits(seconds=1, processes=20))
+    monkeypatch.setattr("length_gen.datamodules.judge.LIMITS", Limits(seconds=60, processes=20))
+    box = judge_sandbox(False)
     code, fixed = fixed_base()
     foo = b"import os, time\ntry:\n  " + bad.encode() + b"\nexcept OSError:\n  pass\n" + code.files()["foo.py"]
-    assert not check(code, code.files() | {"foo.py": foo}).fixed
-    assert check(code, fixed).fixed
+    with monkeypatch.context() as patch:
+        patch.setattr(box, "limits", replace(box.limits, seconds=1))
+        assert not check(code, code.files() | {"foo.py": foo}).fixed
+    assert check(code, fixed).fixed and judge_sandbox(False) is box
 
 
 @needs_bubblewrap
@@ -152,7 +160,8 @@ def test_files_of_any_name_and_size_get_a_verdict(names):
 
 
 def test_a_declaration_is_found_in_time_that_grows_with_the_length():
+    """With the square of it, 2^36 steps, it would take minutes."""
     code, fixed = fixed_base()
-    start = time.monotonic()
+    start = time.process_time()
     assert not check(code, fixed | {"main.py": b"v10:" * (1 << 18)}, UNSANDBOXED).fixed
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 20

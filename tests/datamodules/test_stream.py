@@ -1,7 +1,6 @@
 import hashlib
 import itertools
 import random
-import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -289,15 +288,15 @@ def test_what_was_learnt_by_hand():
     assert "| n x 2 3 | 50.00% drawn, 33.33% learnt whole |" in learnt.markdown()
 
 
-def test_a_loader_knows_how_long_it_was_waited_for():
+def test_a_loader_knows_how_long_it_was_waited_for(clock):
     def slow(rows):
-        time.sleep(0.02)
+        clock.wait(0.25)
         return rows
 
     loader = TimedLoader(range(10), batch_size=2, collate_fn=slow)
     for _ in loader:
-        time.sleep(0.01)  # what is done with a batch does not count
-    assert loader.waited >= 0.1
+        clock.wait(8)  # what is done with a batch does not count
+    assert loader.waited == 5 * 0.25
 
 
 @settings(max_examples=40)

@@ -2,7 +2,7 @@ import base64
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -13,7 +13,6 @@ from length_gen.tools import UserError
 CODEC = TextCodec.train(["sed -i 's/ f12(/&v10, /' f12.py", "Traceback (most recent call last)"] * 3, 320)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_every_text_comes_back(text):
     assert CODEC.decode(CODEC.encode(text)) == text.encode("utf-8", "replace").decode()

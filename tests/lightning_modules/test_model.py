@@ -1,5 +1,4 @@
 import functools
-import time
 
 import lightning
 import pytest
@@ -123,10 +122,16 @@ def test_verify_decides_what_rollout_decides(trained):
         assert rolled["first_error_phases"] == verified["first_error_phases"]
 
 
-def test_tokens_a_second_are_logged_between_validations_and_leave_them_out():
+def test_tokens_a_second_are_logged_between_validations_and_leave_them_out(clock):
+    sizes = []
+
     class Slow(lightning.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            clock.wait(0.5)
+            sizes.append(batch["kinds"][:, 1:].numel())
+
         def on_validation_epoch_end(self, trainer, pl_module):
-            time.sleep(1.0)
+            clock.wait(1000)
 
     data = TrajectoryDataModule(Copy(4), batch_size=4, row_length=128, validation_rows=4)
     model = TrajectoryModel(functools.partial(LSTM, n_layer=1, d_model=8), data.vocabulary, data.task_name)
@@ -135,8 +140,8 @@ def test_tokens_a_second_are_logged_between_validations_and_leave_them_out():
                                 val_check_interval=1, check_val_every_n_epoch=None, log_every_n_steps=1,
                                 callbacks=[Slow(), DataWait()], use_distributed_sampler=False)
     trainer.fit(model, datamodule=data)
-    assert trainer.callback_metrics["train/tokens_per_second"] > 4 * 128 / 1.0
-    assert 0 <= trainer.callback_metrics["train/data_wait_share"] <= 1
+    assert len(sizes) == 4 and trainer.callback_metrics["train/tokens_per_second"] == sizes[-1] / 0.5
+    assert trainer.callback_metrics["train/data_wait_share"] == 0
 
 
 def test_a_backbone_whose_weights_are_all_frozen_is_refused_in_one_line():

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,12 +22,13 @@ from length_gen.tools import InvalidCommand
 from length_gen.tools.agent import AgentTool, PolicyModel, Templates, llm_templates, prompt_messages, run_agent
 from length_gen.tools.sandbox import Limits, Sandbox
 from tests.agents import UNSANDBOXED
+from tests.tools.sandbox.boxes import running
 
 TEMPLATES = Templates("You repair code.", "Please: {{task}}")
 
 
 def run(policy, files=None, templates=TEMPLATES):
-    with Sandbox(Limits(seconds=2), UNSANDBOXED) as box:
+    with Sandbox(Limits(seconds=60), UNSANDBOXED) as box:
         box.write(files or {"main.py": b"print(1)\n"})
         messages, status = run_agent(PolicyModel(policy), box, "fix it", templates)
         return messages, status, box.read()
@@ -67,12 +69,19 @@ def test_first_messages_of_an_llm_are_mini_swe_agents(tmp_path, monkeypatch):
 def test_observations_are_those_of_mini_swe_agent():
     said = iter([message("one", "echo out; echo err >&2; exit 3"), message("two", "sleep 60"),
                  message("three", "seq 100000"), message("done", SUBMIT)])
-    messages, status, _ = run(lambda _: next(said))
+
+    def policy(_):
+        text = next(said)
+        box.limits = Limits(seconds=0.5 if "sleep" in text else 60)
+        return text
+
+    with Sandbox(unsandboxed=UNSANDBOXED) as box:
+        messages, status = run_agent(PolicyModel(policy), box, "fix it", TEMPLATES)
     seen = [m["content"] for m in messages if m["role"] == "user"][1:]
     assert status == "Submitted"
     assert seen[0] == "<returncode>3</returncode>\n<output>\nout\nerr\n</output>"
-    assert seen[1] == ("<exception>An error occurred while executing the command: timed out after 2 seconds</exception>"
-                       "\n<returncode>-1</returncode>\n<output>\n</output>")
+    assert seen[1] == ("<exception>An error occurred while executing the command: timed out after 0.5 seconds"
+                       "</exception>\n<returncode>-1</returncode>\n<output>\n</output>")
     assert "488895 characters elided" in seen[2] and len(seen[2]) < 110_000  # 588,895 in all
 
 
@@ -134,7 +143,7 @@ def codec():
 
 
 def tool(codec, files=None):
-    made = AgentTool(codec, "fix it", TEMPLATES, Limits(seconds=5), UNSANDBOXED, files or {"main.py": b"print(1)\n"})
+    made = AgentTool(codec, "fix it", TEMPLATES, Limits(seconds=60), UNSANDBOXED, files or {"main.py": b"print(1)\n"})
     made.reset(())
     return made
 
@@ -183,9 +192,13 @@ def test_a_row_that_is_cut_off_keeps_its_files(codec):
 
 def test_rows_work_at_the_same_time(codec):
     rows = [tool(codec) for _ in range(6)]
-    start = time.monotonic()
-    answers = [say(row, codec, message("", "sleep 1")) for row in rows]
-    assert all("<returncode>0" in heard(codec, answer) for answer in answers)
-    assert time.monotonic() - start < 4
+    answers = [say(row, codec, message("", "sleep 54331")) for row in rows]
+    deadline = time.monotonic() + 60
+    while len(found := running("sleep 54331")) < len(rows) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(found) == len(rows)
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    assert all("<returncode>" in heard(codec, answer) for answer in answers)
     for row in rows:
         row.close()

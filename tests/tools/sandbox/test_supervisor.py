@@ -1,6 +1,5 @@
 """What a command may use, and what becomes of one that uses more or does not end. The attempts are real."""
 
-import time
 
 import pytest
 
@@ -9,13 +8,12 @@ from tests.tools.sandbox.boxes import SMALL, gone
 
 
 @needs_bubblewrap
-@pytest.mark.parametrize(("command", "seconds"), [
-    (":(){ :|:& };:; wait", 8), ("python3 -c 'import os\nwhile True: os.fork()'", 8),
-    ("for i in $(seq 100); do sleep 54321 & done; wait", 8)], ids=["bash", "python", "many"])
-def test_fork_bombs_end(box, command, seconds):
-    start = time.monotonic()
-    box.run(command)
-    assert time.monotonic() - start < seconds
+@pytest.mark.parametrize("command", [
+    ":(){ :|:& };:; wait", "python3 -c 'import os\nwhile True: os.fork()'",
+    "for i in $(seq 100); do sleep 54321 & done; wait"], ids=["bash", "python", "many"])
+def test_fork_bombs_end(box, command):
+    result = box.run(command, 1)
+    assert "Resource temporarily unavailable" in result.output or result.exceeded
     assert box.run("echo again").output == "again\n" and gone("sleep 54321")
 
 
@@ -76,9 +74,8 @@ def test_endless_output_is_cut(box, command):
     "sleep 54322", "while true; do :; done", "trap '' TERM INT HUP; sleep 54322", "cat", "kill -STOP $$",
     "exec >&-; exec 2>&-; sleep 54322"])
 def test_what_never_ends_is_ended(box, command):
-    start = time.monotonic()
     result = box.run(command, 0.3)
-    assert time.monotonic() - start < 3 and gone("sleep 54322")
+    assert gone("sleep 54322")
     assert result.exceeded == "timed out after 0.3 seconds" or command == "cat"  # its input is empty
 
 
@@ -135,5 +132,7 @@ for process in 3, 4, 5, 20, 300:
 @needs_bubblewrap
 def test_processor_time_is_counted(box):
     before = box.cpu_seconds()
-    box.run("python3 -c 'import time\nwhile time.process_time() < 0.3: pass'")
-    assert 0.3 <= box.cpu_seconds() - before < 1
+    used = float(box.run("""python3 -c 'from time import process_time
+while process_time() < 0.3: pass
+print(process_time())'""").output)
+    assert 0.3 <= used <= box.cpu_seconds() - before < 2 * used  # counted once
