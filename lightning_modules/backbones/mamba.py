@@ -138,11 +138,11 @@ class Mixer(Layer):
         state: where to go on from; it is not modified. None: from zero; kernels on CUDA then leave no new state (None)
         """
         kernels = cuda_kernels() if hidden.is_cuda and unchanged(self, Mixer, "_convolve", "_selection") else None
-        if state is None and kernels and not self.dt_floor:  # which these kernels have not
+        own = kernels and scan_cuda.usable(hidden, self.d_inner, self.d_state)
+        if state is None and kernels and (own or not self.dt_floor):  # which mamba-ssm's block has not
             return self.fused(hidden), None
         state = self.initial_state(len(hidden)) if state is None else state
-        if kernels and not self.dt_floor and not torch.is_grad_enabled() and scan_cuda.usable(
-                hidden, self.d_inner, self.d_state):
+        if own and not torch.is_grad_enabled():
             return self._carried_scan(hidden, state)
         if kernels:
             return self._carried(kernels, hidden, state)
@@ -209,7 +209,7 @@ class Mixer(Layer):
     def _token_scan(self, hidden: Tensor) -> Tensor:
         """By the suite's scan, with the channels last all the way; for lengths that are multiples of CHUNK."""
         x, z = self._inwards(hidden)
-        return self.out_proj(scan_cuda.token_scan(*self._scanned(x, z)))
+        return self.out_proj(scan_cuda.token_scan(*self._scanned(x, z), self.dt_floor))
 
     def _carried_scan(self, hidden: Tensor,
                       state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -219,7 +219,7 @@ class Mixer(Layer):
         recent = state[0].to(inputs.dtype)
         x, dt, *others = self._scanned(inputs, z, recent.mT)
         dt[:, length:] = -torch.inf
-        y, h = scan_cuda.carried_scan(x, dt, *others, state[1])
+        y, h = scan_cuda.carried_scan(x, dt, *others, state[1], self.dt_floor)
         recent = torch.cat([recent, inputs[:, max(0, length - taps) : length]], 1)[:, -taps:]
         return self.out_proj(y[:, :length]), (recent.to(state[0].dtype).contiguous(), h.to(state[1].dtype))
 

@@ -9,7 +9,8 @@
 // a state for the channel. rates: A log2(e), [16, WIDTH]; dA: the gradient of A, likewise. length is a multiple of 16.
 // before, after: null, or the state before and after all tokens, [rows, WIDTH, 16]; the gradients are those of a scan
 // from zero.
-// WIDTH, the number of channels, is defined by who compiles this. Needs compute capability 8.0.
+// WIDTH, the number of channels, and FLOOR, which is added to every step size, are defined by who compiles this. Needs
+// compute capability 8.0.
 
 // To a tile in shared memory, 16 tokens of 32 channels, 64 bytes each: a lane copies 16 bytes of token lane / 4 and of
 // the 8th after it, from where `from` points to.
@@ -31,6 +32,11 @@ DEVICE void widen(float4* to, const uint4* tile, int lane) {
 DEVICE void put(bf16* to, const uint4* tile, long long step, int lane) {
     *(uint4*)to = tile[lane];
     *(uint4*)(to + 8 * step) = tile[32 + lane];
+}
+
+// The step size; where x is -inf, no time passes.
+DEVICE float step_size(float x) {
+    return x > -1e30f ? softplus(x) + FLOOR : 0.0f;
 }
 
 // One step of the states: h = exp(step A) h + in B.
@@ -122,7 +128,7 @@ extern "C" __global__ __launch_bounds__(32, 16) void scan_forward(
 #pragma unroll 2
             for (int s = 0; s < 8; s++) {
                 int t = 32 * (half + s);
-                float u = wide(xs[t]), step = softplus(wide(dts[t]) + shift), gate = wide(zs[t]);
+                float u = wide(xs[t]), step = step_size(wide(dts[t]) + shift), gate = wide(zs[t]);
                 advance(h, rate, step, step * u, BC + 8 * s, order);
                 zs[t] = rounded((through * u + read(h, BC + 8 * s + 4, order)) * gate * sigmoid(gate));
             }
@@ -229,14 +235,14 @@ extern "C" __global__ __launch_bounds__(32, 8) void scan_backward(
                     for (int j = 0; j < 4; j++)
                         before[s][j][lane] = make_float4(h[4 * j], h[4 * j + 1], h[4 * j + 2], h[4 * j + 3]);
                     int t = 32 * (early + s);
-                    float step = softplus(wide(dts[t]) + shift);
+                    float step = step_size(wide(dts[t]) + shift);
                     advance(h, rate, step, step * wide(xs[t]), BC + 8 * s, order);
                 }
             }
 #pragma unroll 4
             for (int s = 7; s >= 0; s--) {
                 int t = 32 * (half + s);
-                float u = wide(xs[t]), before_softplus = wide(dts[t]) + shift, step = softplus(before_softplus);
+                float u = wide(xs[t]), before_softplus = wide(dts[t]) + shift, step = step_size(before_softplus);
                 float gate = wide(zs[t]), dy = wide(douts[t]);
                 float opened = sigmoid(gate), in = step * u, v[16];
                 float y = through * u + read(h, BC + 8 * s + 4, order);

@@ -36,25 +36,26 @@ MOST = 65_535
 LOG2E = 1.4426950408889634
 
 
-def token_scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
-    """(y + skip x) silu(z), [B, T, D], of the scan from zero with delta = softplus(dt + bias), in bfloat16.
+def token_scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor, skip: Tensor, bias: Tensor,
+               floor: float = 0.0) -> Tensor:
+    """(y + skip x) silu(z), [B, T, D], of the scan from zero with delta = softplus(dt + bias) + floor, in bfloat16.
 
     x, dt, z: bfloat16 [B, T, D], T a multiple of CHUNK; B, C: bfloat16 [B, T, N]; all also as parts of wider rows;
     A: [D, N], negative; skip, bias: [D]. `fits` says which sizes it is for.
     """
-    return _TokenScan.apply(x, dt, z, B, C, A, skip, bias, torch.is_grad_enabled())
+    return _TokenScan.apply(x, dt, z, B, C, A, skip, bias, floor, torch.is_grad_enabled())
 
 
 def carried_scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor, skip: Tensor, bias: Tensor,
-                 state: Tensor) -> tuple[Tensor, Tensor]:
+                 state: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
     """`token_scan` from `state`, [B, D, N], and the state after it, float32; without gradients.
 
-    A token whose `dt` is -inf leaves the state as it is.
+    A token whose `dt` is -inf leaves the state as it is, whatever the floor.
     """
     x, dt, z, B, C, *parameters = _prepared(x, dt, z, B, C, A, skip, bias)
     before, out = state.float().contiguous(), _empty(x)
     after = torch.empty_like(before)
-    _launch("scan_forward", x, (x, dt, z, B, C, *parameters, out, None, before, after), (x, dt, z, B, C, out))
+    _launch("scan_forward", x, floor, (x, dt, z, B, C, *parameters, out, None, before, after), (x, dt, z, B, C, out))
     return out, after
 
 
@@ -86,14 +87,15 @@ def _compiles(device: int, width: int) -> bool:
 
 class _TokenScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, dt, z, B, C, A, skip, bias, differentiable):
+    def forward(ctx, x, dt, z, B, C, A, skip, bias, floor, differentiable):
         x, dt, z, B, C, rates, skip, bias = _prepared(x, dt, z, B, C, A, skip, bias)
         batch, length, width = x.shape
         out = _empty(x)
         kept = out.new_empty(batch, length // CHUNK, SIZE, width, dtype=torch.float32) \
             if differentiable and any(ctx.needs_input_grad) else None
-        _launch("scan_forward", x, (x, dt, z, B, C, rates, skip, bias, out, kept, None, None),
+        _launch("scan_forward", x, floor, (x, dt, z, B, C, rates, skip, bias, out, kept, None, None),
                 (x, dt, z, B, C, out))
+        ctx.floor = floor
         ctx.save_for_backward(x, dt, z, B, C, rates, skip, bias, kept)
         return out
 
@@ -107,10 +109,10 @@ class _TokenScan(torch.autograd.Function):
         sums = x.new_zeros(batch * length * 2 * SIZE + (SIZE + 2) * width, dtype=torch.float32)
         dBC, dA, rest = sums.split([batch * length * 2 * SIZE, SIZE * width, 2 * width])
         dBC, dA, (dskip, dbias) = dBC.view(batch, length, -1), dA.view(SIZE, width), rest.view(2, width)
-        _launch("scan_backward", x, (x, dt, z, B, C, rates, skip, bias, kept, dout, dx, ddt, dz, dBC, dA, dskip,
-                                     dbias), (x, dt, z, B, C, dout, dx, ddt, dz))
+        _launch("scan_backward", x, ctx.floor, (x, dt, z, B, C, rates, skip, bias, kept, dout, dx, ddt, dz, dBC, dA,
+                                                dskip, dbias), (x, dt, z, B, C, dout, dx, ddt, dz))
         dB, dC = dBC.to(B.dtype).chunk(2, -1)
-        return dx, ddt, dz, dB, dC, dA.t(), dskip, dbias, None
+        return dx, ddt, dz, dB, dC, dA.t(), dskip, dbias, None, None
 
 
 def _prepared(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor, A: Tensor, skip: Tensor,
@@ -136,17 +138,18 @@ def arguments(x: Tensor, tensors: Sequence[Tensor | None], strided: Sequence[Ten
     return [*addresses, x.shape[1], *(stride for tensor in strided for stride in tensor.stride()[:2])]
 
 
-def _launch(name: str, x: Tensor, *parts) -> None:
+def _launch(name: str, x: Tensor, floor: float, *parts) -> None:
     from cuda.core import LaunchConfig, launch
 
     batch, _, width = x.shape
     with torch.cuda.device(x.device):
-        kernel = kernels(x.device.index, width)[name]
+        kernel = kernels(x.device.index, width, floor)[name]
         launch(cuda_kernels.current_stream(), LaunchConfig(grid=(width // WIDTH, batch), block=32), kernel,
                *arguments(x, *parts))
 
 
-def kernels(device: int, width: int) -> dict:
-    """The two kernels by name, compiled for a device, the current one, and a number of channels."""
+def kernels(device: int, width: int, floor: float = 0.0) -> dict:
+    """The two kernels by name, compiled for a device, the current one, a number of channels and a floor."""
     capability = "{}{}".format(*torch.cuda.get_device_capability(device))
-    return cuda_kernels.kernels(device, "scan.cu", ("scan_forward", "scan_backward"), capability, WIDTH=width)
+    return cuda_kernels.kernels(device, "scan.cu", ("scan_forward", "scan_backward"), capability, WIDTH=width,
+                                FLOOR=f"{float(floor)!r}f")

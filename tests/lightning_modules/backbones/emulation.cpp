@@ -8,12 +8,16 @@
 
 #define EMULATED
 #define WIDTH 64
+#define FLOOR floor_now
 #define DEVICE static inline
 #define __global__
 #define __launch_bounds__(...)
 #define __restrict__
 #define __shared__ static
 #define __align__(bytes) __attribute__((aligned(bytes)))
+
+extern "C" float floor_now;
+float floor_now = 0.0f;
 
 typedef unsigned short bf16;
 struct uint4 { unsigned x, y, z, w; };

@@ -34,7 +34,8 @@ def emulation(tmp_path_factory):
 @pytest.fixture
 def emulated(emulation, monkeypatch):
     """The kernels on the CPU, at the same arguments."""
-    def launch(name, x, *parts):
+    def launch(name, x, floor, *parts):
+        ctypes.c_float.in_dll(emulation, "floor_now").value = floor
         numbers = scan_cuda.arguments(x, *parts)
         columns, rows = (ctypes.c_longlong(n) for n in (x.shape[2] // scan_cuda.WIDTH, len(x)))
         getattr(emulation, f"emulate_{name}")(columns, rows, (ctypes.c_longlong * len(numbers))(*numbers))
@@ -42,12 +43,12 @@ def emulated(emulation, monkeypatch):
     monkeypatch.setattr(scan_cuda, "_launch", launch)
 
 
-def formulas(x, dt, z, B, C, A, skip, bias):
-    y, _ = reference_scan(x, F.softplus(dt + bias), A, B, C, x.new_zeros(len(x), *A.shape))
+def formulas(x, dt, z, B, C, A, skip, bias, floor):
+    y, _ = reference_scan(x, F.softplus(dt + bias) + floor, A, B, C, x.new_zeros(len(x), *A.shape))
     return (y + skip * x) * F.silu(z)
 
 
-def results(scan, dtype, device="cpu", width=64, length=48, shift=0.0):
+def results(scan, dtype, device="cpu", width=64, length=48, shift=0.0, floor=0.0):
     """Outputs and gradients; B and C are parts of wider rows, as projections leave them. shift: of the bias"""
     generator = torch.Generator().manual_seed(0)
     numbers = [torch.randn(*shape, generator=generator) for shape in (
@@ -58,7 +59,7 @@ def results(scan, dtype, device="cpu", width=64, length=48, shift=0.0):
     exact = [part.to(device, torch.float64 if dtype == torch.float64 else torch.float32)
              for part in (-torch.exp(A / 3), skip, bias)]
     x, dt, z, wide, *exact = inputs = [part.requires_grad_() for part in (*rounded[:3], rounded[4], *exact)]
-    y = scan(x, dt, z, wide[..., 8:24], wide[..., 24:], *exact)
+    y = scan(x, dt, z, wide[..., 8:24], wide[..., 24:], *exact, floor)
     y.backward(rounded[3])
     return [part.detach().double().cpu() for part in (y, *(part.grad for part in inputs))]
 
@@ -69,8 +70,9 @@ def compare(ours, **options):
         assert (given - exact).norm() < 3e-3 * exact.norm()  # bfloat16 rounds to 1.7e-3 on average
 
 
-def test_the_kernels_and_their_gradients_equal_the_formulas_in_float64(emulated):
-    compare(results(scan_cuda.token_scan, torch.bfloat16))
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+def test_the_kernels_and_their_gradients_equal_the_formulas_in_float64(floor, emulated):
+    compare(results(scan_cuda.token_scan, torch.bfloat16, floor=floor), floor=floor)
 
 
 def test_gradients_keep_their_digits_where_step_sizes_are_tiny(emulated):
@@ -78,11 +80,10 @@ def test_gradients_keep_their_digits_where_step_sizes_are_tiny(emulated):
 
 
 @CUDA
-@pytest.mark.parametrize("shift", [0.0, -16.0, 22.0])
-def test_on_a_gpu_too(shift):
-    length = 16 if shift else 48
-    compare(results(scan_cuda.token_scan, torch.bfloat16, "cuda", shift=shift, length=length), shift=shift,
-            length=length)
+@pytest.mark.parametrize(("shift", "floor"), [(0.0, 0.0), (0.0, 0.3), (-16.0, 0.0), (22.0, 0.0)])
+def test_on_a_gpu_too(shift, floor):
+    options = {"shift": shift, "floor": floor, "length": 16 if shift else 48}
+    compare(results(scan_cuda.token_scan, torch.bfloat16, "cuda", **options), **options)
 
 
 @pytest.fixture
@@ -96,19 +97,22 @@ def convolution(monkeypatch):
     monkeypatch.setattr("length_gen.lightning_modules.backbones.mamba.convolution_kernel", lambda: convolve)
 
 
-def test_a_block_with_it_equals_the_formulas(emulated, convolution, monkeypatch):
+@pytest.mark.parametrize("fading", [(), (0.3, 2)])
+def test_a_block_with_it_equals_the_formulas(fading, emulated, convolution, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(scan_cuda, "usable", lambda *sizes: True)
-    mixer, hidden = Mixer(32, 64, 16, 4, 2, 0.01, 1.0), torch.randn(2, 21, 32)  # 21 tokens: they are filled up to 32
+    mixer = Mixer(32, 64, 16, 4, 2, 0.01, 1.0, *fading)
+    hidden = torch.randn(2, 21, 32)  # 21 tokens: they are filled up to 32
     expected = mixer(hidden, mixer.initial_state(2))[0]
     given = mixer.bfloat16().fused(hidden.bfloat16())
     assert given.shape == expected.shape and (given - expected).norm() < 2e-2 * expected.norm()
 
 
+@pytest.mark.parametrize("fading", [(), (0.3, 2)])
 @torch.no_grad()
-def test_chunks_of_a_block_with_it_equal_the_formulas(emulated, convolution):
+def test_chunks_of_a_block_with_it_equal_the_formulas(fading, emulated, convolution):
     torch.manual_seed(0)
-    mixer = Mixer(32, 64, 16, 4, 2, 0.01, 1.0)
+    mixer = Mixer(32, 64, 16, 4, 2, 0.01, 1.0, *fading)
     small, state, other = copy.deepcopy(mixer).bfloat16(), mixer.initial_state(2), mixer.initial_state(2)
     for length in (21, 2, 1, 16):
         hidden = torch.randn(2, length, 32)
@@ -130,11 +134,12 @@ def test_where_it_cannot_be_compiled_a_warning_says_what_to_install(monkeypatch)
 
 
 @CUDA
-def test_a_training_pass_with_it_equals_that_of_the_library(monkeypatch):
+@pytest.mark.parametrize("fading", [{}, {"dt_floor": 0.3, "taps": [3, 1]}])
+def test_a_training_pass_with_it_equals_that_of_the_library(fading, monkeypatch):
     monkeypatch.setattr(scan_cuda, "FEWEST", 1)
     assert scan_cuda.usable(torch.zeros(4, 256, 64, dtype=torch.bfloat16, device="cuda"), 128, 16)
     torch.manual_seed(0)
-    net = Mamba(50, n_layer=2, d_model=64, dt_min=0.01, dt_max=1.0, initializer_range=0.3).cuda()
+    net = Mamba(50, n_layer=2, d_model=64, dt_min=0.01, dt_max=1.0, initializer_range=0.3, **fading).cuda()
     tokens = torch.randint(50, (4, 256)).cuda()
     found = []
     for fewest in (10**9, 1):  # of the library, and ours
@@ -149,11 +154,12 @@ def test_a_training_pass_with_it_equals_that_of_the_library(monkeypatch):
 
 
 @CUDA
+@pytest.mark.parametrize("fading", [{}, {"dt_floor": 0.3, "taps": [3, 1]}])
 @torch.no_grad()
-def test_chunks_with_it_equal_those_of_the_library_in_float32(monkeypatch):
+def test_chunks_with_it_equal_those_of_the_library_in_float32(fading, monkeypatch):
     monkeypatch.setattr(scan_cuda, "FEWEST", 1)
     torch.manual_seed(0)
-    net = Mamba(50, n_layer=2, d_model=64, dt_min=0.01, dt_max=1.0, initializer_range=0.3).cuda()
+    net = Mamba(50, n_layer=2, d_model=64, dt_min=0.01, dt_max=1.0, initializer_range=0.3, **fading).cuda()
     tokens = torch.randint(50, (4, 300)).cuda()
     state, other = net.initial_state(4), net.initial_state(4)
     calls, plain = [], scan_cuda.carried_scan
