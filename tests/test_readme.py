@@ -2,7 +2,11 @@
 
 import json
 import re
+from collections import defaultdict
 from pathlib import Path
+from xml.etree import ElementTree
+
+from length_gen.datamodules.tasks import Addition
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,3 +31,23 @@ def test_every_test_that_is_named_is_there():
         assert not [path for path in paths if not (ROOT / path).exists()], page.name
         names |= set(re.findall(r"[`:](test_\w+)`", text))
     assert len(names) > 20 and names <= functions
+
+
+def test_code_that_docs_show_is_that_of_tests():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_own.py"))
+    assert len(blocks) == 3 and all(block in tests for block in blocks)
+
+
+def test_pictures_of_trajectories_show_what_is_recorded():
+    recorded = {style: Addition(5, style).record(Addition(5).parse("7+5")).tokens for style in ("paper", "local")}
+    for name, styles, runs in (("loop", ["paper"], 3), ("styles", ["paper", "local"], 4)):
+        picture = ElementTree.parse(ROOT / f"docs/figures/{name}.svg")
+        rows = defaultdict(list)
+        for text in picture.iter("{http://www.w3.org/2000/svg}text"):
+            if text.get("class", "").startswith("token"):
+                rows[text.get("y")].append(text.text)
+        assert len(rows) >= runs
+        for row in list(rows.values())[-runs:]:
+            assert any(row == tokens[i : i + len(row)] for tokens in map(recorded.get, styles)
+                       for i in range(len(tokens)))
