@@ -51,6 +51,18 @@ def clock(monkeypatch):
     return clock
 
 
+@pytest.fixture(scope="session")
+def certified(tmp_path_factory):
+    """The path of a certificate of a model that copies; the weights are beside it."""
+    from length_gen.lightning_modules.certification.certify import certify
+    from tests.exact import automaton, exact_copy, task
+
+    path = tmp_path_factory.mktemp("certificate") / "copy.npz"
+    verdict = certify(exact_copy(), task(), task().vocabulary(), automaton, 2.0**-20, order=6, path=path)
+    assert verdict.outcome == "certified"
+    return path
+
+
 @pytest.fixture(autouse=True)
 def no_command_is_left():
     """A run that hangs fails its test, and must not hang the others."""

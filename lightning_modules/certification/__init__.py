@@ -5,5 +5,8 @@
     stream.py        the residual stream over all that may have come before, edge by edge
     mamba.py         what a Mamba layer can put out, with the boxes of its recurrent state
     fixpoint.py      boxes of a fading recurrence, and the check that they are inductive
-    margins.py       the least margin of every decision
+    model_bounds.py  the least margin of every decision, layer by layer
+    refutation.py    problems that lead to decisions that were not proved
+    certificate.py   the file, which certificates/check.py proves again with code of its own
+    certify.py       the verdict: certified, refuted or unknown
 """

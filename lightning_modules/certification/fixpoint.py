@@ -21,6 +21,10 @@ SETTLED = 1e-4
 """Boxes that move by less, relative to the largest state, are taken."""
 
 
+SPARE = 4096
+"""Units that the boxes of short windows have to spare: a checker, whose roundings differ, must find them inductive."""
+
+
 class NotFadingError(Exception):
     """The decay of a state is not proved to be below 1, or boxes are not inductive."""
 
@@ -58,7 +62,7 @@ def fixpoint(graph: Graph, short: tuple[Graph, Tensor, Tensor, Tensor], decay: B
     few_decay, few_drive = gathered(decay), gathered(drive)
     everything = top.expand(few.nodes, *top.shape)
     start = iterate(few, few_decay, few_drive, Box(-everything, everything), top, 10 * SWEEPS)
-    start = settle(few, few_decay, few_drive, start, top, rounding)[0]
+    start = settle(few, few_decay, few_drive, start, top, rounding, SPARE)[0]
     boxes = iterate(graph, decay, drive, start[node], top, SWEEPS)
     return *settle(graph, decay, drive, boxes, top, rounding), start
 
@@ -83,17 +87,20 @@ def iterate(graph: Graph, decay: Box, drive: Box, nodes: Box, top: Tensor, sweep
     return Box(nodes.lo.double(), nodes.hi.double())
 
 
-def settle(graph: Graph, decay: Box, drive: Box, nodes: Box, top: Tensor, rounding: Rounding) -> tuple[Box, Box]:
+def settle(graph: Graph, decay: Box, drive: Box, nodes: Box, top: Tensor, rounding: Rounding,
+           units: int = 128) -> tuple[Box, Box]:
     """Inductive boxes around those given, and their images at the edges, rounded outwards.
 
-    top: |h| stays below it; it is where the widening takes its size from
+    top:   |h| stays below it; it is where the widening takes its size from
+    units: of rounding that they are widened by beside
     """
-    margin = (0.02 * SETTLED + 64 * rounding.unit) * top / (1 - decay.hi.amax(0))
+    margin = (0.02 * SETTLED + units * rounding.unit) * top / (1 - decay.hi.amax(0))
     for attempt in range(8):
         grown = Box((nodes.lo - margin).clamp(min=-top), (nodes.hi + margin).clamp(max=top)) if attempt == 0 else nodes
+        grown = single(grown)
         image = image_of(graph, decay, drive, grown, rounding)
         reached = graph.hull(image)
-        if inside(reached, grown):
+        if inside(reached, grown):  # in other words: they are inductive
             return grown, image
         nodes = Box(torch.minimum(grown.lo, reached.lo) - margin, torch.maximum(grown.hi, reached.hi) + margin)
     raise NotFadingError("no inductive boxes were found")
@@ -104,6 +111,14 @@ def image_of(graph: Graph, decay: Box, drive: Box, nodes: Box, rounding: Roundin
     sizes = nodes.size.amax(0) + drive.size.amax(0)
     slack = rounding.gamma(4) * sizes + TINY
     return step(graph, decay, Box(drive.lo - slack, drive.hi + slack), nodes)
+
+
+def single(box: Box) -> Box:
+    """The least box around it whose ends float32 has, so that a certificate can keep it in half the space."""
+    lo, hi = box.lo.float(), box.hi.float()
+    infinity = torch.tensor(torch.inf, dtype=torch.float32, device=lo.device)
+    return Box(torch.where(lo > box.lo, torch.nextafter(lo, -infinity), lo).double(),
+               torch.where(hi < box.hi, torch.nextafter(hi, infinity), hi).double())
 
 
 def inside(inner: Box, outer: Box) -> bool:

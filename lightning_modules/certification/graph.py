@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from length_gen.datamodules.automaton.windows import Automaton
 from length_gen.lightning_modules.certification.bounds import Box
 
 
@@ -29,6 +30,13 @@ class Graph:
         if orphans != [root]:
             raise ValueError(f"nodes without an edge to them are {orphans[:5]}, and only the root {root} may be one")
         self.starts = torch.cat([self.degrees.new_zeros(1), self.degrees.cumsum(0)])
+
+    @classmethod
+    def of(cls, automaton: Automaton, device: torch.device | str = "cpu") -> "Graph":
+        """The graph of an automaton, on a device."""
+        windows, source, target, wanted = (torch.as_tensor(part, dtype=torch.long, device=device) for part in (
+            automaton.windows, automaton.source, automaton.target, automaton.wanted))
+        return cls(windows, source, windows[target, -1], target, wanted, 0)
 
     def hull(self, edges: Box) -> Box:
         """The least boxes of nodes [nodes, ...] that hold those of all edges to them [edges, ...]; 0 at the root, where

@@ -1,6 +1,7 @@
 """What the layers of a Mamba can put out, edge by edge, with the boxes of their recurrent state."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,11 @@ class MambaBounds(LayeredBounds):
     def layer(self, block: Block, stream: Stream, progress: Callable[[float], None]) -> tuple[Box, Tensor]:
         return MambaLayer(block, self.graph, self.rounding, self.short, self.keep).bounds(stream, progress), \
             self.weight(block.mixer.out_proj.weight)
+
+    def settings(self) -> dict[str, Any]:
+        blocks = self.backbone.parts[1]
+        return {"floors": [block.mixer.dt_floor for block in blocks], "taps": [block.mixer.taps for block in blocks],
+                "epsilons": [*(block.norm.eps for block in blocks), self.backbone.parts[2].eps]}
 
 
 class MambaLayer:

@@ -19,12 +19,14 @@ from length_gen.lightning_modules.certification.stream import Stream, blocks
 class LayeredBounds(ABC):
     """Bounds of an embedding, residual layers, an RMS norm and a head without bias, layer by layer.
 
-    keep: called with what a layer finds, a name and a box of nodes; it does nothing unless it is replaced
+    keep:   called with what a layer finds, a name and a box of nodes; it does nothing unless it is replaced
+    number: of the layer that is at work
     """
 
     def __init__(self, backbone: LayeredBackbone, graph: Graph, rounding: Rounding) -> None:
         self.backbone, self.graph, self.rounding = backbone, graph, rounding
         self.keep: Callable[[str, Box], Any] = lambda name, box: None
+        self.number = 0
 
     @abstractmethod
     def layer(self, block: nn.Module, stream: Stream, progress: Callable[[float], None]) -> tuple[Box, Tensor]:
@@ -32,6 +34,10 @@ class LayeredBounds(ABC):
 
         Raises NotFadingError where nothing can be said.
         """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What the weights do not say, for a certificate."""
 
     def weight(self, parameter: Tensor) -> Tensor:
         """A parameter in float64, exactly, on the graph's device."""
@@ -45,7 +51,7 @@ class LayeredBounds(ABC):
         """
         embedding, layers, norm, head = self.backbone.parts
         stream = Stream(self.weight(embedding.weight), self.graph.token, self.rounding)
-        for block in layers:
+        for self.number, block in enumerate(layers):
             stream.add(*self.layer(block, stream, progress))
         return self._judged(stream, self.weight(norm.weight), norm.eps, self.weight(head.weight))
 

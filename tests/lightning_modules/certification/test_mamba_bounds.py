@@ -1,33 +1,26 @@
 """The states and outputs of a model, on random trajectories, lie in what its bounds say."""
 
-import random
-
+import numpy as np
 import pytest
 import torch
-from sampled import path, sampled_graph, shown
 
-from length_gen.datamodules.tasks import Copy
 from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.certification.bounds import Rounding
+from length_gen.lightning_modules.certification.graph import Graph
 from length_gen.lightning_modules.certification.mamba import MambaBounds
+from tests.exact import automaton, task, trajectories
 
-K = 8
-TASK = Copy(5)
-
-
-def trajectories(count, seed):
-    rng = random.Random(seed)
-    return [shown(TASK, TASK.record(TASK.sample(rng, rng.randint(1, 9), ""))) for _ in range(count)]
+VOCABULARY = task().vocabulary()
 
 
 @pytest.fixture(scope="module")
 def graph():
-    return sampled_graph(trajectories(150, 0), K)
+    return Graph.of(automaton(8))
 
 
 def model(layers=2, width=16, seed=0):
     torch.manual_seed(seed)
-    made = Mamba(len(TASK.vocabulary()), layers, width, d_state=4, dt_floor=0.5, taps=[4, 3], initializer_range=1.0,
+    made = Mamba(len(VOCABULARY), layers, width, d_state=4, dt_floor=0.5, taps=[4, 3], initializer_range=1.0,
                  tie_embeddings=False)
     for block in made.parts[1]:
         torch.nn.init.normal_(block.norm.weight, 1, 0.3)
@@ -38,9 +31,12 @@ def model(layers=2, width=16, seed=0):
 def runs(made, graph, rows, dtype):
     """Of every token of the rows: its edge, the state after it, the logits after it."""
     made = made.to(dtype)
-    for ids, _ in rows:
-        state = made.initial_state(1)
-        for token, edge in zip(ids, path(graph, ids), strict=True):
+    found = {ends: i for i, ends in enumerate(zip(graph.source.tolist(), graph.token.tolist(), strict=True))}
+    for row in rows:
+        state, node = made.initial_state(1), graph.root
+        for token in VOCABULARY.encode(row.tokens).astype(np.int64).tolist():
+            edge = found[node, token]
+            node = int(graph.target[edge])
             with torch.no_grad():
                 logits, state = made.step(torch.tensor([token]), state)
             yield edge, state, logits[0]
@@ -56,7 +52,7 @@ def test_real_runs_lie_within(graph, dtype, u):
     taps, states = ([box for name, box in kept if name == kind] for kind in ("convolution", "state"))
     assert len(taps) == 2 * 3 and len(states) == 2
     close = torch.zeros(graph.nodes)
-    for edge, state, logits in runs(made, graph, trajectories(6, 0), dtype):
+    for edge, state, logits in runs(made, graph, trajectories()[:6], dtype):
         node = int(graph.target[edge])
         for layer, (recent, h) in enumerate(state):
             for back in range(3):
@@ -79,7 +75,7 @@ def test_bounds_that_leave_the_rounding_out_are_left(graph):
     with torch.no_grad():
         bounds.margins()
     outside = 0
-    for edge, state, _ in runs(made, graph, trajectories(2, 0), torch.float32):
+    for edge, state, _ in runs(made, graph, trajectories()[:2], torch.float32):
         recent, box = state[0][0][0, 2], kept[0]
         node = int(graph.target[edge])
         outside += int(((recent < box.lo[node]) | (recent > box.hi[node])).sum())
