@@ -1,4 +1,4 @@
-"""What the README and docs say of records and tests is so."""
+"""What the README and the documents say is what the records say."""
 
 import json
 import re
@@ -7,19 +7,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from length_gen.datamodules.tasks import Addition
+from length_gen.lightning_modules.reporting.report import report
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_ten_million_digits_are_told_as_they_were_measured():
-    content = json.loads((ROOT / "results/benchmarks/verify.json").read_text())
-    rows = {row["length"]: row for row in content["records"] if row["backbone"] == "mamba 2x128"}
-    far, million, near = (rows[length] for length in (10_000_000, 1_000_000, 10_000))
-    text = " ".join((ROOT / "README.md").read_text().split())
-    assert far["exact"] and f"{far['tokens']:,} tokens, the one seed that was tried is exact" in text
-    assert far["device"].startswith("NVIDIA H100") and f"in {far['seconds']:.0f} s on an H100" in text
-    assert f"(a million: {million['seconds']:.1f} s; `results/benchmarks/verify.json`)" in text
-    assert far["device_mib"] == near["device_mib"] and "in as much of its memory as at ten thousand digits" in text
+def test_every_number_of_the_documents_has_its_record(monkeypatch):
+    """If this fails, `python run.py report` says what is missing, and fills in what has a record."""
+    monkeypatch.chdir(ROOT)
+    report(check=True)
 
 
 def test_every_test_that_is_named_is_there():
@@ -51,3 +47,21 @@ def test_pictures_of_trajectories_show_what_is_recorded():
         for row in list(rows.values())[-runs:]:
             assert any(row == tokens[i : i + len(row)] for tokens in map(recorded.get, styles)
                        for i in range(len(tokens)))
+
+
+def test_the_results_page_is_short():
+    assert len((ROOT / "docs/results.md").read_text().splitlines()) <= 400
+
+
+def test_ten_million_digits_take_no_more_memory_than_ten_thousand():
+    records = json.loads((ROOT / "results/benchmarks/verify.json").read_text())["records"]
+    memory = {row["length"]: row["device_mib"] for row in records if row["backbone"] == "mamba 2x128"}
+    assert memory[10_000_000] == memory[10_000]
+    assert "in as much of its memory as at ten thousand digits" in " ".join((ROOT / "README.md").read_text().split())
+
+
+def test_every_figure_is_on_a_page():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = {(page.parent / target).resolve() for page in pages
+             for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text())}
+    assert shown == {path.resolve() for path in (ROOT / "docs").rglob("*.png")}

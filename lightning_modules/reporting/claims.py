@@ -160,7 +160,7 @@ def paper_rows(everything: Sequence[Curve], path: Path) -> list[dict[str, Any]]:
 
 def paper_grid(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """How much of the paper's tables there is by its own recipe (`QUEUE`): the head of a table, and for each training
-    (products n x 1 and n x 2 are one) a row, with the seeds of each model. Both empty without a row of a table."""
+    (products n x 1 and n x 2 are one) a row, with the seeds of each model. Both are empty without a row of a table."""
     cells: dict[tuple[str, int], dict[str, list[str]]] = {}
     for row in rows:
         if row.get("setting", "interactive") == "interactive" and PAPER_TABLE.search(row["what"]):
@@ -186,6 +186,15 @@ def headline(curve: Curve, trained: int) -> str:
     if reaches[0][0] != reaches[-1][0]:
         text += f": {reaches[0][0]:,}{TO}{reaches[-1][0]:,}"
     return f"{text}, {curve.backbone.partition(' ')[2] or curve.backbone}"
+
+
+def row_summary(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the paper's tables as plain values, with the first recipe of each style as a line (`headline`)."""
+    ours = {f"ours_{style}": headline(found[0], row["trained"]) if found else NOTHING
+            for style, found in row["ours"].items()}
+    return {**{key: value for key, value in row.items() if key != "ours"}, **ours,
+            "measured": [style for style in STYLES if row in measured([row], style)],
+            "met": [style for style in STYLES if row in measured([row], style) and not below(row, style)]}
 
 
 def below(row: dict[str, Any], style: str) -> bool:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from length_gen.lightning_modules.reporting.claims import paper_rows
+from length_gen.lightning_modules.reporting.claims import paper_grid, paper_rows, row_summary
 from length_gen.lightning_modules.reporting.details import (
     benchmark_page,
     experiment_pages,
@@ -13,6 +14,7 @@ from length_gen.lightning_modules.reporting.details import (
 )
 from length_gen.lightning_modules.reporting.overview import overview
 from length_gen.lightning_modules.reporting.pages import Pages
+from length_gen.lightning_modules.reporting.prose import documents
 from length_gen.lightning_modules.reporting.results import Curve, Run, curves, models, read_results, read_runs
 from length_gen.lightning_modules.reporting.text import plural
 from length_gen.lightning_modules.runs.sweep import read_sweep
@@ -24,14 +26,15 @@ HORIZON = ("task", "setting", "style", "verdicts"), ("horizon", "length", "varia
 
 def report(results: str = "results", out: str = "docs/results.md", queue: str = "configs/sweeps/paper.yaml",
            check: bool = False) -> None:
-    """Write the results page, and those that it leads to, from the files in a folder; and print how much of the paper's
-    grid is there.
+    """Write the results page, and those that it leads to, from the files in a folder, and fill in the numbers of other
+    documents; print how much of the paper's grid is there.
 
     Args:
         results: the folder of results
-        out: the page; the others, and all figures, go to a folder of its name beside it
+        out: the page; the others, and all figures, go to a folder of its name beside it. A claims.yaml beside it says
+            which numbers of which other documents are from which records (reporting/prose.py)
         queue: the sweep file of the paper's grid
-        check: write nothing, and fail if a page is not what the files give
+        check: write nothing, and fail if a page is not what the files give, or a number has no record
     """
     if not Path(results).is_dir():
         raise UserError(f"there is no folder {results}: give the folder of results")
@@ -42,23 +45,30 @@ def report(results: str = "results", out: str = "docs/results.md", queue: str = 
     everything = curves(runs)
     cells = read_sweep(queue) if Path(queue).is_file() else []
     state = f"{queue}: {sum(cell.result.is_file() for cell in cells)} of {len(cells)} cells are there"
-    make(pages, runs, everything, f" ({state})" if cells else "")
-    if check:
-        if wrong := pages.wrong():
-            raise UserError("; ".join(wrong))
-    else:
+    rows = paper_rows(everything, pages.results / "paper.yaml")
+    make(pages, runs, everything, rows, f" ({state})" if cells else "")
+    wrong = []
+    if (claims := Path(out).with_name("claims.yaml")).is_file():
+        texts, wrong = documents(claims, {
+            "curves": [curve.summary() for curve in everything], "paper": [row_summary(row) for row in rows],
+            "grid": [seeds for _, *cells in paper_grid(rows)[1] for seeds in cells]})
+        pages.texts |= texts
+    if not check:
         pages.write()
-        for path in pages.stale():
-            print(f"{path} is made no more: remove it")
+    wrong = pages.wrong() + wrong
+    if wrong and check:
+        raise UserError("; ".join(wrong))
+    for line in wrong:
+        print(line)
     print(f"{out}: {plural(len(everything), 'curve')} of {plural(models(runs), 'trained model')}")
     if cells:
         print(state)
 
 
-def make(pages: Pages, runs: Sequence[Run], everything: Sequence[Curve], state: str) -> None:
-    """Add all pages; `state`: of the paper's grid, for the main one."""
+def make(pages: Pages, runs: Sequence[Run], everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
+         state: str) -> None:
+    """Add all pages; `rows`: of the paper's tables, `state`: of its grid, for the main page."""
     horizons = [read_results(path, *HORIZON) for path in sorted(Path(pages.results, "horizon").glob("*.json"))]
-    rows = paper_rows(everything, pages.results / "paper.yaml")
     recipes_page(pages, rows, horizons)
     horizons_page(pages, horizons)
     growth_page(pages, everything)

@@ -110,15 +110,15 @@ class Curve:
         """`exact_to` of each seed, with whether it tried nothing longer, so that its limit is not known."""
         return [(reached, reached == max(one)) for reached, one in zip(self.exact_to(), self.exact, strict=True)]
 
-    def perfect(self) -> tuple[int, int]:
-        """The largest length up to which all is exact with every seed that tried it, and how many did; or zeros."""
-        result = 0, 0
-        for length in self.lengths:
-            values = self.at(length)
-            if min(values) < 1:
-                break
-            result = length, len(values)
-        return result
+    def summary(self) -> dict[str, Any]:
+        """The curve as plain values: what it is of, and for its seeds in their order the seed, `exact_to`, the largest
+        length tried, and exact match by length (a text)."""
+        names = ("experiment", "recipe", "task", "variant", "setting", "style", "backbone", "evaluator")
+        return {**{name: getattr(self, name) for name in names},
+                "seeds": [self.seed_of(k) for k in range(len(self.exact))], "exact_to": self.exact_to(),
+                "tried": [max(one) for one in self.exact], "exact": [{str(n): e for n, e in one.items()}
+                                                                     for one in self.exact],
+                "whole": [last for _, last in self.outcomes()]}
 
     def reaches(self) -> list[tuple[int, float]]:
         """The reach of each seed, sorted: the paper's number, the largest length with at least 5% exact and the share

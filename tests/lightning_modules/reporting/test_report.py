@@ -32,7 +32,7 @@ def test_every_seed_counts(tmp_path):
     write(tmp_path, "small_seed4", {10: 1.0, 100: 1.0}, seed=4)  # was not asked for 1,000: no opinion
     curve, = curves(read_runs(tmp_path))
     assert [curve.at(n) for n in (10, 100, 1000)] == [[1, 1, 1, 1], [1, 0, 0.9, 1], [1, 0, 0.3]]
-    assert curve.errors == {"add": 11} and curve.exact_to() == [1000, 10, 10, 100] and curve.perfect() == (10, 4)
+    assert curve.errors == {"add": 11} and curve.exact_to() == [1000, 10, 10, 100]
     assert curve.reaches() == [(10, 1.0), (100, 1.0), (1000, 0.3), (1000, 1.0)] and curve.median_reach() == (100, 1.0)
     assert curve.interval(100) == (0, 1)
 
@@ -151,6 +151,22 @@ def test_the_check_finds_what_a_report_would_change(page):
     (page / "results/figures/sizes.png").touch()
     report(results, str(out))
     assert notes.is_file()
+
+
+def test_a_report_fills_in_the_documents_of_the_claims_beside_it_and_the_check_fails_without(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "results", "small_seed1", {10: 1.0, 1000: 1.0})
+    (tmp_path / "README.md").write_text("Exact to 10 digits with 1 of 9 seeds.")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/claims.yaml").write_text("""documents:
+  README.md:
+    claims:
+    - {says: "Exact to {:,} digits", from: curves, values: ["[?recipe=='small'] | [0].exact_to[0]"]}
+""")
+    report(queue="none")
+    assert (tmp_path / "README.md").read_text().startswith("Exact to 1,000 digits with 1 of 9")
+    with pytest.raises(UserError, match=r"^README\.md: no record is named for 1 in: .*; .* for 9 in: [^;]*$"):
+        report(queue="none", check=True)
 
 
 def test_pages_never_go_into_the_folder_of_results(tmp_path):
