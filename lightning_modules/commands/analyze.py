@@ -48,5 +48,8 @@ def analyze(run: Run, lengths: list[int] = [5, 10, 20, 50, 100, 200], problems: 
     stem = Path(folder) / name.replace(", ", "_")
     write_metrics(stem.with_suffix(".json"), rows, **origin(torch.device("cpu")), task=task.name,
                   setting=task.setting, style=task.style, problems=problems, verdicts=verdicts)
-    save_figure(horizon_figure(reached, task.max_length, name), stem.with_suffix(".png"))
+    worst = max(reached, key=lambda variant: max(reached[variant].values()))
+    figure = horizon_figure(reached, task.max_length, f"{worst}: " * (len(reached) > 1) + verdicts[worst],
+                            f"horizon of {name}; {problems} problems of each length")
+    save_figure(figure, stem.with_suffix(".png"))
     console.print(f"{stem}.json, {stem}.png")

@@ -185,6 +185,16 @@ def group_records(records: Iterable[Record]) -> dict[tuple[str, ...], list[Recor
     return {cell: [curve[n] for n in sorted(curve)] for cell, curve in curves.items() if curve}
 
 
+def common_reach(records: Sequence[Record]) -> int:
+    """The largest length up to which every variant is exact on all problems; 0 if there is none."""
+    reached = 0
+    for length in sorted({r["length"] for r in records}):
+        if any(r["exact_match"] < 1 for r in records if r["length"] == length):
+            break
+        reached = length
+    return reached
+
+
 def as_passes(records: Iterable[Record]) -> list[Record]:
     """The records that judge answers, with the share of right ones in the place of exact match: for tasks where what
     counts is that a problem is solved, however (`Task.passes`)."""

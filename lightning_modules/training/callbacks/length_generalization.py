@@ -21,7 +21,7 @@ from length_gen.lightning_modules.decoding.agreement import check_agreement
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
 from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, PROBLEM_SETS, check_lengths, evaluate
-from length_gen.lightning_modules.evaluation.metrics import Record, write_metrics
+from length_gen.lightning_modules.evaluation.metrics import Record, common_reach, write_metrics
 from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure
 from length_gen.lightning_modules.evaluation.tables import records_table
 from length_gen.lightning_modules.evaluation.traces import trace_markdown
@@ -252,7 +252,7 @@ class LengthGeneralization(Callback):
                       train_seconds=round(self._train_seconds, 1),
                       train_loss=loss if finite else None, validation_loss=self._validation_loss(trainer),
                       diverged=diverged, disagreement=self._disagreement, stream=stream)
-        figure = accuracy_figure(records, train_length, passes=data.task.passes and "rollout" in self.evaluators)
+        figure = accuracy_figure(records, train_length, data.task.passes and "rollout" in self.evaluators, data.seed)
         save_figure(figure, folder / "curve.png")
         console.print(records_table(records, train_length))
         if diverged:
@@ -276,13 +276,3 @@ class LengthGeneralization(Callback):
         row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))],
                        decoding=self.decoding)
         return trace_markdown(row.tokens, row.kinds, reference.phases if row.tokens == reference.tokens else None, 400)
-
-
-def common_reach(records: Sequence[Record]) -> int:
-    """The largest length up to which every variant is exact on all problems; 0 if there is none."""
-    reached = 0
-    for length in sorted({r["length"] for r in records}):
-        if any(r["exact_match"] < 1 for r in records if r["length"] == length):
-            break
-        reached = length
-    return reached

@@ -1,5 +1,7 @@
+import json
 from itertools import pairwise
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot, rcParams
@@ -9,6 +11,7 @@ from matplotlib.image import imread
 from length_gen.lightning_modules.evaluation.metrics import wilson_interval
 from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure, short_number
 from length_gen.lightning_modules.reporting.plots import growth_figure, reach_figure, seeds_figure
+from tests.commands import ROOT
 
 LENGTHS = [5, 10, 20, 50, 100, 1000, 10_000, 50_000, 150_000]
 
@@ -56,9 +59,9 @@ def test_bars_are_the_wilson_intervals():
 
 def test_ticks_stand_at_the_measured_lengths():
     axes = accuracy_figure(curve(*[16] * 9), train_length=10).axes[0]
-    assert list(axes.get_xticks()) == LENGTHS
-    labels = ["5", "10", "20", "50", "100", "1K", "10K", "50K", "150K"]
-    assert [t.get_text() for t in axes.get_xticklabels()] == labels
+    assert sorted([*axes.get_xticks(), *axes.get_xticks(minor=True)]) == LENGTHS
+    labels = ["5", "10", "100", "1K", "10K", "150K"]  # the ends, the training's, powers of ten
+    assert [label for label in (t.get_text() for t in axes.get_xticklabels()) if label in labels] == labels
 
 
 @pytest.mark.parametrize("lengths", [range(1, 41), range(100, 140), [8, 9, 10, 11, 12, 13, 20, 1000], [1000, 1024]])
@@ -92,20 +95,68 @@ def test_six_curves_stay_near_their_ticks():
 @pytest.mark.parametrize("curves", [1, 2, 5])
 def test_legend_title_and_training_mark_lie_above_the_data(curves):
     records = [r for i in range(curves) for r in curve(*[16] * 9, variant=f"n x {i}" if curves > 1 else "")]
-    figure = accuracy_figure(records, train_length=10, title="Multiplication")
+    figure = accuracy_figure(records, train_length=10)
     axes = figure.axes[0]
     (mark,) = (t for t in axes.texts if t.get_text() == "trained up to 10")
-    stack = [axes.patch, mark, *([axes.get_legend()] if curves > 1 else []), axes._left_title]
+    note, = (t for t in axes.texts if "95%" in t.get_text())
+    stack = [axes.patch, mark, *([axes.get_legend()] if curves > 1 else []), note, axes._left_title]
     extents = boxes(figure, stack)
     assert all(lower.y1 <= upper.y0 + 1 for lower, upper in pairwise(extents))
-    assert extents[-1].y1 <= figure.bbox.y1
+    assert extents[-1].y1 <= figure.bbox.y1 and all(extent.x1 <= figure.bbox.x1 for extent in extents)
     assert any(list(line.get_xdata()) == [10, 10] for line in axes.lines)
 
 
-def test_title_says_what_the_curves_share():
-    figure = accuracy_figure(curve(16) + curve(16, evaluator="verify"))
-    assert figure.axes[0].get_title("left") == "addition, interactive, local"
+def test_the_note_says_what_the_curves_share_and_how_many_problems_they_have():
+    figure = accuracy_figure(curve(16) + curve(15, evaluator="verify"), seed=7)
     assert [line.get_label() for line in lines(figure)] == ["rollout", "verify"]
+    note = next(text.get_text() for text in figure.axes[0].texts)
+    assert note == "addition, interactive, local, seed 7\n16 problems a point; bars: 95% interval"
+
+
+@pytest.mark.parametrize(("curves", "title"), [
+    ([[16] * 9], "exact at all 9 lengths to 150,000"),
+    ([[16]], "exact at 5"),
+    ([[16, 16, 9, 4, 0]], "exact to 10, 56% at 20, 0% at 100"),
+    ([[16, 16, 4, 0]], "exact to 10, 25% at 20, 0% at 50"),
+    ([[12, 4]], "75% exact at 5, 25% at 10"),
+    ([[16] * 9, [16, 4, 0]], "n x 1: exact to 5, 25% at 10, 0% at 20"),
+    ([[16] * 9, [16] * 3], "n x 1: exact to 20"),  # which had no more lengths
+], ids=str)
+def test_title_says_how_far_the_worst_curve_gets(curves, title):
+    several = len(curves) > 1
+    records = [r for i, c in enumerate(curves) for r in curve(*c, variant=f"n x {i}" * several)]
+    assert accuracy_figure(records).axes[0].get_title("left") == title
+
+
+def test_the_title_never_rounds_up_to_all_and_speaks_of_solving_where_that_counts():
+    fields = {"answer_accuracy": 0.999, "answer_low": 0.99, "answer_high": 1}
+    assert accuracy_figure([record(5, 999, 1000)]).axes[0].get_title("left") == ">99% exact at 5"
+    figure = accuracy_figure([record(5, 0, 1000, **fields)], passes=True)
+    assert figure.axes[0].get_title("left") == ">99% solved at 5"
+
+
+def test_evaluators_that_agree_are_one_curve():
+    records = [r for evaluator in ("rollout", "verify") for variant in ("n x 1", "n x 2")
+               for r in curve(16, 15 - (variant, evaluator).count("n x 2"), variant=variant, evaluator=evaluator)]
+    assert [line.get_label() for line in lines(accuracy_figure(records))] == ["n x 1", "n x 2"]
+    assert accuracy_figure(records).axes[0].texts[0].get_text().startswith(
+        "addition, interactive, local, rollout and verify\n")
+    records[1] = record(10, 14, variant="n x 1")
+    assert [line.get_label() for line in lines(accuracy_figure(records))] == [
+        "n x 1, rollout", "n x 2, rollout and verify", "n x 1, verify"]
+
+
+def test_where_nothing_lies_below_half_the_axis_begins_there():
+    # 16 of 16: from 80.6%, 4 of 4: from 51.0%, 3 of 3: from 43.9%
+    floors = [accuracy_figure([record(5, 16), record(10, n, n)]).axes[0].get_yticks()[0] for n in (16, 4, 3)]
+    assert floors == [50, 50, 0]
+
+
+@pytest.mark.parametrize(("counts", "said"), [((16, 16, 16), "16 problems"), ((16, 16, 4), "16 problems (4 at 20)"),
+                                              ((16, 8, 4), "4 to 16 problems")])
+def test_the_note_says_where_there_are_fewer_problems(counts, said):
+    figure = accuracy_figure([record(n, count, count) for n, count in zip((5, 10, 20), counts, strict=True)])
+    assert figure.axes[0].texts[0].get_text().split("\n")[1] == f"{said} a point; bars: 95% interval"
 
 
 def test_many_lengths_have_a_band():
@@ -128,8 +179,20 @@ def test_nothing_to_draw():
 def test_saved_figure_is_a_png_of_its_size(tmp_path):
     path = tmp_path / "runs" / "curve.png"
     save_figure(accuracy_figure(curve(16, 8), train_length=5), path, dpi=150)
-    assert imread(path).shape[:2] == (570, 960)  # 3.8 x 6.4 inches
+    assert imread(path).shape[:2] == (450, 660)  # 3 x 4.4 inches
     assert [p.name for p in path.parent.iterdir()] == ["curve.png"]
+
+
+def test_the_readmes_figure_is_drawn_from_its_record(tmp_path):
+    """Bytes are compared where matplotlib is the version that drew it; to draw it again: copy what the test drew."""
+    content = json.loads((ROOT / "results/multiplication_10/small_local_seed42.json").read_text())
+    figure, drawn = accuracy_figure(content["records"], 10, seed=content["seed"]), tmp_path / "mult_curve.svg"
+    save_figure(figure, drawn)
+    assert figure.axes[0].get_title("left") == "exact at all 7 lengths to 1,000"
+    kept = (ROOT / "docs/figures/mult_curve.svg").read_text()
+    assert "docs/figures/mult_curve.svg" in (ROOT / "README.md").read_text()
+    if f"Matplotlib v{matplotlib.__version__}," in kept:
+        assert drawn.read_text() == kept, drawn
 
 
 def test_pyplot_is_not_touched():
