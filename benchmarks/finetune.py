@@ -26,7 +26,8 @@ from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
-from length_gen.lightning_modules.commands.command_line import command_line
+from length_gen.lightning_modules.commands.arguments import Arguments
+from length_gen.lightning_modules.commands.command_line import CLI
 from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.provenance import origin
 
@@ -105,18 +106,18 @@ class Meter(Callback):
 def work(settings: dict[str, Any]) -> None:
     """One process of the finetuning; rank 0 writes the result."""
     row_length = 256 if settings["tiny"] else 8192
-    sys.argv[1:] = ["--config", str(ROOT / f"configs/codefix_{settings['name']}.yaml"),
-                    "--config", str(ROOT / "configs/trainer/fsdp.yaml"),
-                    "--data.task.trajectories", settings["trajectories"], "--data.task.tokenizer",
-                    settings["folder"], "--data.task.unsandboxed", "true", "--model.backbone.name", settings["folder"],
-                    "--data.batch_size", str(settings["devices"]), "--data.row_length", str(row_length),
-                    "--trainer.devices", str(settings["devices"]), "--trainer.max_steps", str(settings["steps"]),
-                    "--trainer.accumulate_grad_batches", str(settings["accumulate"]),
-                    "--trainer.limit_val_batches", "0", "--trainer.logger", "false",
-                    "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    arguments = ["--config", str(ROOT / f"configs/codefix_{settings['name']}.yaml"),
+                 "--config", str(ROOT / "configs/trainer/fsdp.yaml"),
+                 "--data.task.trajectories", settings["trajectories"], "--data.task.tokenizer",
+                 settings["folder"], "--data.task.unsandboxed", "true", "--model.backbone.name", settings["folder"],
+                 "--data.batch_size", str(settings["devices"]), "--data.row_length", str(row_length),
+                 "--trainer.devices", str(settings["devices"]), "--trainer.max_steps", str(settings["steps"]),
+                 "--trainer.accumulate_grad_batches", str(settings["accumulate"]),
+                 "--trainer.limit_val_batches", "0", "--trainer.logger", "false",
+                 "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     if not GPU:
-        sys.argv += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
-    cli = command_line(run=False)
+        arguments += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+    cli = CLI("fit", Arguments(arguments))
     meter = Meter()
     cli.trainer.callbacks[:] = [meter]
     model = cli.model

@@ -43,7 +43,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaFo
 from length_gen.datamodules.collection import META, Collection, start_collection
 from length_gen.datamodules.text import TextCodec
 from length_gen.lightning_modules.commands import main as commands
-from length_gen.lightning_modules.commands.command_line import CLI, Trainer, command_line
+from length_gen.lightning_modules.commands.command_line import CLI, Trainer
 from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.provenance import origin
@@ -273,10 +273,9 @@ def attempt(arguments: list[str], train: bool, seconds: float, memory: int) -> O
         stage.append("starting")
         super(Trainer, trainer).fit(*args, **options)
 
-    if arguments[0] == "--config" and not train:
-        patches = {(commands, "command_line"): functools.partial(command_line, run=False)}
-    else:
-        patches = {(Trainer, "fit"): fit}
+    patches: dict[tuple[Any, str], Any] = {(Trainer, "fit"): fit}
+    if not train:
+        patches[CLI, "call"] = lambda _: None
     patches[CLI, "instantiate_classes"] = staged("building", CLI.instantiate_classes)
     patches[TrajectoryModel, "training_step"] = staged("training", TrajectoryModel.training_step)
     kept = {key: key[0].__dict__.get(key[1]) for key in patches}
@@ -289,7 +288,7 @@ def attempt(arguments: list[str], train: bool, seconds: float, memory: int) -> O
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(), \
                 limits(seconds, memory):
             warnings.simplefilter("ignore")
-            commands.main([*(["fit", *BRIEF] if train else []), *arguments])
+            commands.main([*(["fit"] if arguments[0] == "--config" else []), *(BRIEF if train else []), *arguments])
     except Built:
         pass
     except Cut:

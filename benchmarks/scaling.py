@@ -31,7 +31,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from length_gen.lightning_modules.commands.command_line import command_line
+from length_gen.lightning_modules.commands.arguments import Arguments
+from length_gen.lightning_modules.commands.command_line import CLI
 from length_gen.lightning_modules.evaluation.evaluate import evaluate
 from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.provenance import origin
@@ -128,10 +129,10 @@ def parts(settings: dict[str, Any], *more: str, callbacks: tuple[Callback, ...] 
     if GPU:
         configs.append(str(ROOT / "configs/trainer/gpu.yaml"))
     strategy = STRATEGIES[settings["strategy"]] if settings["devices"] > 1 else []
-    sys.argv[1:] = [*(part for config in configs for part in ("--config", config)), *strategy, *COMMON,
-                    "--trainer.accelerator", "gpu" if GPU else "cpu", "--trainer.devices", str(settings["devices"]),
-                    "--data.row_length", str(settings["row_length"]), *more]
-    cli = command_line(run=False)
+    arguments = [*(part for config in configs for part in ("--config", config)), *strategy, *COMMON,
+                 "--trainer.accelerator", "gpu" if GPU else "cpu", "--trainer.devices", str(settings["devices"]),
+                 "--data.row_length", str(settings["row_length"]), *more]
+    cli = CLI("fit", Arguments(arguments))
     cli.trainer.callbacks[:] = callbacks
     return cli.model, cli.datamodule, cli.trainer
 

@@ -18,7 +18,6 @@ import gc
 import importlib
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -230,12 +229,8 @@ class Bench:
                 arguments += ["--model.backbone.n_layer", "2", "--model.backbone.d_model", str(self.shape.width),
                               "--data.batch_size", str(self.shape.rows), "--data.row_length", "256",
                               "--trainer.accelerator", "cpu"]
-            argv = list(sys.argv)
-            try:
-                with open(Path(folder) / "output", "w") as output, contextlib.redirect_stdout(output):
-                    run(arguments)
-            finally:
-                sys.argv[:] = argv
+            with open(Path(folder) / "output", "w") as output, contextlib.redirect_stdout(output):
+                run(arguments)
             events = EventAccumulator(str(next(Path(folder).glob("*/*/events*"))))
             events.Reload()
             rates = [event.value for event in events.Scalars("train/tokens_per_second")]

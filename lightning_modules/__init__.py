@@ -2,6 +2,7 @@
 
     model.py        the LightningModule: masked loss, optimizer, learning rate; nothing else
     provenance.py   what made a result, and the names of files that all rooms share
+    errors.py       what an error of a library is, where its type does not say
     backbones/      the networks, one file a family, their kernels, and the decoders that step them
     decoding/       rollouts: rows that the model and the real tool write in turns, on the host or on the device
     evaluation/     what a rollout or `verify` says about one model: outcomes, records by length, tables, figures

@@ -19,9 +19,9 @@ from length_gen.datamodules.tokens import PREDICTED, Kind
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.backbones.low_rank import trained_text
+from length_gen.lightning_modules.errors import is_out_of_memory
 from length_gen.lightning_modules.training.initial_states import InitialStates
 from length_gen.tools import UserError
-from length_gen.tools.errors import is_out_of_memory
 
 IGNORED = -100
 """Target of a token that carries no loss."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from length_gen.lightning_modules.commands.command_line import command_line
+from length_gen.lightning_modules.commands.arguments import Arguments
+from length_gen.lightning_modules.commands.command_line import CLI
 from length_gen.lightning_modules.commands.main import main
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 from length_gen.lightning_modules.training.sharding import FullyShard
@@ -31,9 +32,8 @@ def test_every_key_of_a_config_says_what_it_is():
 def test_every_config_builds_its_parts(configs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = [part for config in configs for part in ("--config", str(ROOT / "configs" / config))]
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments, "--trainer.accelerator", "cpu"])
     with torch.device("meta"):  # the shapes of the large ones are enough
-        cli = command_line(run=False)
+        cli = CLI("fit", Arguments([*arguments, "--trainer.accelerator", "cpu"]))
     assert cli.model.backbone.num_parameters > 0 and cli.datamodule.task.max_length >= 1
     assert cli.trainer.max_steps > 0
 
@@ -71,8 +71,7 @@ def test_trainer_overlays_take_several_devices(overlays, strategy, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     configs = [ROOT / "configs/add.yaml", *(ROOT / "configs/trainer" / name for name in overlays)]
     arguments = [part for config in configs for part in ("--config", str(config))]
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments, "--trainer.accelerator", "cpu", "--trainer.devices", "4"])
-    trainer = command_line(run=False).trainer
+    trainer = CLI("fit", Arguments([*arguments, "--trainer.accelerator", "cpu", "--trainer.devices", "4"])).trainer
     assert type(trainer.strategy) is strategy and trainer.world_size == 4 and trainer.precision == "bf16-mixed"
 
 

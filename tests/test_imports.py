@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-ORDER = ("tools", "datamodules", "lightning_modules.provenance", "lightning_modules.backbones",
-         "lightning_modules.decoding", "lightning_modules.evaluation",
+ORDER = ("tools", "datamodules", ("lightning_modules.provenance", "lightning_modules.errors"),
+         "lightning_modules.backbones", "lightning_modules.decoding", "lightning_modules.evaluation",
          ("lightning_modules.model", "lightning_modules.training"),
          "lightning_modules.certification", "lightning_modules.runs",
          "lightning_modules.reporting", "lightning_modules.commands", "run")

@@ -10,9 +10,3 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # A DataLoader hands on what a worker process raised as the last line of its traceback.
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].strip())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, numpy or PyTorch on the CPU did not get the memory that it asked for."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("can't allocate memory", "multiplication overflow", "calculation overflowed")))

@@ -14,7 +14,6 @@ from unittest.mock import patch
 
 import torch
 import yaml
-from lightning.pytorch.cli import LightningCLI
 
 from benchmarks.attackers.trial import HOST_MEMORY, Attack, Stage
 from length_gen.datamodules import collection, text
@@ -142,14 +141,19 @@ def evaluate(folder: Path) -> None:
 @contextmanager
 def any_import() -> Iterator[None]:
     """Configurations may import anything."""
-    with patch.object(main, "import_only", lambda *_: None), patch.object(load, "import_only", lambda *_: None):
+    with patch.object(command_line, "import_only", lambda *_: None), \
+            patch.object(load, "import_only", lambda *_: None):
         yield
 
 
 @contextmanager
 def read_parameters() -> Iterator[None]:
-    """So they may, and what a checkpoint says of its hyperparameters is taken for settings."""
-    with any_import(), patch.object(command_line.CLI, "_parse_ckpt_path", LightningCLI._parse_ckpt_path):
+    """So they may, and what a checkpoint says of its hyperparameters is taken for settings, as in Lightning's own."""
+    def parse(cli: command_line.CLI) -> None:
+        given = torch.load(cli.config.ckpt_path, weights_only=True)["hyper_parameters"]
+        cli.config = cli.parser.parse_object({"model": {"backbone": given["backbone"]}}, cli.config)
+
+    with any_import(), patch.object(command_line.CLI, "_parse_ckpt_path", parse):
         yield
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import lightning
-import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import ProgressBar
@@ -19,8 +18,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
-from length_gen.lightning_modules.commands.arguments import yaml_file
-from length_gen.lightning_modules.commands.parser import Parser
+from length_gen.lightning_modules.commands.arguments import Arguments
+from length_gen.lightning_modules.commands.parser import ConfigFile, Parser, yaml_file
+from length_gen.lightning_modules.errors import is_out_of_memory
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.provenance import CHECKPOINT
 from length_gen.lightning_modules.runs.checkpoints import ReadOnce, check_content, read_checkpoint
@@ -30,7 +30,10 @@ from length_gen.lightning_modules.runs.trust import import_only
 from length_gen.lightning_modules.training.callbacks import DataWait, LastCheckpoint, LengthGeneralization, RunProgress
 from length_gen.lightning_modules.training.callbacks.last_checkpoint import run_folder
 from length_gen.tools import UserError
-from length_gen.tools.errors import is_out_of_memory
+
+TRUST = ("A configuration is a program. One that you name may import anything, one of a run folder only this suite, "
+         "Lightning, and what you name with --trusted_packages, with commas between; with that option, so may those "
+         "that you name.")
 
 
 class Trainer(lightning.Trainer):
@@ -66,28 +69,29 @@ class SaveConfig(SaveConfigCallback):
 
 
 class CLI(LightningCLI):
-    """LightningCLI whose model gets its vocabulary from the data; `evaluation` configures the rollouts.
+    """A command and its settings: builds model, data and trainer, of which `call` makes it.
 
-    guarded: the configuration is not one that the user named
+    The model gets its vocabulary from the data; `evaluation` configures the rollouts.
+
+    command:   `fit`, `validate` or `test`, or the function's name
+    function:  a command whose first argument is the run; its others are options beside the configuration's
+    weights:   whether it needs a trained model's
     """
 
-    def __init__(self, *args: Any, guarded: bool = False, **kwargs: Any) -> None:
-        self._guarded = guarded
-        super().__init__(*args, **kwargs)
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        commands = LightningCLI.subcommands()
-        del commands["predict"]
-        return commands
-
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would read the checkpoint for hyperparameters, and the suite's have none."""
+    def __init__(self, command: str, arguments: Arguments, function: Callable[..., None] | None = None,
+                 weights: bool = True) -> None:
+        self.command, self.arguments, self._function, self._weights = command, arguments, function, weights
+        about = inspect.getdoc(function or getattr(lightning.Trainer, command)).split("\n\n")[0]
+        super().__init__(
+            TrajectoryModel, TrajectoryDataModule, SaveConfig, trainer_class=Trainer, seed_everything_default=42,
+            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0}, run=False,
+            parser_class=Parser, parser_kwargs={"description": about, "epilog": TRUST,
+                                                "prog": f"{Path(sys.argv[0]).name} {command}",
+                                                "dump_header": [f"lightning=={lightning.__version__}"]})
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        kwargs.setdefault("dump_header", [f"lightning=={lightning.__version__}"])
         parser = Parser(**kwargs)
-        parser.add_argument("-c", "--config", action="config", help="Path to a configuration file in YAML.")
+        parser.add_argument("-c", "--config", action=ConfigFile, help="Path to a configuration file in YAML.")
         return parser
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
@@ -109,12 +113,28 @@ class CLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.vocabulary", "model.vocabulary", apply_on="instantiate")
         parser.link_arguments("data.task_name", "model.task_name", apply_on="instantiate")
+        if self._function is None:
+            skip = self.subcommands()[self.command]
+            self._options = parser.add_method_arguments(lightning.Trainer, self.command, skip=skip)
+            return
+        self._options = parser.add_function_arguments(self._function, skip={"run"})
+        parser.add_argument("--ckpt_path", type=str | None, help="Checkpoint of the model; without it and without a "
+                                                                 "config the newest run's.")
+        parser.add_argument("--weights_only", type=bool | None, help="Has no effect here (it stands in the "
+                                                                     "configuration of every training run).")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
-        config = self._settings(self.config)
-        said = any(re.match(r"--[\w.]+\.unsandboxed(=|$)", argument) for argument in sys.argv)
-        if self._guarded and not said and any(name.endswith(".unsandboxed") and v for name, v in config.items()):
+        given = self.arguments
+        if guarded := given.config is not None or given.packages is not None:
+            import_only(given.packages or ())
+        found = [] if given.config is None else ["--config", str(given.config)]
+        self.config = config = parser.parse_args([*found, *given.rest])
+        if given.checkpoint is not None:
+            config.ckpt_path = str(given.checkpoint)
+        if self.command != "fit":
+            config.trainer.logger = False  # results go to the run's folder, not to a new one
+        said = any(re.match(r"--[\w.]+\.unsandboxed(=|$)", argument) for argument in given.rest)
+        if guarded and not said and any(name.endswith(".unsandboxed") and v for name, v in config.items()):
             raise UserError("the run's configuration would let what a model writes run outside the sandbox: say "
                             "yourself whether it may, with --data.task.unsandboxed true or false")
         seed = config.seed_everything
@@ -122,24 +142,59 @@ class CLI(LightningCLI):
             raise UserError(f"seed_everything {seed} is not possible: expected a whole number from 0 to 4,294,967,295")
 
     def before_instantiate_classes(self) -> None:
-        config = self._settings(self.config)
         for key, cls in {"data": TrajectoryDataModule, "model": TrajectoryModel, "trainer": lightning.Trainer,
                          "evaluation": LengthGeneralization, "checkpoint": LastCheckpoint}.items():
-            _check_nulls(key, cls, config.get(key))
+            _check_nulls(key, cls, self.config.get(key))
 
-    def before_fit(self) -> None:
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, LengthGeneralization):
+                callback.check_task(self.datamodule.task)  # before the training, not after it
+
+    def call(self) -> None:
+        """Run the command. Raises UserError where the memory is too small for it."""
+        if self._function and self._weights and self.config.ckpt_path is None:
+            raise UserError(f"{self.command} needs a trained model: give --ckpt_path, or no --config to take the "
+                            f"newest run")
+        options = {name: self.config_init[name] for name in self._options}
+        try:
+            if self._function:
+                self._function(self._run_of(), **options)
+                return
+            self._before_fit() if self.command == "fit" else self._read()
+            options["ckpt_path"] = self.config_init.ckpt_path
+            getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(self._too_large()) from error
+
+    def _run_of(self) -> Run:
+        """The run that a function is called with, its weights loaded where it needs them."""
+        decoding, = (c.decoding for c in self.trainer.callbacks if isinstance(c, LengthGeneralization))
+        run = Run(Path(self.trainer.log_dir or "."), self.model.backbone, self.datamodule, decoding)
+        if self._weights:
+            self._read()
+            content = self.trainer.strategy.checkpoint_io.load_checkpoint(self.config_init.ckpt_path)
+            self.model.on_load_checkpoint(content)
+            self.model.load_state_dict(content["state_dict"])
+            self.model.to(self.trainer.strategy.root_device).eval()
+        return run
+
+    def _before_fit(self) -> None:
         """Find the run that goes on, or claim the folder of a new one; point the loggers to it."""
-        config, trainer = self.config.fit, self.trainer
+        config, trainer = self.config, self.trainer
         if trainer.fast_dev_run:
             return
         run = RunFolder.named(config.trainer, self.datamodule.task_name)
         if config.ckpt_path == "last":
             run.version = run.newest()
-            self.config_init.fit.ckpt_path = str(run.path / CHECKPOINT)
+            self.config_init.ckpt_path = str(run.path / CHECKPOINT)
         if rank_zero_only.rank != 0:
             self._read()
             return
-        checkpoint = self.config_init.fit.ckpt_path
+        checkpoint = self.config_init.ckpt_path
         resumed = checkpoint is not None and run.version is not None \
             and Path(checkpoint).resolve().parent.parent == run.path.resolve()
         if resumed:
@@ -156,15 +211,15 @@ class CLI(LightningCLI):
 
     def _compare(self, path: Path) -> None:
         """Raises UserError if a run that goes on would not be the run of the configuration beside it."""
-        parser = self._parser("fit")
+        parser = self.parser
         if not path.is_file():
             return
-        import_only(_packages(self.config.fit))
-        content = yaml_file(str(path))
+        import_only(_packages(self.config))
+        content = yaml_file(path)
         if isinstance(content, dict) and isinstance(trainer := content.get("trainer"), dict):  # not its callbacks, say
             content["trainer"] = {key: value for key, value in trainer.items() if f"trainer.{key}" in MATTERS}
         known, given = (yaml.safe_load(parser.dump(config, skip_none=False))
-                        for config in (parser.parse_string(yaml.safe_dump(content)), self.config.fit))
+                        for config in (parser.parse_string(yaml.safe_dump(content)), self.config))
         if found := differences(known, given):
             raise UserError(f"the run in {path.parent} has another configuration: {'; '.join(found)}. Give it as it "
                             f"was (--config {path}), or begin another run: without --ckpt_path, or with the path of "
@@ -172,7 +227,7 @@ class CLI(LightningCLI):
 
     def _read(self) -> None:
         """Read the checkpoint, once, for whoever asks the trainer's strategy for it."""
-        config, strategy, content = self._settings(self.config_init), self.trainer.strategy, None
+        config, strategy, content = self.config_init, self.trainer.strategy, None
         if config.ckpt_path:
             if rank_zero_only.rank == 0:
                 path, content = read_checkpoint(config.ckpt_path)
@@ -180,86 +235,23 @@ class CLI(LightningCLI):
                 config.ckpt_path = str(path)
             strategy.checkpoint_io = ReadOnce(strategy, content)
 
-    before_validate = before_test = _read
-
-    def _settings(self, config: Namespace) -> Namespace:
-        """The settings of the command that is given; of all, where only one can be."""
-        command = self.config.get("subcommand")
-        return config[command] if command else config
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        try:
-            super()._run_subcommand(subcommand)
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and not is_out_of_memory(error):
-                raise
-            raise UserError(self._too_large(subcommand)) from error
-
-    def _too_large(self, subcommand: str) -> str:
+    def _too_large(self) -> str:
         """What did not fit in the device's memory, and what to do."""
-        trainer, data = self.trainer, self.datamodule
+        if self._function:
+            return (f"the {self.command} does not fit in the device's memory: give --evaluation.decoding.weights "
+                    f"bfloat16, or --trainer.accelerator cpu")
+        trainer, data, evaluation = self.trainer, self.datamodule, self.config.evaluation
         batch = trainer.fit_loop.epoch_loop.batch_progress.current
-        if subcommand == "fit" and (batch.ready > batch.completed or not trainer.global_step):
+        if self.command == "fit" and (batch.ready > batch.completed or not trainer.global_step):
             rows = data.batch_size // trainer.world_size
             tokens = f" x {data.row_length} tokens" if data.packed else ", each as long as the longest trajectory,"
             shorter = " or --data.row_length" if data.packed else ""
             return (f"a training step of {rows} rows{tokens} a device does not fit in its memory: give a smaller "
                     f"--data.batch_size{shorter}, with --trainer.accumulate_grad_batches for as many rows a step of "
                     f"the optimizer, or share the model out over several GPUs with --config configs/trainer/fsdp.yaml")
-        evaluation = self.config[subcommand].evaluation
         alone = " (or --evaluation.verify_problems, which are side by side too)" if evaluation.verify_lengths else ""
         return (f"an evaluation of {evaluation.batch_size} rows side by side does not fit in the device's memory: give "
                 f"a smaller --evaluation.batch_size{alone}")
-
-    def instantiate_classes(self) -> None:
-        super().instantiate_classes()
-        for callback in self.trainer.callbacks:
-            if isinstance(callback, LengthGeneralization):
-                callback.check_task(self.datamodule.task)  # before the training, not after it
-
-
-class FunctionCLI(CLI):
-    """A command that is a function: its first argument is the run, the others are options beside the configuration's.
-
-    weights: whether it needs a trained model's
-    """
-
-    def __init__(self, function: Callable[..., None], weights: bool, **options: Any) -> None:
-        self._function, self._weights = function, weights
-        super().__init__(run=False, **options)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        super().add_arguments_to_parser(parser)
-        parser.add_function_arguments(self._function, skip={"run"})
-        parser.add_argument("--ckpt_path", type=str | None, help="Checkpoint of the model; without it and without a "
-                                                                 "config the newest run's.")
-        parser.add_argument("--weights_only", type=bool | None, help="Has no effect here (it stands in the "
-                                                                     "configuration of every training run).")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, sys.argv[2:])  # after the command's name
-
-    def call(self) -> None:
-        """Load the weights and call the function."""
-        name, config = self._function.__name__, self.config_init
-        if self._weights and config.ckpt_path is None:
-            raise UserError(f"{name} needs a trained model: give --ckpt_path, or no --config to take the newest run")
-        decoding, = (c.decoding for c in self.trainer.callbacks if isinstance(c, LengthGeneralization))
-        run = Run(Path(self.trainer.log_dir or "."), self.model.backbone, self.datamodule, decoding)
-        options = {key: config[key] for key in inspect.signature(self._function).parameters if key in config}
-        try:
-            if self._weights:
-                self._read()
-                content = self.trainer.strategy.checkpoint_io.load_checkpoint(config.ckpt_path)
-                self.model.on_load_checkpoint(content)
-                self.model.load_state_dict(content["state_dict"])
-                self.model.to(self.trainer.strategy.root_device).eval()
-            self._function(run, **options)
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and not is_out_of_memory(error):
-                raise
-            raise UserError(f"the {name} does not fit in the device's memory: give --evaluation.decoding.weights "
-                            f"bfloat16, or --trainer.accelerator cpu") from error
 
 
 def _check_nulls(key: str, cls: type, settings: Any) -> None:
@@ -291,23 +283,3 @@ def _packages(config: Any) -> set[str]:
     parts = config if isinstance(config, dict) else vars(config)
     name = parts.get("class_path")
     return set().union({name.partition(".")[0]} if isinstance(name, str) else (), *map(_packages, parts.values()))
-
-
-def command_line(function: Callable[..., None] | None = None, **options: Any) -> CLI:
-    """The suite's LightningCLI, which reads sys.argv; `run=False` only builds model, data and trainer.
-
-    function: a command that is none of Lightning's
-    """
-    about = ("More commands: rollout (one problem, step by step), export (for transformers), analyze (horizons, no "
-             "training), sweep (a grid of runs), report (docs/results.md from the files in results/) and collect "
-             "(trajectories for code fixing); each has its own --help. A configuration is a program. One that you name "
-             "may import anything, one of a run folder only this suite, Lightning, and what you name with "
-             "--trusted_packages, with commas between; with that option, so may those that you name.")
-    return (CLI if function is None else FunctionCLI)(
-        **({} if function is None else {"function": function}), model_class=TrajectoryModel,
-        datamodule_class=TrajectoryDataModule, save_config_callback=SaveConfig, trainer_class=Trainer,
-        parser_kwargs={"epilog": about} if function is None else {
-            "description": inspect.getdoc(function).split("\n\n")[0],
-            "prog": f"{Path(sys.argv[0]).name} {function.__name__}"},
-        trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0}, seed_everything_default=42,
-        **options)

@@ -1,25 +1,29 @@
 """The command line's beginning and end: which command, and what is told of an error."""
 
+import inspect
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
+import lightning
 import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from length_gen.lightning_modules.backbones.cuda_kernels import ensure_triton_cache
 from length_gen.lightning_modules.commands.analyze import analyze
-from length_gen.lightning_modules.commands.arguments import complete, not_text, trusted
+from length_gen.lightning_modules.commands.arguments import EVALUATIONS, Arguments
 from length_gen.lightning_modules.commands.collect import collect
-from length_gen.lightning_modules.commands.command_line import command_line
+from length_gen.lightning_modules.commands.command_line import CLI
 from length_gen.lightning_modules.commands.export import export
 from length_gen.lightning_modules.commands.parser import Parser
 from length_gen.lightning_modules.commands.rollout import rollout
+from length_gen.lightning_modules.errors import is_lost_process
 from length_gen.lightning_modules.reporting.report import report
 from length_gen.lightning_modules.runs.sweep import sweep
-from length_gen.lightning_modules.runs.trust import import_only
 from length_gen.lightning_modules.training.callbacks import REQUEUE, LastCheckpoint
 from length_gen.tools import UserError
 
@@ -35,7 +39,8 @@ FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "analyze": (a
 PAGES = {"report": report, "sweep": sweep, "collect": collect}
 """Commands without a run."""
 
-COMMANDS = ("fit", "validate", "test", *FUNCTIONS, *PAGES)
+COMMANDS = {name: getattr(lightning.Trainer, name) for name in ("fit", *EVALUATIONS)} | {
+    name: function for name, (function, _) in FUNCTIONS.items()} | PAGES
 
 
 def main(arguments: list[str]) -> None:
@@ -47,53 +52,53 @@ def main(arguments: list[str]) -> None:
     # folder of a configuration while that is read, which may be a fetched one.
     sys.path[:] = dict.fromkeys([*(folder or os.getcwd() for folder in sys.path), os.getcwd()])
     try:
-        command = arguments[0] if arguments else ""
-        if command in PAGES:
-            auto_cli(PAGES, args=arguments, parser_class=Parser)
-            return
-        if command not in COMMANDS and not command.startswith("-") and command:
-            raise UserError(f"there is no command {command}: expected {', '.join(COMMANDS)}")
+        command(*arguments[:1], arguments=arguments[1:])
+    except Exception as error:
+        if not (message := told(error)):
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def command(name: str = "--help", arguments: Sequence[str] = ()) -> None:
+    """Run the command of that name. Raises UserError if there is none, or for a mistake in its arguments."""
+    if name in ("-h", "--help"):
+        print(f"usage: {Path(sys.argv[0]).name} COMMAND ..., where COMMAND --help says more:\n")
+        for known, function in COMMANDS.items():
+            about = " ".join(inspect.getdoc(function).split("\n\n")[0].split())
+            print(f"    {known:10}{about.partition('. ')[0].rstrip('.')}")
+    elif name in PAGES:
+        auto_cli(PAGES, args=[name, *arguments], parser_class=Parser)
+    elif name not in COMMANDS:
+        raise UserError(f"there is no command {name}: expected {', '.join(COMMANDS)}")
+    else:
         if torch.cuda.is_available():
             ensure_triton_cache()
-        given, packages = trusted(arguments)
-        sys.argv[1:], found = complete(given)
-        if guarded := found or packages is not None:
-            import_only(packages or ())
-        if given[:1] and given[0] in FUNCTIONS:
-            function, weights = FUNCTIONS[given[0]]
-            command_line(function, weights=weights, guarded=guarded).call()
-            return
-        callbacks = command_line(guarded=guarded).trainer.callbacks
-        if any(isinstance(callback, LastCheckpoint) and callback.terminated for callback in callbacks):
+        cli = CLI(name, Arguments.of(name, arguments, name != "fit"), *FUNCTIONS.get(name, ()))
+        cli.call()
+        if any(isinstance(callback, LastCheckpoint) and callback.terminated for callback in cli.trainer.callbacks):
             raise SystemExit(REQUEUE)
-    except UserError as error:
-        message = str(error)
-    except MemoryError:
-        message = "what is asked for does not fit in this machine's memory: give smaller sizes or lengths"
-    except UnicodeDecodeError:
-        message = not_text(arguments)
-        if not message:
-            raise
-    except MisconfigurationException as error:
-        message = " ".join(str(error).split())
-    except torch.distributed.DistBackendError as error:
-        message = f"another process of this run has ended, see its message ({' '.join(str(error).split())[:200]})"
-    except torch.distributed.DistError as error:
-        message = (f"the processes cannot reach each other ({' '.join(str(error).split())[:300]}): give another port, "
-                   f"such as MASTER_PORT=29600")
-    except OSError as error:
-        if not error.filename:
-            raise
-        message = (f"{error.filename}: {error.strerror}; give a folder that can be written to with "
-                   f"--trainer.logger.save_dir")
-    except RuntimeError as error:
-        if "gloo" not in str(error):
-            raise
-        message = f"another process of this run has ended, see its message ({' '.join(str(error).split())[:200]})"
-    else:
-        return
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+
+
+def told(error: Exception) -> str:
+    """A mistake of the user's, or a state of the machine, in one line; "" for an error of the suite's own."""
+    text = " ".join(str(error).split())
+    match error:
+        case UserError():
+            return str(error)
+        case MisconfigurationException():
+            return text
+        case MemoryError():
+            return "what is asked for does not fit in this machine's memory: give smaller sizes or lengths"
+        case RuntimeError() if is_lost_process(error):
+            return f"another process of this run has ended, see its message ({text[:200]})"
+        case torch.distributed.DistError():
+            return (f"the processes cannot reach each other ({text[:300]}): give another port, such as "
+                    f"MASTER_PORT=29600")
+        case OSError() if error.filename:
+            return (f"{error.filename}: {error.strerror}; give a folder that can be written to with "
+                    f"--trainer.logger.save_dir")
+    return ""
 
 
 def program() -> None:

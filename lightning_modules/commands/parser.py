@@ -4,32 +4,57 @@ import inspect
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import ActionConfigFile, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from length_gen.datamodules import tasks
 from length_gen.datamodules.tasks import Task, ToolTask
 from length_gen.lightning_modules import backbones
 from length_gen.lightning_modules.backbones import Backbone
+from length_gen.lightning_modules.provenance import shipped
 from length_gen.lightning_modules.runs.older import renamed
 from length_gen.tools import UserError
+from length_gen.tools.files import read_yaml
 
 _load = get_loader("yaml")
 set_loader("yaml", lambda text: renamed(_load(text)), (yaml.YAMLError,))
 
 
+class ConfigFile(ActionConfigFile):
+    """A configuration file; one below configs/ that is not in the working folder is the suite's own."""
+
+    def __call__(self, parser: Any, cfg: Any, values: str, option_string: str | None = None) -> None:
+        """Read it. UserError if it is not there or not YAML, of which the parser would not say which it was."""
+        path = shipped(values)
+        yaml_file(path)
+        super().__call__(parser, cfg, str(path), option_string)
+
+
+def yaml_file(path: Path) -> Any:
+    """A configuration file's content. UserError if it is not there or not YAML."""
+    if not path.is_file():
+        raise UserError(f"there is no configuration file {path}: configs/ has some, found from any folder")
+    try:
+        return read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
 class Parser(LightningArgumentParser):
     """Tells a mistake in one line."""
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+    def parse_args(self, args: list[str], *others: Any, **kwargs: Any) -> Any:
         """Parse arguments as the base class does; what that raises for a value ends in `error` too."""
         try:
-            return super().parse_args(*args, **kwargs)
-        except UnicodeDecodeError:
-            raise
+            return super().parse_args(args, *others, **kwargs)
+        except UnicodeDecodeError as error:
+            files = [part.split("=", 1)[-1] for part in args]
+            what = next(filter(_is_no_text, files), "a file that the configuration names")
+            self.error(f"{what} is no text, and a YAML file is expected there (--ckpt_path takes checkpoints)", error)
         except ValueError as error:  # such as a path with a character of code 0
             self.error(str(error), error)
 
@@ -41,13 +66,27 @@ class Parser(LightningArgumentParser):
             if isinstance(cause, UserError):
                 message = str(cause)
             cause = cause.__cause__ or cause.__context__
-        text = _unknown_class(" ".join(str(message).split()))
+        text = _told(" ".join(str(message).split()))
         print(f"error: {text[:600]}{' ...' if len(text) > 600 else ''}", file=sys.stderr)
         raise SystemExit(2)
 
 
-def _unknown_class(text: str) -> str:
-    """The parser's message; where there is no such class, with those that there are, or where it was looked for."""
+def _is_no_text(path: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, encoding="utf-8") as file:
+            file.read(2**20)
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def _told(text: str) -> str:
+    """The parser's message; where there is no such class, with those that there are, or where it was looked for.
+
+    By its words: of all that a value does not fit, in a union say, the parser's errors keep the words and few types.
+    """
     if refused := re.search(r"Importing '([\w.]+)' is not allowed, denied by the", text):
         return (f"{refused[1]} has not been imported: a configuration is a program, and this one, of a run folder, may "
                 f"name only what is of this suite and Lightning; if you trust it, give "
