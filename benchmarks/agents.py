@@ -27,6 +27,7 @@ from length_gen.datamodules.scripted import AGENTS
 from length_gen.lightning_modules.evaluation.metrics import wilson_interval, write_metrics
 from length_gen.lightning_modules.provenance import origin
 from length_gen.tools.sandbox import Limits, Sandbox, of_thread
+from length_gen.tools.system import cores
 
 
 def one(job: tuple[Collection, int]) -> dict:
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="4,8,16,32,64", help="functions; a range such as 4-16 is one cell")
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--agents", default=",".join(AGENTS))
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--unsandboxed", action="store_true")
     parser.add_argument("--out", default="results/benchmarks/agents.json")
     options = parser.parse_args()

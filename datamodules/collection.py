@@ -7,7 +7,7 @@ import random
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,6 @@ from length_gen.tools import UserError
 from length_gen.tools.files import RECORDS, SETTINGS, gzip_lines, parsed, read_json
 from length_gen.tools.prompt import NAMES, fill
 from length_gen.tools.sandbox import Limits, Sandbox, of_thread
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 TASK = (f"`python3 main.py` fails: v10 is declared in main.py and used in foo.py. Pass it along, then submit with "
         f"`{SUBMIT}`.")
@@ -285,16 +280,6 @@ def split(indices: Sequence[int]) -> dict[str, np.ndarray]:
     second = min(max(second, first + 1), len(draws) - 1)
     parts = zip(("validation", "test", "training"), np.split(order, [first, second]), strict=True)
     return {name: np.sort(part) for name, part in parts}
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Other processes wait here until this one has left."""
-    with open(path, "ab") as lock:
-        if fcntl:
-            with suppress(OSError):  # a file system without locks
-                fcntl.lockf(lock, fcntl.LOCK_EX)
-        yield
 
 
 def average_characters(summaries: Sequence[Record]) -> dict[int, float]:

@@ -1,6 +1,5 @@
 """The LightningDataModule: a task's training stream, its validation rows and its evaluation problems."""
 
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from length_gen.datamodules.noise import Noise
 from length_gen.datamodules.stream import ALIGNMENT, VERSION, BatchStream, Counting, TrajectoryStream, pack
 from length_gen.datamodules.tasks import Problem, Task, check_task
 from length_gen.tools import UserError
+from length_gen.tools.system import cores
 
 LARGEST_BATCH = 2**31
 """Tokens of the rows of one batch: they take 9 bytes each on the host alone."""
@@ -178,8 +178,7 @@ class TrajectoryDataModule(LightningDataModule):
     def _workers(self) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(8, max(1, cores - 1)) if self._on_gpu() else 0
+        return min(8, max(1, cores() - 1)) if self._on_gpu() else 0
 
     def _on_gpu(self) -> bool:
         """Whether the rows go to a GPU; a run on the CPU of a machine with GPUs leaves those alone."""

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from length_gen.tools.system import cores
+
 CHECKPOINT, PREVIOUS = Path("checkpoints") / "last.ckpt", Path("checkpoints") / "previous.ckpt"
 """In a run folder: the newest checkpoint, and the one before it, for when the newest is torn."""
 
@@ -50,10 +52,9 @@ def reproducing(arguments: Sequence[str]) -> str:
 
 def origin(device: torch.device) -> dict[str, Any]:
     """What made a result: `command`, `commit` (null outside a repository), `device`, `versions`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"command": reproducing(sys.argv), "commit": _commit(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda"
-            else f"{platform.machine()} CPU, {min(torch.get_num_threads(), cores or 1)} threads",
+            else f"{platform.machine()} CPU, {min(torch.get_num_threads(), cores())} threads",
             "versions": {"python": platform.python_version()} | {
                 name: found for name in ("torch", "lightning", "mamba-ssm", "numba") if (found := _version(name))}}
 

@@ -22,7 +22,6 @@ from length_gen.datamodules.collection import (
     TASK,
     Record,
     average_characters,
-    locked,
     read_collection,
     read_records,
     shards,
@@ -37,7 +36,7 @@ from length_gen.datamodules.text import END_OF_MESSAGE, TextCodec
 from length_gen.datamodules.tokens import END, Kind
 from length_gen.datamodules.trajectory import Trajectory
 from length_gen.datamodules.vocabulary import Vocabulary
-from length_gen.tools import Tool, UserError
+from length_gen.tools import Tool, UserError, system
 from length_gen.tools.files import opened, read_bytes
 from length_gen.tools.sandbox import Limits, Sandbox
 
@@ -180,7 +179,7 @@ class CodeFixing(Task):
         if path.is_file():
             return path
         try:
-            with locked(self.folder / ".lock"):
+            with system.lock(self.folder / ".lock", wait=True):
                 if not path.is_file():
                     temporary = self.folder / f".{os.getpid()}.{name}"
                     try:
@@ -265,7 +264,7 @@ class CodeFixing(Task):
     def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
         """What the scripted agent really does about each code base; several at a time, and each only once."""
         missing = {problem.source.seed: problem for problem in problems if problem.source.seed not in self._references}
-        with ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(2 * system.cores()) as pool:
             self._references.update(zip(missing, pool.map(self._reference, missing.values()), strict=True))
         return [self._references[problem.source.seed] for problem in problems]
 

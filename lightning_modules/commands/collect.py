@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -19,6 +18,7 @@ from length_gen.lightning_modules.evaluation.tables import percent
 from length_gen.lightning_modules.reporting.plots import collection_figure
 from length_gen.tools import UserError
 from length_gen.tools.sandbox import check_bubblewrap
+from length_gen.tools.system import cores
 
 
 def collect(folder: str, agent: str = "interactive", count: int = 2000, lengths: Sequence[int] = (4, 16),
@@ -57,7 +57,7 @@ def collect(folder: str, agent: str = "interactive", count: int = 2000, lengths:
             check_bubblewrap()
         collection.templates()  # says so if mini-swe-agent is missing
         start_collection(folder, collection)
-        records = _collect(folder, collection, count, workers or len(os.sched_getaffinity(0)))
+        records = _collect(folder, collection, count, workers or cores())
     rows = summaries(records)
     console = Console(emoji=False)
     console.print(_table(rows, collection))

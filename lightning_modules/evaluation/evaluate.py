@@ -1,6 +1,5 @@
 """Length generalization of one model: exact match and answers at growing lengths, by rollout or verify."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from length_gen.lightning_modules.evaluation.metrics import LengthMetrics, Recor
 from length_gen.lightning_modules.evaluation.outcome import Outcome, judge
 from length_gen.lightning_modules.evaluation.verify import expected_tokens, verify, verify_streamed
 from length_gen.tools import UserError
+from length_gen.tools.system import cores
 
 EVALUATORS = ("rollout", "verify")
 
@@ -87,7 +87,6 @@ def _streamed(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence
     if not problems:
         return []
     total = expected_tokens(data.task, length, variant, data.evaluation_seed)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     columns = (TextColumn("{task.description}"), BarColumn(),
                TextColumn("{task.fields[reached]:,} done, {task.fields[speed]}"), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=rank > 0) as bar:
@@ -99,7 +98,7 @@ def _streamed(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence
             if speed := bar.tasks[0].speed:
                 bar.update(shown, speed=f"{speed * len(problems):,.0f} tokens/s")
 
-        return verify_streamed(backbone, data.task, problems, data.vocabulary, workers=max(1, cores - 1),
+        return verify_streamed(backbone, data.task, problems, data.vocabulary, workers=max(1, cores() - 1),
                                progress=progress, saved=folder and folder / f"verify_rank{rank}.pt")
 
 

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from length_gen.lightning_modules.evaluation.outcome import Outcome
-from length_gen.tools.files import atomic_path, read_json
+from length_gen.tools.files import atomic_path
 
 REASONS = ("end", "budget", "invalid_command", "tool_error", "verify")
 """Why an evaluation ended: the four of a rollout, and `verify` for the chunked parallel pass."""
@@ -210,11 +210,3 @@ def write_metrics(path: str | os.PathLike, records: Iterable[Record], **facts: A
     text = json.dumps({**facts, "records": list(records)}, indent=1, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def read_metrics(path: str | os.PathLike) -> list[Record]:
-    """Records of a file that `write_metrics` wrote. Raises ValueError if it is something else."""
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("records"), list):
-        raise ValueError(f'{path} holds no metrics: expected {{"records": [...]}}')
-    return content["records"]

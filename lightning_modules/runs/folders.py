@@ -13,11 +13,7 @@ from lightning.pytorch.loggers import Logger
 from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
 from length_gen.lightning_modules.runs.checkpoints import read_checkpoint
 from length_gen.tools import UserError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
+from length_gen.tools.system import lock
 
 RUNS = Path("runs")
 SWEEPS = RUNS / "sweeps"
@@ -111,15 +107,8 @@ class RunFolder:
             except FileExistsError:  # another process has seen the same next version
                 continue
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "ab")  # noqa: SIM115  held until the process ends
-        taken = False
-        if fcntl:
-            try:
-                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                taken = True
-            except OSError:  # a file system without locks
-                pass
+        self._lock = lock(self.path / ".lock")  # held until the process ends
+        taken = self._lock is None
         if taken or (not resumed and (self.path / "config.yaml").exists()):
             raise UserError(f"{self.path} holds another run, which {'is running' if taken else 'stays as it is'}: give "
                             f"another --trainer.logger.version, or go on with --ckpt_path last{' later' * taken}")

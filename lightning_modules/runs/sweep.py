@@ -25,13 +25,8 @@ from length_gen.datamodules.typed import typed
 from length_gen.lightning_modules.provenance import shipped
 from length_gen.lightning_modules.runs.folders import SWEEPS, newest_checkpoint
 from length_gen.lightning_modules.training.callbacks import REQUEUE
-from length_gen.tools import UserError
+from length_gen.tools import UserError, system
 from length_gen.tools.files import read_yaml
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 GRACE = 20.0
 """Seconds that running cells get to save when the time is up."""
@@ -287,16 +282,7 @@ class Pool:
 def claim(cell: Cell) -> IO[bytes] | None:
     """The cell's lock, or None if another sweep has it, or a run that has outlived its sweep."""
     cell.folder.mkdir(parents=True, exist_ok=True)
-    lock = open(cell.folder / f"{cell.name}.lock", "ab")  # noqa: SIM115 (the job closes it)
-    try:
-        if fcntl:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    except OSError:  # a file system without locks
-        pass
-    return lock
+    return system.lock(cell.folder / f"{cell.name}.lock", inherited=True)
 
 
 def start(cell: Cell, lock: IO[bytes], slot: int, parallel: int) -> Job:
@@ -313,7 +299,7 @@ def start(cell: Cell, lock: IO[bytes], slot: int, parallel: int) -> Job:
     log = open(cell.folder / f"{cell.name}.log", "a", encoding="utf-8")  # noqa: SIM115 (the job closes it)
     # In a session of its own: of a Ctrl-C it shall hear through the sweep alone, for a second signal ends it unsaved.
     process = subprocess.Popen(command(cell), stdout=log, stderr=subprocess.STDOUT, env=environment(slot, parallel),
-                               start_new_session=True, pass_fds=[lock.fileno()] if fcntl else ())
+                               start_new_session=True, pass_fds=[lock.fileno()] if os.name == "posix" else ())
     return Job(cell, slot, process, lock, log)
 
 
@@ -340,8 +326,7 @@ def environment(slot: int, parallel: int) -> dict[str, str]:
 
     Processes that each spin on all cores slow each other down many times over.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cores // parallel))
+    threads = str(max(1, system.cores() // parallel))
     result = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **os.environ,
               "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # where the suite is found
     if (count := torch.cuda.device_count()) > 1:
