@@ -7,6 +7,8 @@ and grows no more. Within a CUDA graph nothing can grow: `Cache.reserve` makes t
 """
 
 import math
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
+from length_gen.lightning_modules.backbones.layered import Layer
 from length_gen.tools import UserError
 
 State = tuple[Tensor, Tensor, Tensor]
@@ -163,6 +166,30 @@ def _sdpa(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: 
     q, keys, values = (x.transpose(1, 2) for x in (q, keys, values))
     grouped = q.shape[1] != keys.shape[1]
     return F.scaled_dot_product_attention(q, keys, values, seen, is_causal=causal, enable_gqa=grouped).transpose(1, 2)
+
+
+class AttentionLayer(Layer):
+    """A layer whose state is a cache, the same around the attention of many tokens and of one."""
+
+    def __init__(self, cache: Cache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    @abstractmethod
+    def around(self, attend: Callable, hidden: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """The layer around `Cache.attend` or `Cache.step`: on hidden [B, T, d_model] or [B, d_model], from `state`."""
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.cache.initial_state(batch_size, next(self.parameters()))
+
+    def reserve(self, state: State, length: int) -> State:
+        return self.cache.reserve(state, length)
+
+    def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        return self.around(self.cache.attend, hidden, state)
+
+    def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:
+        return self.around(self.cache.step, hidden, state)
 
 
 def head_width(name: str, d_model: int, n_head: int, n_kv_head: int | None = None) -> int:

@@ -152,7 +152,7 @@ def _mistral_settings(config: Config) -> Config:
 
 def _mistral_config(net: Mistral) -> Config:
     layer = net.model["layers"][0]
-    cache, width = layer.self_attn.cache, net.lm_head.in_features
+    cache, width = layer.cache, net.lm_head.in_features
     return {"num_hidden_layers": len(net.model["layers"]), "hidden_size": width,
             "intermediate_size": layer.mlp["up_proj"].out_features, "num_attention_heads": width // cache.width,
             "num_key_value_heads": cache.heads, "sliding_window": cache.window, "rope_theta": cache.theta,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from length_gen.lightning_modules.backbones.attention import Cache, State, head_width, initialize
+from length_gen.lightning_modules.backbones.attention import AttentionLayer, Cache, State, head_width, initialize
 from length_gen.lightning_modules.backbones.base import check_sizes
 from length_gen.lightning_modules.backbones.layered import Layer, LayeredBackbone
 
@@ -52,14 +52,14 @@ class Mistral(LayeredBackbone):
         return self.model["embed_tokens"], self.model["layers"], self.model["norm"], self.lm_head
 
     def state_size(self, length: int) -> int:
-        return sum(layer.self_attn.cache.size(length, self.lm_head.weight) for layer in self.parts[1])
+        return sum(layer.cache.size(length, self.lm_head.weight) for layer in self.parts[1])
 
 
-class MistralLayer(Layer):
+class MistralLayer(AttentionLayer):
     """Attention, then a gated MLP, each behind a norm and added to the residual. State: the attention's cache."""
 
     def __init__(self, d_model: int, d_inner: int, cache: Cache, norm_eps: float) -> None:
-        super().__init__()
+        super().__init__(cache)
         self.input_layernorm = nn.RMSNorm(d_model, norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(d_model, norm_eps)
         self.self_attn = SelfAttention(d_model, cache)
@@ -67,50 +67,25 @@ class MistralLayer(Layer):
                                   "up_proj": nn.Linear(d_model, d_inner, bias=False),
                                   "down_proj": nn.Linear(d_inner, d_model, bias=False)})
 
-    def initial_state(self, batch_size: int) -> State:
-        return self.self_attn.initial_state(batch_size)
-
-    def reserve(self, state: State, length: int) -> State:
-        return self.self_attn.reserve(state, length)
-
-    def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        return self._around(self.self_attn, hidden, state)
-
-    def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:
-        return self._around(self.self_attn.step, hidden, state)
-
-    def _around(self, attend, hidden: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        update, state = attend(self.input_layernorm(hidden), state)
+    def around(self, attend, hidden: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        update, state = self.self_attn.around(attend, self.input_layernorm(hidden), state)
         hidden = hidden + update
         normed = self.post_attention_layernorm(hidden)
         gated = F.silu(self.mlp["gate_proj"](normed)) * self.mlp["up_proj"](normed)
         return hidden + self.mlp["down_proj"](gated), state
 
 
-class SelfAttention(Layer):
+class SelfAttention(AttentionLayer):
     """Attention alone, [B, T, d_model] to its update of the residual; also the attention of hybrids."""
 
     def __init__(self, d_model: int, cache: Cache) -> None:
-        super().__init__()
-        self.cache = cache
+        super().__init__(cache)
         self.q_proj = nn.Linear(d_model, d_model, bias=False)
         self.k_proj = nn.Linear(d_model, cache.heads * cache.width, bias=False)
         self.v_proj = nn.Linear(d_model, cache.heads * cache.width, bias=False)
         self.o_proj = nn.Linear(d_model, d_model, bias=False)
 
-    def initial_state(self, batch_size: int) -> State:
-        return self.cache.initial_state(batch_size, self.q_proj.weight)
-
-    def reserve(self, state: State, length: int) -> State:
-        return self.cache.reserve(state, length)
-
-    def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        return self._around(self.cache.attend, hidden, state)
-
-    def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:
-        return self._around(self.cache.step, hidden, state)
-
-    def _around(self, attend, hidden: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+    def around(self, attend, hidden: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         q, k, v = (project(hidden).unflatten(-1, (-1, self.cache.width))
                    for project in (self.q_proj, self.k_proj, self.v_proj))
         attended, state = attend(q, k, v, state)

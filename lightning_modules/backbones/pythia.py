@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from length_gen.lightning_modules.backbones.attention import Cache, State, head_width, initialize
+from length_gen.lightning_modules.backbones.attention import AttentionLayer, Cache, State, head_width, initialize
 from length_gen.lightning_modules.backbones.base import check_sizes
 from length_gen.lightning_modules.backbones.layered import Layer, LayeredBackbone
 from length_gen.tools import UserError
@@ -53,12 +53,11 @@ class Pythia(LayeredBackbone):
         return sum(layer.cache.size(length, self.embed_out.weight) for layer in self.parts[1])
 
 
-class NeoXLayer(Layer):
+class NeoXLayer(AttentionLayer):
     """Attention and MLP in parallel (Black et al. 2022, arXiv 2204.06745, section 2.1.2). State: a cache."""
 
     def __init__(self, d_model: int, d_inner: int, cache: Cache, norm_eps: float) -> None:
-        super().__init__()
-        self.cache = cache
+        super().__init__(cache)
         self.input_layernorm = nn.LayerNorm(d_model, norm_eps)
         self.post_attention_layernorm = nn.LayerNorm(d_model, norm_eps)
         self.attention = nn.ModuleDict({"query_key_value": nn.Linear(d_model, 3 * d_model),
@@ -66,19 +65,7 @@ class NeoXLayer(Layer):
         self.mlp = nn.ModuleDict({"dense_h_to_4h": nn.Linear(d_model, d_inner),
                                   "dense_4h_to_h": nn.Linear(d_inner, d_model)})
 
-    def initial_state(self, batch_size: int) -> State:
-        return self.cache.initial_state(batch_size, self.input_layernorm.weight)
-
-    def reserve(self, state: State, length: int) -> State:
-        return self.cache.reserve(state, length)
-
-    def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        return self._around(self.cache.attend, hidden, state)
-
-    def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:
-        return self._around(self.cache.step, hidden, state)
-
-    def _around(self, attend, hidden: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+    def around(self, attend, hidden: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         qkv = self.attention["query_key_value"](self.input_layernorm(hidden))
         # Head by head: its query, key and value.
         q, k, v = qkv.unflatten(-1, (self.cache.heads, 3 * self.cache.width)).chunk(3, -1)
