@@ -52,5 +52,5 @@ def test_the_installed_command_does_the_same_in_an_empty_folder(tmp_path):
     assert result.stdout.splitlines()[-1] == str(package / "tools/__init__.py")
     assert "1 trained model in `results/`" in (work / "docs/results.md").read_text()
     metrics = json.loads((work / "runs/add/version_0/metrics.json").read_text())
-    assert "--config configs/add.yaml --config configs/model/gru_small.yaml" in metrics["command"]
+    assert "--config configs/add.yaml --config=configs/model/gru_small.yaml" in metrics["command"]
     assert metrics["commit"] is None or os.environ.get("GIT_COMMIT")
