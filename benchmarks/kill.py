@@ -87,7 +87,7 @@ def main() -> None:
         raise SystemExit("a resumed run differs from the uninterrupted one")
 
 
-def start(folder: Path, way: tuple[str, str], steps: int) -> Command:
+def start(folder: Path, way: tuple[str, str], steps: int, *options: str) -> Command:
     """Begin the run in a folder, or go on with it if it has a checkpoint."""
     folder.mkdir(exist_ok=True)
     for moment in MOMENTS:
@@ -98,7 +98,7 @@ def start(folder: Path, way: tuple[str, str], steps: int) -> Command:
                  "--evaluation.problems_at_longest", "4", "--evaluation.validation_lengths", "[2]",
                  "--evaluation.validation_problems", "4", "--data.batch_size", "4", "--data.validation_rows", "4",
                  "--model.backbone.d_model", "16", "--data.packed", str(way[0] == "packed"), "--data.num_workers",
-                 way[1], "--trainer.enable_progress_bar", "false", "--trainer.logger.version", "run"]
+                 way[1], "--trainer.enable_progress_bar", "false", "--trainer.logger.version", "run", *options]
     if any((folder / "runs/add/run" / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
         arguments += ["--ckpt_path", "last"]
     else:

@@ -1,35 +1,16 @@
 """A mistake of the user, or a memory that is full, gets one line."""
 
-import sys
-
 import pytest
 import torch
 
-from length_gen.lightning_modules.commands.main import main
 from length_gen.lightning_modules.model import TrajectoryModel
 from tests.commands import ROOT, TINY, run
 
-BAD = {
-    "no run": (["test"], "there is no run with a checkpoint"),
-    "no checkpoint": (["test", "--config", str(ROOT / "configs/add.yaml"), "--ckpt_path", "none.ckpt"],
-                      "there is no checkpoint none.ckpt"),
-    "wrong key": (["fit", *TINY, "--model.learning_speed", "1"], "learning_speed"),
-    "length 0": (["fit", *TINY, "--data.task.max_length", "0"], "length 0 is not allowed"),
-    "lengths do not grow": (["fit", *TINY, "--evaluation.lengths", "[5,3]"], "do not increase"),
-    "length beyond the task's": (["fit", *TINY, "--data.task", "HanoiRecursive", "--data.task.max_length", "2",
-                                  "--evaluation.lengths", "[2,30]"], "length 30 is not allowed: hanoi_recursive goes"),
-    "row too short": (["fit", *TINY, "--data.row_length", "64"], "cannot hold one trajectory"),
-}
 
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_mistake_gets_one_line(case, tmp_path):
-    arguments, message = BAD[case]
-    result = run(*arguments, cwd=tmp_path)
-    assert result.returncode != 0
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not list(tmp_path.iterdir())
+def test_the_line_is_all_that_a_process_says(tmp_path):
+    result = run("fit", *TINY, "--model.learning_speed", "1", cwd=tmp_path)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "learning_speed" in result.stderr.strip().splitlines()[-1] and not list(tmp_path.iterdir())
 
 
 MIXTURE = ["fit", "--config", str(ROOT / "configs/mixture.yaml")]
@@ -37,7 +18,14 @@ PICTURE = next((ROOT / "docs").rglob("*.png"))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
+    (["test"], "there is no run with a checkpoint"),
     (["test", "--ckpt_path", "none.ckpt"], "there is no checkpoint none.ckpt"),
+    (["test", "--config", str(ROOT / "configs/add.yaml"), "--ckpt_path", "none.ckpt"], "is no checkpoint none.ckpt"),
+    (["fit", *TINY, "--data.task.max_length", "0"], "length 0 is not allowed"),
+    (["fit", *TINY, "--evaluation.lengths", "[5,3]"], "do not increase"),
+    (["fit", *TINY, "--data.task", "HanoiRecursive", "--data.task.max_length", "2", "--evaluation.lengths", "[2,30]"],
+     "length 30 is not allowed: hanoi_recursive goes"),
+    (["fit", *TINY, "--data.row_length", "64"], "cannot hold one trajectory"),
     (["test", "--config", str(ROOT / "configs/add.yaml")], "test needs a trained model: give --ckpt_path"),
     (["fit", "--config", "none.yaml"], "there is no configuration file none.yaml"),
     (["train"], "there is no command train: expected fit, validate, test, rollout, export, analyze, report, sweep, co"),
@@ -56,13 +44,8 @@ PICTURE = next((ROOT / "docs").rglob("*.png"))
     (["analyze", *TINY[:2], "--problems", "0"], "with 0 problems leave nothing to analyze: expected at least one"),
     ([*MIXTURE, "--data.task.weights", "[-1,2]"], "give numbers from 0 on, not all 0"),
 ], ids=lambda value: value if isinstance(value, str) else "")
-def test_more_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["run.py"])
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert ended.value.code == 2 and error.startswith("error: ") and message in error
+def test_a_mistake_gets_one_line(arguments, message, tmp_path, refused):
+    assert message in refused(*arguments)
     assert not list(tmp_path.iterdir())
 
 
@@ -71,7 +54,7 @@ def test_more_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch, c
     ("backward", 1, "--data.batch_size or --data.row_length, with --trainer.accumulate_grad_batches for as many"),
     ("on_validation_epoch_end", 0, "an evaluation of 64 rows side by side does not fit in the device's memory: give")],
     ids=["forward", "backward", "evaluation"])
-def test_a_memory_that_is_full_gets_one_line(method, at, message, tmp_path, monkeypatch, capsys):
+def test_a_memory_that_is_full_gets_one_line(method, at, message, monkeypatch, refused):
     """The memory of a GPU, which PyTorch's own exception tells."""
     calls, plain = [], getattr(TrajectoryModel, method)
 
@@ -82,31 +65,22 @@ def test_a_memory_that_is_full_gets_one_line(method, at, message, tmp_path, monk
         return plain(self, *arguments, **options)
 
     monkeypatch.setattr(TrajectoryModel, method, fills_the_memory)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["run.py"])
-    with pytest.raises(SystemExit) as ended:
-        main(["fit", *TINY])
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert ended.value.code == 2 and error.startswith("error: ") and message in error
+    assert message in refused("fit", *TINY)
 
 
 @pytest.mark.parametrize(("command", "message"), [
     (["rollout", "--prompt", "1+2"], "the rollout does not fit in the device's memory: give --evaluation.decoding"),
     (["test", "--evaluation.verify_lengths", "[6]"], "a smaller --evaluation.batch_size (or --evaluation.verify_probl"),
 ], ids=lambda value: value[0])
-def test_a_memory_that_is_full_without_training(trained, command, message, monkeypatch, capsys):
+def test_a_memory_that_is_full_without_training(trained, command, message, monkeypatch, refused):
     def fills_the_memory(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(TrajectoryModel, "on_load_checkpoint", fills_the_memory)
-    monkeypatch.chdir(trained[0])
-    monkeypatch.setattr(sys, "argv", ["run.py"])
-    with pytest.raises(SystemExit):
-        main(command)
-    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in refused(*command, cwd=trained[0])
 
 
-def test_checkpoints_that_do_not_fit(trained, tmp_path):
+def test_checkpoints_that_do_not_fit(trained, tmp_path, refused):
     folder, _ = trained
     checkpoint = folder / "runs/add/version_0/checkpoints/last.ckpt"
     torn = tmp_path / "torn.ckpt"
@@ -116,9 +90,7 @@ def test_checkpoints_that_do_not_fit(trained, tmp_path):
              (["--config", str(ROOT / "configs/add.yaml"), "--data.task.style", "paper", "--ckpt_path",
                str(checkpoint)], "vocabulary")]
     for arguments, message in cases:
-        result = run("test", *arguments, cwd=tmp_path)
-        assert result.returncode != 0 and message in result.stderr, result.stderr[-2000:]
-        assert "Traceback" not in result.stderr
+        assert message in refused("test", *arguments)
 
 
 @pytest.mark.parametrize(("config", "options", "message"), [
@@ -132,7 +104,5 @@ def test_checkpoints_that_do_not_fit_a_sharded_model(trained, tmp_path, config, 
     assert "Traceback" not in result.stderr
 
 
-def test_a_prompt_that_is_no_problem(trained):
-    result = run("rollout", "--prompt", "12-3", cwd=trained[0])
-    assert result.returncode == 2 and "not a problem of addition" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_a_prompt_that_is_no_problem(trained, refused):
+    assert "not a problem of addition" in refused("rollout", "--prompt", "12-3", cwd=trained[0])

@@ -2,32 +2,32 @@
 
 import json
 import os
-import random
+import resource
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from lightning import Callback
 
 from benchmarks import kill
 from length_gen.lightning_modules.commands.main import main
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
-from length_gen.lightning_modules.training.callbacks import REQUEUE
-from tests.commands import ROOT, TINY, run, same_weights, start, wait_for
+from length_gen.lightning_modules.training.callbacks import REQUEUE, last_checkpoint
+from tests.commands import TINY, run, same_weights, start, wait_for
 
 
-@pytest.mark.parametrize("settings", [[], ["--model.state_passing", "0.5", "--model.state_noise", "0.1"]])
-def test_resume_goes_on_exactly(settings, tmp_path):
-    """6 steps at once equal 3 steps, a checkpoint, and 3 more in the same folder."""
-    short, constant = tmp_path, ["--model.schedule", "constant", "--evaluation.evaluators", "[verify]", *settings]
-    assert run("fit", *TINY, *constant, cwd=short).returncode == 0
-    assert run("fit", *TINY, *constant, "--trainer.max_steps", "3", cwd=short).returncode == 0
-    result = run("fit", *TINY, *constant, "--ckpt_path", "last", cwd=short)
-    assert result.returncode == 0, result.stderr[-3000:]
-    whole, resumed = (short / f"runs/add/version_{v}/checkpoints/last.ckpt" for v in (0, 1))
-    assert not (short / "runs/add/version_2").exists()
+def test_resume_goes_on_exactly(tmp_path, monkeypatch):
+    """6 steps at once equal 3 steps, a checkpoint, and 3 more in the same folder, also where states are passed on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    fit = ["fit", *TINY, "--model.schedule", "constant", "--evaluation.evaluators", "[verify]",
+           "--model.state_passing", "0.5", "--model.state_noise", "0.1"]
+    for options in ([], ["--trainer.max_steps", "3"], ["--ckpt_path", "last"]):
+        main([*fit, *options])
+    whole, resumed = (tmp_path / f"runs/add/version_{v}/checkpoints/last.ckpt" for v in (0, 1))
+    assert not (tmp_path / "runs/add/version_2").exists()
     assert load_checkpoint(whole)["TrajectoryDataModule"]["trajectories"] > 24
     same_weights(whole, resumed)
 
@@ -72,17 +72,47 @@ def test_sigterm_during_a_validation_ends_it_at_once(tmp_path):
     assert load_checkpoint(tmp_path / "runs/add/version_0/checkpoints/last.ckpt")["global_step"] == 4
 
 
+class Killed(Callback):
+    """SIGKILL once the second checkpoint is written but not in its place, in a validation, or after the training."""
+
+    def __init__(self, moment: str):
+        self.moment, self.saved = moment, 0
+
+    def setup(self, trainer, pl_module, stage):
+        plain = last_checkpoint.replace
+
+        def replace(*arguments, **options):
+            self.saved += 1
+            self.die("save" if self.saved == 2 else "")
+            plain(*arguments, **options)
+
+        last_checkpoint.replace = replace
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.die("validation")
+
+    def on_train_end(self, trainer, pl_module):
+        self.die("evaluation")
+
+    def die(self, moment):
+        if self.moment == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.parametrize(("way", "moments"), [(("packed", "0"), ("save", "evaluation")),
                                                (("padded", "2"), ("validation",))])
 def test_kills_at_three_moments_change_nothing(tmp_path, way, moments):
-    """SIGKILL while a checkpoint is written, in a validation, and in the evaluation at the end."""
     whole = kill.start(tmp_path / "whole", way, 12)
     assert whole.wait(200) == 0, whole.stderr[-3000:]
-    at = kill.trial(tmp_path / "killed", way, 12, 1.0, random.Random(0), moments)
-    assert [moment for moment, _ in at] == list(moments) and kill.same(tmp_path / "whole", tmp_path / "killed")
+    for moment in moments:
+        callback = f"{{class_path: {__name__}.Killed, init_args: {{moment: {moment}}}}}"
+        killed = kill.start(tmp_path / "killed", way, 12, f"--trainer.callbacks+={callback}")
+        assert killed.wait(200) == -signal.SIGKILL, killed.stderr[-3000:]
+    resumed = kill.start(tmp_path / "killed", way, 12)
+    assert resumed.wait(200) == 0 and kill.same(tmp_path / "whole", tmp_path / "killed"), resumed.stderr[-3000:]
 
 
-def test_the_checkpoint_before_is_taken_where_the_last_is_torn(trained, tmp_path):
+def test_the_checkpoint_before_is_taken_where_the_last_is_torn(trained, tmp_path, refused):
     shutil.copytree(trained[0] / "runs", tmp_path / "runs")
     folder = tmp_path / "runs/add/version_0/checkpoints"
     torn = (folder / "last.ckpt").read_bytes()[:-1000]
@@ -95,19 +125,22 @@ def test_the_checkpoint_before_is_taken_where_the_last_is_torn(trained, tmp_path
     same_weights(trained[0] / "runs/add/version_0/checkpoints/last.ckpt", folder / "last.ckpt")
     for name in ("last.ckpt", "previous.ckpt"):
         (folder / name).write_bytes(torn)
-    result = run("fit", *TINY, "--ckpt_path", "last", cwd=tmp_path)
-    assert result.returncode == 2 and "is not a whole checkpoint" in result.stderr
+    assert "is not a whole checkpoint" in refused("fit", *TINY, "--ckpt_path", "last")
+
+
+class Full(Callback):
+    """A disk that takes no file of more than 40 KiB, for this process."""
+
+    def setup(self, trainer, pl_module, stage):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40 << 10, 40 << 10))
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(trained, tmp_path):
     shutil.copytree(trained[0] / "runs", tmp_path / "runs")
     checkpoint = tmp_path / "runs/add/version_0/checkpoints/last.ckpt"
     before, earlier = checkpoint.read_bytes(), checkpoint.with_name("previous.ckpt")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    small = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", sys.executable, str(ROOT / "run.py")]
-    result = subprocess.run([*small, "fit", *TINY, "--trainer.logger.version", "version_0", "--ckpt_path",
-                             str(earlier)], cwd=tmp_path, env=environment, text=True,
-                            capture_output=True, timeout=300)
+    result = run("fit", *TINY, "--trainer.logger.version", "version_0", "--ckpt_path", str(earlier),
+                 f"--trainer.callbacks+={__name__}.Full", cwd=tmp_path)
     assert result.returncode == 2 and "is still the one before: make room" in result.stderr, result.stderr[-3000:]
     assert "Traceback" not in result.stderr and checkpoint.read_bytes() == before
     assert {path.name for path in checkpoint.parent.iterdir()} == {"last.ckpt", "previous.ckpt", "validated"}
