@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from length_gen.datamodules.tokens import PREDICTED, Kind
+from length_gen.datamodules.tokens import PREDICTED
 from length_gen.datamodules.trajectory import Trajectory
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.tools import UserError
@@ -88,18 +88,13 @@ def of_steps(windows: np.ndarray, tokens: np.ndarray, predicted: np.ndarray, voc
     return Automaton((rows[first] - 1).astype(np.int32), edges % len(first), edges // len(first), wanted)
 
 
-def of_trajectories(trajectories: Iterable[Trajectory], vocabulary: Vocabulary, order: int,
-                    question: bool = True) -> Automaton:
-    """The windows of these trajectories alone: no proof of anything, but what a proof must contain.
-
-    question: whether the model reads all of the question, or its last token only
-    """
+def of_trajectories(trajectories: Iterable[Trajectory], vocabulary: Vocabulary, order: int) -> Automaton:
+    """The windows of these trajectories alone: no proof of anything, but what a proof must contain."""
     windows, tokens, predicted = [], [], []
     for trajectory in trajectories:
-        first = 0 if question else trajectory.kinds.rindex(bytes([Kind.PROMPT]))
-        ids = vocabulary.encode(trajectory.tokens[first:])
+        ids = vocabulary.encode(trajectory.tokens)
         padded = np.concatenate([np.full(order, -1), ids])
         windows.append(np.lib.stride_tricks.sliding_window_view(padded, order)[:-1])
         tokens.append(ids)
-        predicted.append(np.isin(np.frombuffer(trajectory.kinds[first:], dtype=np.uint8), list(PREDICTED)))
+        predicted.append(np.isin(np.frombuffer(trajectory.kinds, dtype=np.uint8), list(PREDICTED)))
     return of_steps(*map(np.concatenate, (windows, tokens, predicted)), vocabulary)

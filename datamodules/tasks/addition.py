@@ -3,6 +3,7 @@
 import random
 import re
 
+from length_gen.datamodules.questions import FIRST, LAST, Questions, number
 from length_gen.datamodules.tasks.arithmetic import DIGITS, add_columns, copy_answer, exact, pattern
 from length_gen.datamodules.tasks.base import Problem, ToolTask, digits
 from length_gen.datamodules.trajectory import Scribe
@@ -35,6 +36,9 @@ class Addition(ToolTask):
 
     def memory(self) -> PointerMemory:
         return PointerMemory(2)
+
+    def questions(self, variant: str) -> Questions:
+        return (*number(FIRST, "+", "plus", "left"), *number("plus", "=", LAST, "right"))
 
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         sizes = rng.sample((length, rng.randint(1, length)), 2) if variant else (length, length)

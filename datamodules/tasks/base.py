@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from length_gen.datamodules.noise import Noise
+from length_gen.datamodules.questions import FIRST, LAST, Questions
 from length_gen.datamodules.settings import SETTINGS, Setting
 from length_gen.datamodules.tokens import ANSWER, END
 from length_gen.datamodules.trajectory import STYLES, Scribe, Sink, Trajectory
@@ -206,6 +207,11 @@ class ToolTask(Task):
         task = copy(self)
         task._ask(SETTINGS[setting])
         return task
+
+    def questions(self, variant: str) -> Questions:
+        """All prompts of a variant, of every length, and of training; or more: any row of symbols, unless a task says
+        less. What is proved of the task holds for these."""
+        return ((FIRST, self.symbols, FIRST), (FIRST, self.symbols, LAST))
 
     @abstractmethod
     def memory(self) -> Tool:

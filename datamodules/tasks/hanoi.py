@@ -4,6 +4,7 @@ import random
 import re
 from itertools import chain, pairwise
 
+from length_gen.datamodules.questions import FIRST, LAST, Questions
 from length_gen.datamodules.tasks.base import Problem, ToolTask
 from length_gen.datamodules.tokens import ANSWER
 from length_gen.datamodules.trajectory import Pointer, Scribe
@@ -23,6 +24,13 @@ class Hanoi(ToolTask):
     """
 
     longest = 20  # 12 disks take 4,095 moves, 20 over a million
+
+    def questions(self, variant: str) -> Questions:
+        """Any number of disks, so up to as many as there are sizes."""
+        disks = tuple((f"on {below}", (size,), f"on {size}") for i, size in enumerate(SIZES)
+                      for below in ("A", *SIZES[i + 1 :]))
+        return ((FIRST, "A", "on A"), *disks, *((f"on {size}", "B", "B") for size in SIZES), ("B", "C", "C"),
+                ("C", "=", LAST))
 
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         return self._problem(rng.sample(range(1, len(SIZES) + 1), length))

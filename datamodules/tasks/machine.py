@@ -1,12 +1,14 @@
 """Turing machines as small YAML tables."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
+from length_gen.datamodules.questions import FIRST, LAST, Questions
 from length_gen.datamodules.typed import QUOTES, typed
 from length_gen.tools import UserError
 from length_gen.tools.files import read_yaml
@@ -85,6 +87,29 @@ class Machine:
             else:
                 tape[rng.randrange(len(tape))] = rng.choice(sorted(set(tape)))
         return tuple(tape)
+
+    def questions(self) -> Questions:
+        """All inputs that `sample` may give, and more: in what is balanced, mirrored or changed any of its symbols may
+        stand anywhere."""
+        found: list[tuple[str, Sequence[str], str]] = []
+        for number, kind in enumerate(self.inputs):
+            parts = [_loose(kind)] if any(isinstance(part, Part) and (part.mirror or part.change) for part in kind) \
+                else [part if isinstance(part, str) else (part.symbols or part.balanced, part.length) for part in kind]
+            row = []  # of symbols, and whether they may go on for ever
+            for part in parts:
+                if isinstance(part, str):
+                    row += [(symbol, False) for symbol in part]
+                else:
+                    symbols, length = part
+                    row += [(symbols, False)] * length if isinstance(length, int) else [(symbols, True)]
+            places = [FIRST, *(f"{number} {i}" for i in range(1, len(row)))]
+            for i, (symbols, more) in enumerate(row):
+                after = places[i + 1] if i + 1 < len(row) else LAST
+                found.append((places[i], symbols, after))
+                if more:  # what begins inside must not lead back to where other kinds begin
+                    again = f"{number} {i} more"
+                    found += [(places[i], symbols, again), (again, symbols, again), (again, symbols, after)]
+        return tuple(found)
 
     def steps(self, tape: tuple[str, ...]) -> range:
         """As many steps as the machine may take; who uses them up raises `endless`."""
@@ -205,6 +230,12 @@ def _input(kind: list[str | dict], symbols: tuple[str, ...], wrong) -> tuple[str
     if not any(parts):
         raise wrong("an input is empty")
     return tuple(parts)
+
+
+def _loose(kind: tuple[str | Part, ...]) -> tuple[str, str]:
+    """All symbols of a kind of input, as a part of any length."""
+    symbols = (part if isinstance(part, str) else part.symbols or part.balanced for part in kind)
+    return "".join(dict.fromkeys("".join(symbols))), "n"
 
 
 def _length(part: Part, rng: random.Random, n: int, exact: bool) -> int:

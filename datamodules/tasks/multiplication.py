@@ -3,6 +3,7 @@
 import random
 import re
 
+from length_gen.datamodules.questions import FIRST, LAST, Questions
 from length_gen.datamodules.tasks.arithmetic import DIGIT_SET, DIGITS, add_columns, copy_answer, exact, pattern
 from length_gen.datamodules.tasks.base import Problem, ToolTask, digits
 from length_gen.datamodules.trajectory import Scribe
@@ -29,6 +30,12 @@ class Multiplication(ToolTask):
 
     def memory(self) -> PointerMemory:
         return PointerMemory(2)
+
+    def questions(self, variant: str) -> Questions:
+        second = (("times", "123456789", "units"), ("units", "=", LAST))
+        if variant == "n x 2":
+            second = (("times", "123456789", "tens"), ("tens", DIGITS, "units"), ("units", "=", LAST))
+        return ((FIRST, "123456789", "left"), ("left", DIGITS, "left"), ("left", "x", "times"), *second)
 
     def sample(self, rng: random.Random, length: int, variant: str) -> Problem:
         return self._problem(digits(rng, length), digits(rng, self.variants.index(variant) + 1))

@@ -3,6 +3,7 @@
 import random
 import re
 
+from length_gen.datamodules.questions import FIRST, LAST, Questions
 from length_gen.datamodules.tasks.base import Problem, ToolTask
 from length_gen.datamodules.trajectory import Scribe
 from length_gen.tools import EDGE, PointerMemory, UserError
@@ -17,6 +18,9 @@ class SequenceTask(ToolTask):
 
     def memory(self) -> PointerMemory:
         return PointerMemory(1)
+
+    def questions(self, variant: str) -> Questions:
+        return (FIRST, SYMBOLS, "more"), ("more", SYMBOLS, "more"), ("more", "=", LAST)
 
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         return Problem((*rng.choices(SYMBOLS, k=length), "="), length)

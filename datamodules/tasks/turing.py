@@ -2,6 +2,7 @@
 
 import random
 
+from length_gen.datamodules.questions import Questions
 from length_gen.datamodules.settings import Setting
 from length_gen.datamodules.tasks.base import Problem, ToolTask
 from length_gen.datamodules.tasks.machine import load_machine
@@ -43,6 +44,9 @@ class Turing(ToolTask):
 
     def memory(self) -> Tape:
         return Tape((*self.machine.symbols, BLANK))
+
+    def questions(self, variant: str) -> Questions:
+        return self.machine.questions()
 
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         return Problem(self.machine.sample(rng, length, exact=not variant), length, variant)

@@ -13,16 +13,15 @@ def trajectories(task, count=30):
     return [task.record(task.sample_training(rng)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("question", [True, False])
-def test_windows_edges_and_wanted_tokens_are_those_of_the_trajectories(question):
-    task, order = Reverse(4), 7
-    vocabulary, recorded = task.vocabulary(), trajectories(Reverse(4))
-    automaton = of_trajectories(recorded, vocabulary, order, question)
+@pytest.mark.parametrize("setting", ["interactive", "question_in_tool"])
+def test_windows_edges_and_wanted_tokens_are_those_of_the_trajectories(setting):
+    task, order = Reverse(4, setting=setting), 7
+    vocabulary, recorded = task.vocabulary(), trajectories(task)
+    automaton = of_trajectories(recorded, vocabulary, order)
     edges, wanted = set(), {}
     for trajectory in recorded:
-        start = 0 if question else trajectory.tokens.index("=")
         before = (-1,) * order
-        for token, kind in list(zip(trajectory.tokens, trajectory.kinds, strict=True))[start:]:
+        for token, kind in zip(trajectory.tokens, trajectory.kinds, strict=True):
             after = (*before[1:], vocabulary.id(token))
             edges.add((before, after))
             if kind in PREDICTED:

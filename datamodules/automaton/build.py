@@ -1,0 +1,185 @@
+"""The automaton of a task: all windows that occur in any of its trajectories, whatever the length of the question.
+
+Why every trajectory of every length is a path in it. A trajectory is what is recorded while the algorithm runs on a
+question with the real tool. Follow one such run beside what is explored:
+
+1. *The algorithm.* It is run from its own source in small steps (`program`), and all that it holds is a value that
+   can be compared (`machine`). It has no problem before it, sampled or not: what the tool answers comes from 2, and
+   where the question is used in another way, both ways are gone.
+2. *The memory.* At any time the real memory is a path in the graph of `memory`, and the cell under each real pointer is
+   one of the pointer's nodes. That is so at the start, for `questions` has every question, and all that the algorithm
+   does keeps it so: a move goes to every node that stands beside one in the graph; what is read is split by token, and
+   each is explored; what is written becomes a node that is joined to the last.
+3. *Until nothing is new.* States of 1 and 2 together are explored once each, in rounds until one adds nothing to the
+   graph. So in the last round every move had the whole graph, and the states that the real run goes through are
+   among those explored, with what it says between two of them (`explore`).
+4. *Windows.* All pairs of such a state and a window that lead from one to the other are gone through. So the window
+   before every token of the real trajectory is a node, and the token an edge.
+
+It ends, as there are finitely many nodes (a token and a step of the algorithm each), if the algorithm's own variables
+take finitely many values; else it says so. More than the real windows may be found: two pointers know nothing of each
+other, and a cell that is read again may be another of the same kind. What is assumed: `questions` has all questions
+(`check_task` tries some), and functions that are called without the scribe change nothing. That `program`, `machine`
+and the stand-in of the scribe do what Python and the scribe do, the tests hold against recorded trajectories.
+"""
+import hashlib
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from length_gen.datamodules.automaton.explore import Explorer, States
+from length_gen.datamodules.automaton.windows import Ambiguous, Automaton, of_steps
+from length_gen.datamodules.questions import FIRST, LAST, Questions
+from length_gen.datamodules.settings import QuestionInTool, Setting
+from length_gen.datamodules.tasks import Task, ToolTask
+from length_gen.datamodules.trajectory import Pointer, Scribe
+from length_gen.datamodules.vocabulary import Vocabulary
+from length_gen.tools import UserError
+
+MOST_STEPS = 5_000_000
+"""Windows with what follows them; some hundred bytes each while they are found."""
+
+
+def automaton(task: Task, order: int = 8, most: int = 16, variants: Sequence[str] | None = None) -> Automaton:
+    """All windows of the last `order` tokens in any trajectory of the task, of any length.
+
+    order:    at least this many tokens a window; more, up to `most`, where fewer do not determine the next token
+    variants: kinds of problems; None: all of the task's
+
+    Raises UserError where no such window determines the next token, and where the algorithm cannot be explored.
+    """
+    explored = [(_shows_all(part), questions, Explorer(part, questions).states())
+                for part, questions in _parts(task, variants)]
+    while True:
+        try:
+            return _windows(task, explored, order)
+        except Ambiguous as ambiguous:
+            if order >= most:
+                raise UserError(f"no window of up to {most} tokens suffices for {task.name} in style {task.style}: "
+                                f"{ambiguous}") from ambiguous
+            order += 1
+
+
+def _parts(task: Task, variants: Sequence[str] | None) -> list[tuple[ToolTask, Questions]]:
+    """The tasks that the variants belong to, with their questions; what is the same for several variants once."""
+    found: dict[tuple[int, Questions], ToolTask] = {}
+    for variant in task.variants if variants is None else variants:
+        part, own = task.part(variant)
+        if not isinstance(part, ToolTask):
+            raise UserError(f"{part.name} has no single algorithm and tool: its trajectories cannot be explored")
+        found[id(part), part.questions(own)] = part
+    return [(part, questions) for (_, questions), part in found.items()]
+
+
+def _shows_all(task: ToolTask) -> bool:
+    """Whether the model reads all of the question, or its last token only."""
+    shown = type(task._setting).shown
+    if shown is Setting.shown:
+        return True
+    if shown is QuestionInTool.shown and type(task).asked is ToolTask.asked:
+        return False
+    raise UserError(f"{task.name} in setting {task.setting} shows neither all of the question nor its last token: its "
+                    f"trajectories cannot be explored")
+
+
+def _windows(task: Task, explored: list[tuple[bool, Questions, States]], order: int) -> Automaton:
+    """The windows of paths through questions and states."""
+    vocabulary = task.vocabulary()
+    steps = _Steps(task, len(vocabulary) + 1, order)
+    for whole, questions, states in explored:
+        edges = [[([(vocabulary.id(token), predicted) for token, predicted in said], after) for said, after in leaving]
+                 for leaving in states.edges]
+        seen = {(0, window) for window in _asked(questions, vocabulary, whole, steps)}
+        todo = list(seen)
+        while todo:
+            state, before = todo.pop()
+            for said, after in edges[state]:
+                window = before
+                for token, predicted in said:
+                    window = steps.add(window, token, predicted)
+                if after >= 0 and (place := (after, window)) not in seen:
+                    seen.add(place)
+                    todo.append(place)
+    return of_steps(*steps.arrays(), vocabulary)
+
+
+def _asked(questions: Questions, vocabulary: Vocabulary, whole: bool, steps: "_Steps") -> set[int]:
+    """The windows after a question, all of which is read, or the last token; those before go into `steps`."""
+    moves: dict[str, list[tuple[int, str]]] = {}
+    for before, tokens, after in questions:
+        if whole or after == LAST:
+            moves.setdefault(before, []).extend((vocabulary.id(token), after) for token in tokens)
+    seen = {(FIRST, 0)} if whole else {(before, 0) for before in moves}
+    todo = list(seen)
+    while todo:
+        place, window = todo.pop()
+        for token, after in moves.get(place, ()):
+            if (state := (after, steps.add(window, token, False))) not in seen:
+                seen.add(state)
+                todo.append(state)
+    return {window for place, window in seen if place == LAST}
+
+
+class _Steps:
+    """Windows and what comes next, each once. A window is one number; its tokens, the newest last, are the digits, from
+    1 on."""
+
+    def __init__(self, task: Task, base: int, order: int) -> None:
+        self._task, self._base, self._order, self._size = task, base, order, base**order
+        self._found: set[tuple[int, int, bool]] = set()
+
+    def add(self, window: int, token: int, predicted: bool) -> int:
+        """Returns the window after it. Raises UserError for too many."""
+        self._found.add((window, token, predicted))
+        if len(self._found) > MOST_STEPS:
+            raise UserError(f"{self._task.name} in setting {self._task.setting} has more than {MOST_STEPS:,} windows "
+                            f"of {self._order} tokens, as a question has of which the model reads all: take setting "
+                            f"{QuestionInTool.name}, shorter windows, or fewer symbols in the questions")
+        return (window * self._base + token + 1) % self._size
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `of_steps` takes."""
+        windows, tokens, predicted = zip(*self._found, strict=True)
+        chunk, columns = int(63 / math.log2(self._base)), []
+        while len(columns) < self._order:  # the newest first; as many at once as an int64 has room for
+            part = self._base ** min(chunk, self._order - len(columns))
+            low = np.array([window % part for window in windows], dtype=np.int64)
+            windows = [window // part for window in windows]
+            for _ in range(min(chunk, self._order - len(columns))):
+                low, digit = np.divmod(low, self._base)
+                columns.append(digit)
+        return np.stack(columns[::-1], axis=1) - 1, np.array(tokens), np.array(predicted)
+
+
+def source_digest(task: Task, variants: Sequence[str] | None = None) -> str:
+    """SHA-256, in hexadecimal, of all that a task's trajectories follow from: the source of every function that its
+    algorithm runs, of its tool, its setting and the scribe, its questions and tokens, and the task's own settings. Not
+    of `max_length`: an automaton is of all lengths."""
+    found: list[str] = [repr(task.vocabulary().tokens)]
+    for part, questions in _parts(task, variants):
+        explorer = Explorer(part, questions)
+        explorer.states()
+        classes = (*type(part.tool()).__mro__, *type(part._setting).__mro__, Scribe, Pointer)
+        own = {name: value for name, value in vars(part).items() if name not in ("max_length", "_setting")}
+        found += sorted(f"{function.__module__}.{function.__qualname__}\n{inspect.getsource(function)}"
+                        for function in explorer.constants.functions)
+        found += [inspect.getsource(kind) for kind in classes if kind.__module__ not in ("abc", "builtins")]
+        found += [_text(own), repr(questions)]
+    return hashlib.sha256("\0".join(found).encode()).hexdigest()
+
+
+def _text(value: Any) -> str:
+    """A value in words that are the same each time."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(sorted(f'{_text(key)}: {_text(part)}' for key, part in value.items()))}}}"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_text, value)))}}}"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_text, value))})"
+    if value is None or isinstance(value, str | int | float):
+        return repr(value)
+    slots = {name: getattr(value, name) for name in getattr(type(value), "__slots__", ())}
+    return f"{type(value).__qualname__}{_text(getattr(value, '__dict__', {}) | slots)}"

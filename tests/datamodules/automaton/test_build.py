@@ -1,0 +1,189 @@
+import random
+import subprocess
+import sys
+
+import pytest
+
+from length_gen.datamodules.automaton import automaton, source_digest
+from length_gen.datamodules.automaton.windows import of_trajectories
+from length_gen.datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Problem, Reverse, Turing
+from length_gen.datamodules.tasks.base import ToolTask
+from length_gen.tools import PointerMemory, UserError
+from tests.datamodules.tasks.test_check import MAKERS
+
+SETTING = {"setting": "question_in_tool"}
+FAST = [name for name in MAKERS if "hanoi" not in name and name != "logical_graph"]
+
+
+def recorded(task, few=4, lengths=(9, 23)):
+    """Random training problems, and random and structured ones of several lengths."""
+    rng = random.Random(0)
+    problems = [task.sample_training(rng) for _ in range(25 * few)]
+    for length in lengths:
+        for variant in task.variants_at(length):
+            problems += [task.problem("test", 0, length, index, variant) for index in range(few)]
+            problems += task.structured_problems("test", 0, length, variant)
+    return [task.record(problem) for problem in problems]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_what_is_sampled_is_in_it(name):
+    task = MAKERS[name](**SETTING)
+    found = automaton(task)
+    sampled = of_trajectories(recorded(task), task.vocabulary(), found.order)
+    assert found.contains(sampled)
+    assert len(found.windows) < 10 * len(sampled.windows)  # and it is not just everything
+
+
+def test_questions_that_are_read_in_whole_are_in_the_windows(monkeypatch):
+    task = Turing("increment", 5)
+    found = automaton(task, 4)
+    assert found.contains(of_trajectories(recorded(task), task.vocabulary(), 4))
+    monkeypatch.setattr("length_gen.datamodules.automaton.build.MOST_STEPS", 10_000)
+    with pytest.raises(UserError, match=r"^addition in setting interactive has more than 10,000 windows of 8 tokens, .*"
+                                        r" take setting question_in_tool, shorter windows, "):
+        automaton(Addition(5), 8)
+
+
+class Rare(ToolTask):
+    """Copies letters up to the second `j`, which a sampled question has not got more than once in 10^9 times."""
+
+    name, symbols, phases = "rare", (*"abj=", "<twice>"), ("first", "second")
+
+    def memory(self):
+        return PointerMemory(1)
+
+    def sample(self, rng, length, variant=""):
+        return Problem((*("jj" if rng.random() < 1e-9 else rng.choices("ab", k=length)), "="), length)
+
+    def parse(self, text):
+        return Problem((*text, "="), len(text))
+
+    def questions(self, variant):
+        return ("start", "abj", "start"), ("start", "=", "end")
+
+    def solve(self, problem, scribe):
+        scribe.phase("first")
+        pointer = scribe.pointer(1)
+        scribe.answer()
+        seen = 0
+        while (symbol := pointer.read()) != "=":
+            seen += symbol == "j"
+            if seen == 2:
+                scribe.think("<twice>")
+                return
+            scribe.phase("second" if seen else "first")
+            scribe.output(symbol)
+            pointer.right()
+
+    def answer(self, problem):
+        return tuple("j".join("".join(problem.prompt[:-1]).split("j")[:2]))
+
+
+def test_what_no_sample_shows_is_in_it():
+    task = Rare(5, **SETTING)
+    vocabulary = task.vocabulary()
+    found = automaton(task, 4)
+    before, wanted = found.windows[:, -1].tolist(), found.wanted.tolist()
+    assert vocabulary.id("<twice>") in wanted and vocabulary.id("<twice>") in before
+    sampled = of_trajectories(recorded(task), vocabulary, 4)
+    assert found.contains(sampled) and vocabulary.id("j") not in sampled.windows
+    rare = [task.record(task.parse(text)) for text in ("ajbbaja", "jj", "j")]
+    assert found.contains(of_trajectories(rare, vocabulary, 4))
+
+
+def test_windows_grow_until_they_suffice():
+    task = Multiplication(3, **SETTING)
+    assert automaton(task, 4, variants=["n x 1"]).order == 6
+    with pytest.raises(UserError, match=r"^no window of up to 5 tokens suffices for multiplication in style local: "):
+        automaton(task, 4, 5, ["n x 1"])
+
+
+@pytest.mark.parametrize("task", [Addition(3, style="paper", **SETTING), Reverse(3, setting="no_tool"),
+                                  MAKERS["sort"](style="paper", **SETTING)], ids=["addition", "no_tool", "sort"])
+def test_where_no_window_suffices(task):
+    with pytest.raises(UserError, match=r"no_tool has a|^no window of up to 7 tokens suffices for .* in style paper: "):
+        automaton(task, 7, 7)
+
+
+def test_it_never_samples(monkeypatch):
+    task = Addition(3, **SETTING)
+    for name in ("sample", "sample_training", "sample_held_out", "structured", "record"):
+        monkeypatch.setattr(Addition, name, None)
+    assert automaton(task, 7).order == 7
+
+
+def test_a_search_memory_cannot_be_explored():
+    with pytest.raises(UserError, match=r"^logical_graph in setting interactive has a SearchMemory: only algorithms "
+                                        r"with a PointerMemory and Tape can be explored$"):
+        automaton(LogicalGraph(5))
+
+
+class Own(Copy):
+    """Its algorithm is set by each test."""
+
+
+def solve_by_question(self, problem, scribe):
+    scribe.phase("copy")
+    scribe.answer()
+    scribe.output(*problem.prompt[:-1])
+
+
+def solve_by_counting(self, problem, scribe):
+    scribe.phase("copy")
+    pointer, count = scribe.pointer(1), 0
+    while pointer.read() != "=":
+        count += 1
+        pointer.right()
+    scribe.output(*"a" * count)
+
+
+def solve_by_exception(self, problem, scribe):
+    try:
+        scribe.phase("copy")
+    finally:
+        pass
+
+
+def solve_by_attribute(self, problem, scribe):
+    self.kept.append(1)
+
+
+def solve_by_map(self, problem, scribe):
+    pointer = scribe.pointer(1)
+    list(map(lambda _: pointer.read(), range(2)))
+
+
+def solve_wrongly(self, problem, scribe):
+    scribe.phase("copy")
+    pointer = scribe.pointer(1)
+    scribe.think({"a": "b"}[pointer.read()])
+
+
+@pytest.mark.parametrize(("solve", "said"), [
+    (solve_by_question, r"test_build.py:\d+: an algorithm that looks at the question itself, not through its tool, "),
+    (solve_by_counting, r"^copy has more than 300 states: does a variable grow with the question\?$"),
+    (solve_by_exception, r"test_build.py:\d+: an algorithm with this \(Try\) cannot be explored; write it with "),
+    (solve_by_attribute, r"^the algorithm changes \[1.*\], which is not its own: keep what it works with in its "),
+    (solve_by_map, r"test_build.py:\d+: <lambda> asks the tool where Python calls it; write a loop$"),
+    (solve_wrongly, r"test_build.py:\d+: KeyError: '.'; if it cannot come to that, say so in Own.questions, or raise "),
+])
+def test_what_cannot_be_explored_is_told_in_a_line(monkeypatch, solve, said):
+    monkeypatch.setattr("length_gen.datamodules.automaton.explore.MOST_STATES", 300)
+    monkeypatch.setattr(Own, "solve", solve)
+    monkeypatch.setattr(Own, "kept", [], raising=False)
+    task = Own(3, **SETTING)
+    task.kept = []
+    with pytest.raises(UserError, match=said):
+        automaton(task, 4)
+
+
+def test_digests_stay_over_processes_and_tell_tasks_apart():
+    tasks = (Copy(3), Copy(5), Copy(3, style="paper"), Copy(3, **SETTING), Reverse(3), Turing("copy", 3),
+             Turing("sort", 3))
+    assert len(set(map(source_digest, tasks))) == 6  # of any length
+    code = ("from length_gen.datamodules.automaton import automaton, source_digest\n"
+            "from length_gen.datamodules.tasks import Turing\n"
+            "task = Turing('sort', 3)\nprint(source_digest(task), automaton(task, 4).digest())")
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert other == [source_digest(Turing("sort", 3)), automaton(Turing("sort", 3), 4).digest()]
