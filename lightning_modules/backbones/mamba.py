@@ -188,6 +188,11 @@ class Mixer(Layer):
         kind = self.A_log.dtype
         return step_sizes(self.dt_proj(dt).to(kind), self.dt_floor), B.to(kind), C.to(kind)
 
+    def step_sizes(self, hidden: Tensor) -> Tensor:
+        """Delta [B, T, D] for hidden [B, T, d_model], from the first token on."""
+        x, _ = self.in_proj(hidden).chunk(2, dim=-1)
+        return self._selection(F.silu(self._convolve(F.pad(x, (0, 0, self.d_conv - 1, 0)), x.shape[1])))[0]
+
     def fused(self, hidden: Tensor) -> Tensor:
         """The block on hidden [B, T, d_model] from the initial state by fused kernels, without the last state.
 

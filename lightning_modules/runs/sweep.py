@@ -336,11 +336,15 @@ def environment(slot: int, parallel: int) -> dict[str, str]:
 
 
 def finish(cell: Cell, code: int) -> bool:
-    """Copy the metrics.json of a run that came to its end to the results; tells whether there is one."""
+    """Copy the metrics.json of a run that came to its end to the results, and its diagnostics.json to a folder beside;
+    tells whether it came to its end."""
     metrics = cell.folder / cell.name / "metrics.json"
     if code not in (0, REQUEUE) or not metrics.is_file():
         return False
-    cell.result.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(metrics, cell.result.with_suffix(".part"))
-    os.replace(cell.result.with_suffix(".part"), cell.result)
+    beside = cell.result.parent / "diagnostics" / cell.result.name
+    for source, kept in ((metrics.with_name("diagnostics.json"), beside), (metrics, cell.result)):
+        if source.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, kept.with_suffix(".part"))
+            os.replace(kept.with_suffix(".part"), kept)
     return True

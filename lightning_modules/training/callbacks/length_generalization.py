@@ -20,6 +20,7 @@ from length_gen.datamodules.tasks import Task
 from length_gen.lightning_modules.decoding.agreement import check_agreement
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.evaluation.diagnostics import diagnostics
 from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, PROBLEM_SETS, check_lengths, evaluate
 from length_gen.lightning_modules.evaluation.metrics import Record, common_reach, write_metrics
 from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure
@@ -53,6 +54,8 @@ class LengthGeneralization(Callback):
         split: problems of the final evaluation; `validation` to compare recipes without seeing the test problems
         problem_sets: of the final evaluation: `uniform` (as the task draws them), `structured` (those that look for
             trouble: carries through all digits, very unequal operands, zeros, chains), or both
+        diagnostics: problems of every evaluated length of which diagnostics.json keeps margins, first errors, states
+            and step sizes (`evaluation.diagnostics`); 0: there is none
     """
 
     def __init__(self, lengths: list[int], problems: int = 32, problems_at_longest: int | None = None,
@@ -60,7 +63,7 @@ class LengthGeneralization(Callback):
                  validation_lengths: Sequence[int] = (), validation_problems: int = 16,
                  evaluators: Sequence[str] = EVALUATORS, batch_size: int = 64, split: str = "test",
                  decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
-                 problem_sets: Sequence[str] = PROBLEM_SETS[:1]) -> None:
+                 problem_sets: Sequence[str] = PROBLEM_SETS[:1], diagnostics: int = 0) -> None:
         check_lengths([*lengths, *verify_lengths])
         check_lengths(validation_lengths)
         for name, value in {"problems": problems, "problems_at_longest": problems_at_longest or 1,
@@ -81,7 +84,9 @@ class LengthGeneralization(Callback):
         if split not in ("test", "validation"):
             raise UserError(f"unknown split {split!r}: expected test or validation")
         self.evaluators, self.batch_size, self.split = list(evaluators), batch_size, split
-        self.decoding, self.problem_sets = decoding, list(problem_sets)
+        if diagnostics < 0:
+            raise UserError(f"evaluation diagnostics {diagnostics} are not allowed: expected at least 0")
+        self.decoding, self.problem_sets, self.diagnostics = decoding, list(problem_sets), diagnostics
         self._train_seconds = 0.0
         self._train_loss: torch.Tensor | None = None  # running mean over about ten steps, on the device
         self._begun: float | None = None  # since when training has been running
@@ -156,6 +161,9 @@ class LengthGeneralization(Callback):
                 task.structured_problems(self.split, 0, self.lengths[0], variant)
                 for variant in task.variants_at(self.lengths[0])):
             raise UserError(f"{task.name} has no structured problems: give --evaluation.problem_sets [uniform]")
+        if self.diagnostics and not task.streamed:
+            raise UserError(f"diagnostics {self.diagnostics} are not possible: the trajectories of {task.name} are not "
+                            f"recorded token by token; give --evaluation.diagnostics 0")
         if self.verify_lengths and not task.streamed:
             raise UserError(f"verify_lengths {self.verify_lengths} are not possible: the trajectories of {task.name} "
                             f"are not recorded token by token; give such lengths as evaluation.lengths")
@@ -237,6 +245,9 @@ class LengthGeneralization(Callback):
                 console.print(f"[dim]{name} {record['length']:,}: {record['exact_match']:.0%} exact[/dim]")
         if trainer.is_global_zero:
             self._show(trainer, model, records, folder, console)
+            if self.diagnostics:
+                found = diagnostics(model.backbone.eval(), trainer.datamodule, records, self.diagnostics, self.split)
+                write_metrics(folder / "diagnostics.json", found, **origin(model.device))
 
     def _show(self, trainer: Trainer, model: LightningModule, records: list[Record], folder: Path,
               console: Console) -> None:

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     try:
         sys.argv = ["run.py"]
         main(["fit", *TINY, "--trainer.max_steps", "40", "--trainer.val_check_interval", "40",
-              "--evaluation.problem_sets", "[uniform,structured]"])
+              "--evaluation.problem_sets", "[uniform,structured]", "--evaluation.diagnostics", "1"])
     finally:
         os.chdir(before)
         sys.argv = arguments
@@ -41,6 +41,9 @@ def test_evaluate_gives_the_runs_own_records(folder, run):
     assert [record for problem_set in ("uniform", "structured") for evaluator in ("rollout", "verify")
             for record in run.evaluate([2, 4], 2, evaluator, problem_set=problem_set)] == known
     assert {record["problem_set"] for record in known} == {"uniform", "structured"}
+    diagnosed = json.loads((folder / "diagnostics.json").read_text())["records"]
+    assert [(r["variant"], r["problem_set"], r["length"]) for r in diagnosed] == [
+        (r["variant"], r["problem_set"], r["length"]) for r in known if r["evaluator"] == "rollout"]
 
 
 def test_a_rollout_says_what_was_written_and_what_should_have_been(run, capsys):

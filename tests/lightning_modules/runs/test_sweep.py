@@ -94,7 +94,9 @@ def test_the_command_of_a_result_names_no_folder_of_the_sweep(tmp_path, monkeypa
 def scripts(tmp_path, monkeypatch):
     """Every cell runs a piece of Python, chosen by its label, in place of `run.py fit`."""
     monkeypatch.chdir(tmp_path)
-    code = {"good": "pathlib.Path(run, 'metrics.json').write_text('{\"records\": []}')", "bad": "sys.exit(3)",
+    written = "".join(f"\npathlib.Path(run, '{name}.json').write_text('{{\"records\": []}}')"
+                      for name in ("diagnostics", "metrics"))
+    code = {"good": written, "bad": "sys.exit(3)",
             "slow": f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({REQUEUE})); print('ready', flush=True); "
                     f"time.sleep(60)"}
     code["wait"] = ("pathlib.Path(run, 'begun').touch()\n"
@@ -113,7 +115,8 @@ def test_one_failing_cell_does_not_stop_the_others_and_finished_ones_are_skipped
     for cells in (2, 1):
         with pytest.raises(UserError, match=rf"1 of {cells} cells failed: bad_seed1"):
             sweep("tiny.yaml", parallel=2)
-    assert json.loads(Path("results/tiny/good_seed1.json").read_text()) == {"records": []}
+    for kept in ("results/tiny/good_seed1.json", "results/tiny/diagnostics/good_seed1.json"):
+        assert json.loads(Path(kept).read_text()) == {"records": []}
     output = capsys.readouterr().out
     assert "runs/sweeps/tiny/tiny/bad_seed1.log" in output and output.count("tiny/good_seed1") == 1
 
