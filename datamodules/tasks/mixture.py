@@ -1,15 +1,24 @@
 """Mixture: several tasks in one training stream (paper, appendix D.8: multiplication with addition)."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from length_gen.datamodules.noise import Noise
 from length_gen.datamodules.tasks.base import Problem, Task, ToolTask, refusal
-from length_gen.datamodules.trajectory import Sink, Trajectory
+from length_gen.datamodules.trajectory import Trajectory
 from length_gen.datamodules.vocabulary import Vocabulary
-from length_gen.tools import Tool, UserError
+from length_gen.tools import UserError
+
+
+def _of_the_part(name: str) -> Callable:
+    """A method of a mixture about a problem: that of the task which the problem belongs to."""
+    def method(self: "Mixture", problem: Problem, *arguments: Any, **options: Any) -> Any:
+        task, own = self._theirs(problem)
+        return getattr(task, name)(own, *arguments, **options)
+
+    return method
 
 
 class Mixture(Task):
@@ -76,28 +85,11 @@ class Mixture(Task):
                 errors.append(str(error))
         raise UserError("; ".join(errors))
 
-    def answer(self, problem: Problem) -> tuple[str, ...]:
-        task, own = self._theirs(problem)
-        return task.answer(own)
-
-    def shown(self, problem: Problem) -> tuple[str, ...]:
-        task, own = self._theirs(problem)
-        return task.shown(own)
-
-    def outputs(self, problem: Problem) -> tuple[str, ...]:
-        task, own = self._theirs(problem)
-        return task.outputs(own)
-
-    def record(self, problem: Problem, noise: Noise | None = None, sink: Sink | None = None) -> Trajectory:
-        task, own = self._theirs(problem)
-        return task.record(own, noise, sink)
+    answer, shown, outputs, record, tool, solved = map(_of_the_part, ("answer", "shown", "outputs", "record", "tool",
+                                                                      "solved"))
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(dict.fromkeys(token for task in self.tasks for token in task.vocabulary().tokens))
-
-    def tool(self, problem: Problem) -> Tool:
-        task, own = self._theirs(problem)
-        return task.tool(own)
 
     def references(self, problems: Sequence[Problem]) -> list[Trajectory]:
         """Those of each part together, as it makes them."""
@@ -106,10 +98,6 @@ class Mixture(Task):
             own = {i: theirs for i, (part, theirs) in enumerate(map(self._theirs, problems)) if part is task}
             made |= zip(own, task.references(list(own.values())), strict=True)
         return [made[i] for i in range(len(problems))]
-
-    def solved(self, problem: Problem, outputs: tuple[str, ...], reason: str, tool: Tool) -> bool:
-        task, own = self._theirs(problem)
-        return task.solved(own, outputs, reason, tool)
 
     def save(self, folder: str | Path) -> None:
         for task in self.tasks:

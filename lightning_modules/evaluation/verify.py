@@ -188,14 +188,12 @@ def _key(backbone: Backbone, problems: Iterable[Problem], chunk_size: int) -> st
 
 def expected_tokens(task: Task, length: int, variant: str, seed: int) -> int:
     """About how many tokens a trajectory of that length has, from shorter ones of some 100,000 tokens at most."""
-    part = task.part(variant)[0]
     counts: list[tuple[int, int]] = []
-    size = max(4, part.shortest)
-    while len(counts) < 2 or (counts[-1][0] < length and counts[-1][1] < 100_000):
-        size = min(size, length, part.longest or length)
+    size = min(max(4, task.part(variant)[0].shortest), length)
+    while len(counts) < 2 or counts[-1][1] < 100_000:
         counts.append((size, len(task.record(task.problem("validation", seed, size, 0, variant)).tokens)))
-        if size in (length, part.longest):
+        if size == length:
             return counts[-1][1]
-        size += max(1, size // 2)
+        size = min(size + max(1, size // 2), length)
     (short, few), (long, some) = counts[-2:]
     return round(some * (length / long) ** (np.log(some / few) / np.log(long / short)))

@@ -44,7 +44,7 @@ def test_parts_keep_their_trajectories_answers_and_tools():
 
 def test_all_that_a_task_may_define_is_passed_on():
     methods = {name for name, value in vars(Task).items() if callable(value) and not name.startswith("_")}
-    assert methods - {"problem", "variants_at"} <= vars(Mixture).keys()
+    assert methods - {"problem", "structured_problems", "variants_at"} <= vars(Mixture).keys()
 
 
 def test_weights_are_shares_of_the_trajectories():
