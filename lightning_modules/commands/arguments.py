@@ -1,6 +1,7 @@
 """What of a command line is needed before a configuration is read: which one, which checkpoint, whom to trust."""
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from length_gen.lightning_modules.runs.folders import newest_run
 from length_gen.tools import UserError
 
 EVALUATIONS = ("validate", "test")
+
+RUN = "LENGTH_GEN_NEWEST_RUN"
+"""The environment's variable with the run that the first process has found."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class Arguments:
         if given.config is not None and given.ckpt_path != "last":
             return cls(rest, trust.trusted_packages)
         if given.ckpt_path in (None, "last"):
-            run = newest_run()
+            # Processes that this one starts, for other devices, take the same, even where another is newer by then.
+            run = newest_run() if rank_zero_only.rank == 0 else Path(os.environ.get(RUN) or newest_run())
+            os.environ[RUN] = str(run)
             checkpoint = run / CHECKPOINT
         else:
             checkpoint = Path(given.ckpt_path)

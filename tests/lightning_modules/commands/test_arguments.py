@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
-from length_gen.lightning_modules.commands.arguments import Arguments
+from length_gen.lightning_modules.commands.arguments import RUN, Arguments
 from length_gen.lightning_modules.commands.main import COMMANDS, main
 from length_gen.tools import UserError
 
@@ -39,6 +40,15 @@ def test_a_configuration_is_found_only_where_none_is_named(run):
     assert (found.config, found.checkpoint) == (other.parent.parent.resolve() / "config.yaml", other)
     for shown in (["--help"], ["-h"], ["--print_config"], ["--print_config=skip_default"]):
         assert Arguments.of("test", shown, True) == Arguments(shown)
+
+
+def test_all_processes_of_a_command_take_the_same_run(run, monkeypatch):
+    first = Arguments.of("test", [], True)
+    os.utime("runs/old/checkpoints/last.ckpt")  # a training goes on beside it
+    assert Arguments.of("test", [], True).checkpoint == Path("runs/old/checkpoints/last.ckpt")
+    monkeypatch.setenv(RUN, str(run))
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert Arguments.of("test", [], True) == first and first.config == run / "config.yaml"
 
 
 def test_trusted_packages_are_taken_out(run):
