@@ -5,7 +5,8 @@
     selective_scan.py: the recurrence of Mamba-1; scan_cpu.py, scan_cuda.py: compiled;
     library_kernels.py: those of mamba-ssm and causal-conv1d
     decoder.py: steps whose states stay in place, for rollouts; mamba_decode.py, mamba_layer.py: Mamba's
-    pretrained.py, hugging_face.py, families.py, checkpoints.py, low_rank.py: weights of others, LoRA, export
+    pretrained.py, hugging_face.py, families.py, pretrained_files.py, low_rank.py: weights of others, LoRA,
+    export
     cuda_kernels.py: compiles the .cu files
 
 What rolls them out is decoding/, what trains them model.py.

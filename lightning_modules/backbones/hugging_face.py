@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from length_gen.lightning_modules.backbones.base import Backbone, State, check_sizes, reset_rows, select_rows
-from length_gen.lightning_modules.backbones.checkpoints import find_folder, required
 from length_gen.lightning_modules.backbones.decoder import Decoder
 from length_gen.lightning_modules.backbones.low_rank import add_low_rank
+from length_gen.lightning_modules.backbones.pretrained_files import find_folder, required
 from length_gen.tools import UserError
 
 LAYERS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from length_gen.lightning_modules.backbones.base import Backbone, State
-from length_gen.lightning_modules.backbones.checkpoints import (
+from length_gen.lightning_modules.backbones.decoder import Decoder
+from length_gen.lightning_modules.backbones.families import Config, Family, family_of, recognise
+from length_gen.lightning_modules.backbones.hugging_face import HuggingFace
+from length_gen.lightning_modules.backbones.low_rank import add_low_rank, merged_state_dict
+from length_gen.lightning_modules.backbones.pretrained_files import (
     check_new,
     find_folder,
     read_config,
@@ -16,10 +20,6 @@ from length_gen.lightning_modules.backbones.checkpoints import (
     write_folder,
     write_tokens,
 )
-from length_gen.lightning_modules.backbones.decoder import Decoder
-from length_gen.lightning_modules.backbones.families import Config, Family, family_of, recognise
-from length_gen.lightning_modules.backbones.hugging_face import HuggingFace
-from length_gen.lightning_modules.backbones.low_rank import add_low_rank, merged_state_dict
 from length_gen.tools import UserError
 
 

@@ -1,5 +1,6 @@
 """Runs on disk: folders.py claims and finds them, checkpoints.py reads what is in them, load.py gives one to a program.
 
 sweep.py trains grids of runs; trust.py says what a configuration that is found beside a checkpoint may import.
-Checkpoints are written by training/callbacks/last_checkpoint.py; pretrained weights are in backbones/checkpoints.py.
+Checkpoints are written by training/callbacks/last_checkpoint.py; pretrained weights are read in
+backbones/pretrained_files.py.
 """

@@ -1,4 +1,4 @@
-"""Reads the checkpoints of runs: whole or refused, and each once. Pretrained weights: backbones/checkpoints.py."""
+"""Reads the checkpoints of runs: whole or refused, and each once. Pretrained weights: backbones/pretrained_files.py."""
 
 import sys
 import zipfile

@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 from length_gen.lightning_modules.backbones import HuggingFace, Mamba
 from length_gen.lightning_modules.backbones.base import reset_rows, select_rows
-from length_gen.lightning_modules.backbones.checkpoints import read_weights
 from length_gen.lightning_modules.backbones.low_rank import add_low_rank, trained_text
 from length_gen.lightning_modules.backbones.pretrained import export
+from length_gen.lightning_modules.backbones.pretrained_files import read_weights
 from length_gen.tools import UserError
 
 transformers = pytest.importorskip("transformers")
