@@ -26,7 +26,7 @@ from length_gen.datamodules.tokens import Kind
 from length_gen.datamodules.trajectory import Trajectory
 from length_gen.lightning_modules import backbones
 from length_gen.lightning_modules.backbones import Backbone
-from length_gen.lightning_modules.decoding.prefill import Passes
+from length_gen.lightning_modules.decoding.prefill import PrefillPlan
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
 from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.provenance import origin
@@ -139,7 +139,7 @@ def compare(tasks: Sequence[tuple[Task, int, str]], shape: dict[str, int], devic
                 ours = other = 0.0
                 for _ in range(options.repeats):  # the best of each, since the tools' processes take their time
                     ours = max(ours, measure(model, task, problems, references, batch))
-                    with patch.object(Passes, "plan", lambda *_: ()):
+                    with patch.object(PrefillPlan, "passes", lambda *_: ()):
                         other = max(other, measure(model, task, problems, references, batch))
                 what = f"{task.name} of {length} {unit}, {model.model.description}, batch {batch}"
                 records.append({"what": what, "ours": ours, "alternative": other, "alternative_name": "token by token",

@@ -19,7 +19,7 @@ from length_gen.datamodules.tokens import ANSWER, END, Kind
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.backbones.decoder import capture
-from length_gen.lightning_modules.decoding.prefill import Passes
+from length_gen.lightning_modules.decoding.prefill import PrefillPlan
 from length_gen.tools import Tool, UserError
 from length_gen.tools.batched import NO_TOKEN, BatchedMemory, Operation, can_batch
 
@@ -116,7 +116,7 @@ class Rows:
         # All rows are idle while the graph is captured.
         self.graph = capture(self._step, self.stream) if self.stream and backbone.capturable else None
         # The host's time for a pass in steps, which take longer with more rows; the figures are in docs/performance.md.
-        self.passes = Passes(backbone, capacity, round(70 / (1 + rows / 370)) if self.graph else 2)
+        self.plan = PrefillPlan(backbone, capacity, round(70 / (1 + rows / 370)) if self.graph else 2)
         if self.stream:
             self.stream.wait_stream(torch.cuda.current_stream())  # which has filled all this
 
@@ -193,10 +193,10 @@ class Rows:
         """Let rows `where`, int64 [k], take up to `known` tokens of `prompts`, [k, P], where passes are faster than
         steps; how many they took, int64 [k] on the host."""
         taken = torch.zeros(len(known), dtype=torch.long)
-        for chosen, length in self.passes.plan(known, len(self.tokens)) if self.decoder.prefills else ():
+        for chosen, length in self.plan.passes(known, len(self.tokens)) if self.decoder.prefills else ():
             places = self._send(torch.tensor(chosen))
             columns = self._send(taken[chosen, None] + torch.arange(length))
-            self.passes.take(self.decoder, where[places], prompts[places[:, None], columns])
+            self.plan.take(self.decoder, where[places], prompts[places[:, None], columns])
             taken[chosen] += length
         return taken
 

@@ -19,8 +19,8 @@ EVEN = 16
 """The scan in bfloat16 fills lengths up to a multiple of it (`scan_cuda.CHUNK`); of a long one, steps take the rest."""
 
 
-class Passes:
-    """Passes that are worth what they cost.
+class PrefillPlan:
+    """Passes over known tokens, those that are worth what they cost.
 
     length: most tokens that a row may have
     price:  steps of all rows in the time that a pass over a few tokens takes
@@ -34,7 +34,7 @@ class Passes:
         self.most = max(1, min(tokens, MOST_LOGITS // backbone.vocab_size))
         self.rows = max(1, MOST_BYTES // max(1, backbone.state_size(length)))
 
-    def plan(self, known: Sequence[int], batch: int) -> Iterator[tuple[list[int], int]]:
+    def passes(self, known: Sequence[int], batch: int) -> Iterator[tuple[list[int], int]]:
         """Rows, by their place in `known`, and how many tokens each of them takes, pass by pass.
 
         known: tokens that each row can take; batch: rows of a step

@@ -19,7 +19,7 @@ from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.backbones.decoder import StepDecoder, capture, device_guard
 from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding, batched_rollout
-from length_gen.lightning_modules.decoding.prefill import Passes
+from length_gen.lightning_modules.decoding.prefill import PrefillPlan
 from length_gen.tools import InvalidCommand, Tool, UserError
 
 
@@ -126,7 +126,7 @@ class _Stepper:
         self.decoder = backbone.decoder(rows, length, TYPES[decoding.weights], TYPES[decoding.states])
         self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.graph = capture(self._step) if self.device.type == "cuda" and backbone.capturable else None
-        self.passes = Passes(backbone, length, 16 if self.graph else 2)
+        self.plan = PrefillPlan(backbone, length, 16 if self.graph else 2)
 
     def _step(self) -> None:
         self.predicted = self.decoder.step(self.tokens).argmax(-1)
@@ -145,7 +145,7 @@ class _Stepper:
 
     def prefill(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Let rows take tokens at once, each as many as the others; what they predict is not asked for."""
-        self.passes.take(self.decoder, torch.tensor(rows, device=self.device), torch.tensor(tokens, device=self.device))
+        self.plan.take(self.decoder, torch.tensor(rows, device=self.device), torch.tensor(tokens, device=self.device))
 
     def keep(self, rows: Sequence[int]) -> bool:
         """Drop all other rows, where shapes may change (not in a graph); tells whether it did."""
@@ -206,7 +206,7 @@ def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Ro
         forced = [row.forced if row else 0 for row in rows]
         if any(forced) and stepper.decoder.prefills:
             waited += sum(map(bool, forced))
-            enough = stepper.passes.price * len(rows)
+            enough = stepper.plan.price * len(rows)
             if waited >= enough or all(n or not row for n, row in zip(forced, rows, strict=True)):
                 waited = 0
                 _prefill(stepper, ids, rows, inputs, forced)
@@ -238,7 +238,7 @@ def _prefill(stepper: _Stepper, ids: Callable[[str], int], rows: Sequence[Rollou
     until the rows that could have saved steps have lost as many as a pass costs, or all of them could: so the passes
     are shared by more rows the more often there are observations.
     """
-    for chosen, length in stepper.passes.plan(forced, len(rows)):
+    for chosen, length in stepper.plan.passes(forced, len(rows)):
         tokens = [[inputs[i], *(ids(rows[i].advance("")) for _ in range(length))] for i in chosen]
         stepper.prefill(chosen, [row[:-1] for row in tokens])
         for i, row in zip(chosen, tokens, strict=True):

@@ -11,7 +11,7 @@ from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mam
 from length_gen.lightning_modules.backbones.decoder import StepDecoder
 from length_gen.lightning_modules.decoding import batched_rollout, prefill
 from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding, Rows, drawn_from, gumbel
-from length_gen.lightning_modules.decoding.prefill import Passes
+from length_gen.lightning_modules.decoding.prefill import PrefillPlan
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
 from length_gen.lightning_modules.evaluation.solve import solve
 from length_gen.tools import UserError
@@ -80,20 +80,20 @@ def test_prompts_of_any_lengths_are_taken_in_passes(most, monkeypatch):
 
 @pytest.mark.parametrize("price", [2, 16])
 def test_passes_take_what_is_known_once_and_save_more_than_they_cost(price):
-    passes, all_taken = Passes(_setting(Addition(4))[0], 50, price), 0
+    plan, all_taken = PrefillPlan(_setting(Addition(4))[0], 50, price), 0
     for known, most, rows in (([5, 90, 0, 91, 300], 64, 9), ([7] * 40, 50, 3), ([0, 0], 9, 9), ([], 9, 9), ([3], 1, 9),
                               ([300] * 4, 10**6, 9), ([401] * 9, 1000, 9), ([401] * 9, 10**6, 2)):
-        passes.most, passes.rows = most, rows
-        taken, plan = [0] * len(known), list(passes.plan(known, 2))
-        for chosen, length in plan:
+        plan.most, plan.rows = most, rows
+        taken, passes = [0] * len(known), list(plan.passes(known, 2))
+        for chosen, length in passes:
             assert len(chosen) * length <= most and len(chosen) <= rows
             for i in chosen:
                 taken[i] += length
         assert all(a <= b for a, b in zip(taken, known, strict=True))
-        assert sum(taken) >= len(plan) * price * 2
-        assert price == 2 or all(length % 16 == 0 for _, length in plan if length >= 256)
+        assert sum(taken) >= len(passes) * price * 2
+        assert price == 2 or all(length % 16 == 0 for _, length in passes if length >= 256)
         all_taken += sum(taken)
-    assert all_taken > 5000 and not list(passes.plan([1, 1, 1], 2))
+    assert all_taken > 5000 and not list(plan.passes([1, 1, 1], 2))
 
 
 def _compare_with_steps(task, backbone, decoding, tolerance, monkeypatch):
@@ -103,7 +103,7 @@ def _compare_with_steps(task, backbone, decoding, tolerance, monkeypatch):
     monkeypatch.setattr(prefill, "MOST_TOKENS", dict.fromkeys(("cpu", "cuda"), 600))
     with torch.inference_mode():
         rows = Rows(backbone, task.vocabulary(), task.tool(problems[0]), len(prompts), 400, decoding)
-        rows.passes.price = 2
+        rows.plan.price = 2
         rows.start(range(len(prompts)), prompts, [400, 400, 400, 400, 200, 400], [0] * len(prompts))
         rows.finish()
         taken = (rows.count - 1).tolist()
@@ -289,10 +289,10 @@ def test_on_a_gpu_passes_say_what_steps_say(backbone, monkeypatch):
     model, _ = _setting(task, backbone)
     problems = [(problem, len(problem.prompt) + 40)
                 for problem in (task.problem("test", 0, digits, 0) for digits in (300, 299, 40, 3, 290, 2))]
-    plan = Passes.plan
-    monkeypatch.setattr(Passes, "plan", lambda *a: made.extend(plan(*a)) or plan(*a))
+    passes = PrefillPlan.passes
+    monkeypatch.setattr(PrefillPlan, "passes", lambda *a: made.extend(passes(*a)) or passes(*a))
     found = rollout(model.cuda(), task.vocabulary(), task, problems, 4, Decoding("device"))
-    monkeypatch.setattr(Passes, "plan", lambda *a: ())
+    monkeypatch.setattr(PrefillPlan, "passes", lambda *a: ())
     expected = rollout(model, task.vocabulary(), task, problems, 4, Decoding("device"))
     assert made and [row.tokens for row in found] == [row.tokens for row in expected]
 

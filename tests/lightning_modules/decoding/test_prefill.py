@@ -35,6 +35,9 @@ class Echoes:
     def tool(self, problem):
         return Echo()
 
+    def shown(self, problem):
+        return problem.prompt
+
 
 def problems(longest=700):
     """Prompts and observations from 2 tokens to some hundreds; some budgets end within either."""
@@ -120,13 +123,13 @@ def test_a_pass_that_does_not_fit_in_memory_is_halved(most):
             for row, new in zip(rows.tolist(), tokens.tolist(), strict=True):
                 taken[row] += new
 
-    passes, tokens = prefill.Passes(build("LSTM"), 50, 2), torch.arange(35).view(5, 7)
-    passes.take(Small(), torch.tensor([6, 0, 2, 5, 1]), tokens)
+    plan, tokens = prefill.PrefillPlan(build("LSTM"), 50, 2), torch.arange(35).view(5, 7)
+    plan.take(Small(), torch.tensor([6, 0, 2, 5, 1]), tokens)
     assert [taken[row] for row in (6, 0, 2, 5, 1)] == tokens.tolist() and not taken[3] + taken[4]
-    assert passes.most <= most or most == 100
+    assert plan.most <= most or most == 100
     with pytest.raises(torch.OutOfMemoryError):
         most = 0
-        passes.take(Small(), torch.tensor([0]), tokens[:1])
+        plan.take(Small(), torch.tensor([0]), tokens[:1])
 
 
 def test_short_observations_stay_on_the_path_of_steps(passes):
