@@ -16,7 +16,7 @@ from length_gen.lightning_modules.evaluation.traces import trace_legend, trace_t
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class RolloutResult:
     """A rollout and what it should have been.
 
     tokens, kinds: of the rollout, its prompt included; a `Kind` for each token
@@ -51,7 +51,7 @@ class Solved:
 
 
 def solve(backbone: Backbone, vocabulary: Vocabulary, task: Task, prompts: Sequence[str],
-          decoding: Decoding = Decoding()) -> list[Solved]:  # noqa: B008 (frozen)
+          decoding: Decoding = Decoding()) -> list[RolloutResult]:  # noqa: B008 (frozen)
     """Roll out problems that are written as a person would, such as 123x42, side by side; one result each.
 
     Raises UserError for a text that is no problem of the task.
@@ -64,8 +64,8 @@ def solve(backbone: Backbone, vocabulary: Vocabulary, task: Task, prompts: Seque
     for row, problem, reference in zip(rows, problems, references, strict=True):
         outcome = judge(row, task, reference)
         end = len(row.tokens) if outcome.first_error is None else outcome.first_error
-        results.append(Solved(tuple(row.tokens), tuple(map(Kind, row.kinds)),
-                              tuple(phase for phase in reference.phases if phase[0] < end), tuple(row.outputs()),
-                              tuple(task.outputs(problem)), bool(outcome.answer_correct), outcome.exact,
-                              outcome.first_error, row.reason, row.detail))
+        results.append(RolloutResult(tuple(row.tokens), tuple(map(Kind, row.kinds)),
+                                     tuple(phase for phase in reference.phases if phase[0] < end), tuple(row.outputs()),
+                                     tuple(task.outputs(problem)), bool(outcome.answer_correct), outcome.exact,
+                                     outcome.first_error, row.reason, row.detail))
     return results

@@ -25,7 +25,7 @@ from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.evaluation.evaluate import check_lengths, evaluate
 from length_gen.lightning_modules.evaluation.metrics import Record
 from length_gen.lightning_modules.evaluation.outcome import Outcome
-from length_gen.lightning_modules.evaluation.solve import Solved, solve
+from length_gen.lightning_modules.evaluation.solve import RolloutResult, solve
 from length_gen.lightning_modules.evaluation.verify import verify
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.provenance import CHECKPOINT
@@ -61,11 +61,11 @@ class Run:
         """The task's tokens, by the ids that the backbone takes."""
         return self.data.vocabulary
 
-    def rollout(self, prompt: str) -> Solved:
+    def rollout(self, prompt: str) -> RolloutResult:
         """Solve one problem, written as a person would, with the real tool. Raises UserError if it is none."""
         return self.rollouts([prompt])[0]
 
-    def rollouts(self, prompts: Sequence[str]) -> list[Solved]:
+    def rollouts(self, prompts: Sequence[str]) -> list[RolloutResult]:
         """`rollout` of several problems, side by side; results in their order. Raises UserError as it does."""
         for prompt in prompts:
             self.task.parse(prompt)  # before what takes longer
