@@ -78,4 +78,4 @@ def judge_sandbox(unsandboxed: bool) -> Sandbox:
 
 @cache
 def _runner() -> str:
-    return shlex.quote(Path(__file__).with_name("judged.py").read_text(encoding="utf-8"))
+    return shlex.quote(Path(__file__).with_name("judge_runner.py").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 FOLDERS = ("lightning_modules", "datamodules", "tools")
 
-PROGRAM = "length_gen.datamodules.judged"
+PROGRAM = "length_gen.datamodules.judge_runner"
 """Runs what it is given where it is imported."""
 
 WRAPPED = property, cached_property, classmethod, staticmethod
