@@ -16,7 +16,7 @@ from length_gen.datamodules.tasks import Task, ToolTask
 from length_gen.lightning_modules import backbones
 from length_gen.lightning_modules.backbones import Backbone
 from length_gen.lightning_modules.provenance import shipped
-from length_gen.lightning_modules.runs.older import renamed
+from length_gen.lightning_modules.runs.old_class_paths import renamed
 from length_gen.tools import UserError
 from length_gen.tools.files import read_yaml
 

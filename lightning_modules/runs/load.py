@@ -30,7 +30,7 @@ from length_gen.lightning_modules.evaluation.verify import verify
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.provenance import CHECKPOINT
 from length_gen.lightning_modules.runs.checkpoints import check_content, read_checkpoint
-from length_gen.lightning_modules.runs.older import renamed
+from length_gen.lightning_modules.runs.old_class_paths import renamed
 from length_gen.lightning_modules.runs.trust import import_only
 from length_gen.lightning_modules.training.callbacks import LengthGeneralization
 from length_gen.tools import UserError

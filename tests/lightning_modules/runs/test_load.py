@@ -11,7 +11,7 @@ import yaml
 from length_gen.datamodules.tokens import Kind
 from length_gen.lightning_modules.commands.main import main
 from length_gen.lightning_modules.runs.load import load_run
-from length_gen.lightning_modules.runs.older import renamed
+from length_gen.lightning_modules.runs.old_class_paths import renamed
 from length_gen.tools import UserError
 from tests.commands import TINY
 
