@@ -36,10 +36,10 @@ def verify(backbone: Backbone, vocabulary: Vocabulary, references: Sequence[Traj
     outcomes = []
     for start in range(0, len(references), batch_size):
         batch = references[start : start + batch_size]
-        check = Check(backbone, len(batch))
+        forced = TeacherForcing(backbone, len(batch))
         for rows in _chunks(batch, vocabulary, chunk_size):
-            check.take(rows)
-        outcomes += check.outcomes()
+            forced.take(rows)
+        outcomes += forced.outcomes()
     return outcomes
 
 
@@ -59,26 +59,26 @@ def verify_streamed(backbone: Backbone, task: Task, problems: Sequence[Problem],
     if chunk_size is None:
         cuda = next(backbone.parameters()).is_cuda
         chunk_size = max(1024, (131_072 if cuda else 16_384) // len(problems))
-    check = Check(backbone, len(problems))
+    forced = TeacherForcing(backbone, len(problems))
     key = _key(backbone, problems, chunk_size) if saved else ""
-    done = check.restore(saved, key) if saved else 0
+    done = forced.restore(saved, key) if saved else 0
     rows, last = RecordedRows(task, problems, vocabulary, chunk_size, workers), time.monotonic()
     for number, blocks in enumerate(rows):
         if number >= done:
-            check.take(blocks)
+            forced.take(blocks)
             progress((number + 1) * chunk_size)
-            if stop_early and check.all_wrong():
+            if stop_early and forced.all_wrong():
                 break
             if saved and time.monotonic() - last > SAVE_SECONDS:
-                check.save(saved, key, number + 1)
+                forced.save(saved, key, number + 1)
                 last = time.monotonic()
     if saved:
         saved.unlink(missing_ok=True)
-    return check.outcomes()
+    return forced.outcomes()
 
 
-class Check:
-    """Teacher forcing of some rows, block after block.
+class TeacherForcing:
+    """Some rows of reference trajectories, block after block: where the model would have gone another way.
 
     pending:  int64 [B], the token that the model expects next in each row
     counts:   int64 [4, B], tokens, predicted tokens, wrong ones among them, turns
