@@ -60,8 +60,8 @@ def test_ten_million_digits_take_no_more_memory_than_ten_thousand():
     assert "in as much of its memory as at ten thousand digits" in " ".join((ROOT / "README.md").read_text().split())
 
 
-def test_every_figure_is_on_a_page():
+def test_every_picture_of_results_is_on_a_page():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     shown = {(page.parent / target).resolve() for page in pages
              for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text())}
-    assert shown == {path.resolve() for path in (ROOT / "docs").rglob("*.png")}
+    assert {path.resolve() for path in (ROOT / "docs").rglob("*.png")} <= shown

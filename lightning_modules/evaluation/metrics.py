@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -185,11 +185,17 @@ def group_records(records: Iterable[Record]) -> dict[tuple[str, ...], list[Recor
     return {cell: [curve[n] for n in sorted(curve)] for cell, curve in curves.items() if curve}
 
 
-def common_reach(records: Sequence[Record]) -> int:
-    """The largest length up to which every variant is exact on all problems; 0 if there is none."""
+def shares(records: Iterable[Record]) -> Iterator[tuple[int, float]]:
+    """(length, exact match) of each record."""
+    return ((record["length"], record["exact_match"]) for record in records)
+
+
+def exact_up_to(shares: Iterable[tuple[int, float]]) -> int:
+    """The largest length up to which all is exact, 0 if there is none; `shares`: (length, exact match), in any order,
+    several of a length where there are several kinds of problem."""
     reached = 0
-    for length in sorted({r["length"] for r in records}):
-        if any(r["exact_match"] < 1 for r in records if r["length"] == length):
+    for length, exact in sorted(shares):
+        if exact < 1:
             break
         reached = length
     return reached

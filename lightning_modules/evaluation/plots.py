@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from length_gen.lightning_modules.evaluation.metrics import CELL_FIELDS, Record, as_passes, common_reach, group_records
+from length_gen.lightning_modules.evaluation.metrics import (
+    CELL_FIELDS,
+    Record,
+    as_passes,
+    exact_up_to,
+    group_records,
+    shares,
+)
 from length_gen.lightning_modules.evaluation.tables import describe_cells, percent
 from length_gen.tools.files import atomic_path
 
@@ -84,8 +91,8 @@ def accuracy_title(curves: Mapping[str, Sequence[Record]], exact: str = "exact")
 
     exact: the word for a share of 100%
     """
-    label, curve = min(curves.items(), key=lambda item: (common_reach(item[1]), item[1][-1]["exact_match"]))
-    lengths, reached = [r["length"] for r in curve], common_reach(curve)
+    label, curve = min(curves.items(), key=lambda item: (exact_up_to(shares(item[1])), item[1][-1]["exact_match"]))
+    lengths, reached = [r["length"] for r in curve], exact_up_to(shares(curve))
     if reached == lengths[-1]:
         if len({r["length"] for c in curves.values() for r in c}) > len(lengths):
             return f"{label}: {exact} to {reached:,}"

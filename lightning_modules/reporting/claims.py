@@ -37,13 +37,16 @@ def answer(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [f"**Where commands carry their phase (style `local`), tool use takes models as far as the paper says in "
             f"{met['local']} rows of its tables that were measured; where trajectories are written as in the paper "
             f"(style `paper`), in {met['paper']}.** A row is met where our median seed has at least the paper's "
-            f"share at the paper's length; most models here are much smaller than the paper's.", ""]
+            f"share at the paper's length.", ""]
 
 
 def against(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
             horizons: Sequence[dict[str, Any]]) -> list[str]:
     """What the results say against the thesis, or against the suite's own account of it."""
     lines = []
+    if cells := [cell for _, *line in paper_grid(rows)[1] for cell in line]:
+        lines.append(f"By the paper's own recipe and sizes {len(cells) - cells.count(NOTHING)} of {len(cells)} cells "
+                     f"of its tables are there; beside the others stand other recipes, whose sizes the table says.")
     for style in reversed(STYLES):
         tasks: defaultdict[str, list[str]] = defaultdict(list)
         for row in measured(rows, style):
@@ -56,12 +59,17 @@ def against(everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
                         for row in measured(rows, style)):
             lines.append(f"Style {style}: {plural(alone, 'row')} of those that are met {'is' if alone == 1 else 'are'} "
                          f"met by one seed.")
+    failing = {name: f"{one.models - one.whole} of {one.models}" for name, one in farthest(everything).items()
+               if one.whole < one.models}
+    if failing:
+        lines.append("Style local, Mambas that fail before the largest length they tried: "
+                     + ", ".join(f"{name} {count}" for name, count in failing.items()) + ".")
     for kind, (learnt, far, _) in by_kind(everything, horizons).items():
         if learnt and kind == KINDS[2] and far:
             lines.append(f"A horizon that grows with the length does not always stop a model: {len(far)} of "
                          f"{len(learnt)} trained Mambas are exact up to the largest length tried all the same.")
         elif len(far) < len(learnt) and kind != KINDS[2]:
-            lines.append(f"A bounded horizon ({kind.partition(', ')[2]}) does not ensure it: {len(learnt) - len(far)} "
+            lines.append(f"A bounded horizon ({kind.partition(', ')[2]}) ensures no reach: {len(learnt) - len(far)} "
                          f"of {len(learnt)} trained Mambas that are exact up to the training length fail beyond it.")
     broken = [f"{name} {reach_text(c.median_reach())}" for name, c in noisy(everything).items()
               if c.median_reach()[0] < max(c.lengths)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from length_gen.datamodules.tasks import CodeFixing
-from length_gen.lightning_modules.evaluation.metrics import Record, as_passes, wilson_interval
+from length_gen.lightning_modules.evaluation.metrics import Record, as_passes, exact_up_to, wilson_interval
 from length_gen.tools import UserError
 from length_gen.tools.files import read_json
 
@@ -96,15 +96,7 @@ class Curve:
 
     def exact_to(self) -> list[int]:
         """Of each seed, the largest length up to which every problem of every length is exact; or 0."""
-        result = []
-        for one in self.exact:
-            reached = 0
-            for length in sorted(one):
-                if one[length] < 1:
-                    break
-                reached = length
-            result.append(reached)
-        return result
+        return [exact_up_to(one.items()) for one in self.exact]
 
     def outcomes(self) -> list[tuple[int, bool]]:
         """`exact_to` of each seed, with whether it tried nothing longer, so that its limit is not known."""

@@ -22,7 +22,7 @@ from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
 from length_gen.lightning_modules.evaluation.diagnostics import diagnostics
 from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, PROBLEM_SETS, check_lengths, evaluate
-from length_gen.lightning_modules.evaluation.metrics import Record, common_reach, write_metrics
+from length_gen.lightning_modules.evaluation.metrics import Record, exact_up_to, shares, write_metrics
 from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure
 from length_gen.lightning_modules.evaluation.tables import records_table
 from length_gen.lightning_modules.evaluation.traces import trace_markdown
@@ -169,7 +169,7 @@ class LengthGeneralization(Callback):
                             f"are not recorded token by token; give such lengths as evaluation.lengths")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Roll out `validation_lengths`; log exact match by length, and the reach."""
+        """Roll out `validation_lengths`; log exact match by length, and up to which length all is exact."""
         if trainer.sanity_checking or not self.validation_lengths:
             return
         records = list(self._evaluate(trainer, pl_module, self.validation_lengths, "rollout", "validation",
@@ -180,7 +180,7 @@ class LengthGeneralization(Callback):
             pl_module.log(f"exact_match/{name}", record["exact_match"], sync_dist=True)
             if trainer.datamodule.task.passes:
                 pl_module.log(f"pass_rate/{name}", record["answer_accuracy"], sync_dist=True)
-        pl_module.log("reach", float(common_reach(records)), prog_bar=True, sync_dist=True)
+        pl_module.log("exact_up_to", float(exact_up_to(shares(records))), prog_bar=True, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, check the trained backbone, and evaluate `lengths`; not where the training was interrupted."""

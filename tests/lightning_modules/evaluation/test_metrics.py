@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 
 from length_gen.lightning_modules.evaluation.metrics import (
     LengthMetrics,
+    exact_up_to,
     group_records,
     wilson_interval,
     write_metrics,
@@ -219,3 +220,9 @@ def test_failed_write_keeps_the_old_file(tmp_path):
     with pytest.raises(ValueError):
         write_metrics(path, [{"length": float("nan")}])
     assert json.loads(path.read_text()) == {"records": [{"length": 1}]}
+
+
+def test_exact_up_to_is_the_length_before_the_first_that_is_not_all_exact():
+    assert exact_up_to([]) == exact_up_to([(5, 0.9), (10, 1.0)]) == 0
+    assert exact_up_to([(100, 1.0), (5, 1.0), (10, 1.0), (10, 0.97), (1000, 1.0)]) == 5
+    assert exact_up_to({5: 1.0, 10: 1.0}.items()) == 10

@@ -152,7 +152,7 @@ class Killed(Callback):
 def curve(folder):
     board = EventAccumulator(folder, {SCALARS: 0}).Reload()
     return {name: [(event.step, event.value) for event in board.Scalars(name)]
-            for name in ("validation/loss", "exact_match/2", "reach")}
+            for name in ("validation/loss", "exact_match/2", "exact_up_to")}
 
 
 @pytest.mark.parametrize("killed", [{"number": 0}, {"number": 2}, {"step": 3}, {"step": 2}], ids=str)
@@ -168,7 +168,7 @@ def test_a_validation_that_was_cut_off_is_made_up(killed):
     assert not Path("runs/killed/version_0/metrics.json").exists()
     main([*broken, "--ckpt_path", "last"])
     whole = curve("runs/add/version_0")
-    assert curve("runs/killed/version_0") == whole and [step for step, _ in whole["reach"]] == [1, 3, 5]
+    assert curve("runs/killed/version_0") == whole and [step for step, _ in whole["exact_up_to"]] == [1, 3, 5]
     main([*broken, "--ckpt_path", "last"])  # which has nothing left to do
     assert curve("runs/killed/version_0") == whole
 
