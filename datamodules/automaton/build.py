@@ -43,16 +43,19 @@ MOST_STEPS = 5_000_000
 """Windows with what follows them; some hundred bytes each while they are found."""
 
 
-def automaton(task: Task, order: int = 8, most: int = 16, variants: Sequence[str] | None = None) -> Automaton:
+def automaton(task: Task, order: int = 8, most: int = 16, variants: Sequence[str] | None = None,
+              among: Sequence[str] | None = None) -> Automaton:
     """All windows of the last `order` tokens in any trajectory of the task, of any length.
 
     order:    at least this many tokens a window; more, up to `most`, where fewer do not determine the next token
     variants: kinds of problems; None: all of the task's
+    among:    the tokens that questions are made of, where all that the task has would be too many (the sizes of
+              disks, say); it then says nothing of other questions. None: all
 
     Raises UserError where no such window determines the next token, and where the algorithm cannot be explored.
     """
     explored = [(_shows_all(part), questions, Explorer(part, questions).states())
-                for part, questions in _parts(task, variants)]
+                for part, questions in _parts(task, variants, among)]
     while True:
         try:
             return _windows(task, explored, order)
@@ -63,14 +66,19 @@ def automaton(task: Task, order: int = 8, most: int = 16, variants: Sequence[str
             order += 1
 
 
-def _parts(task: Task, variants: Sequence[str] | None) -> list[tuple[ToolTask, Questions]]:
+def _parts(task: Task, variants: Sequence[str] | None,
+           among: Sequence[str] | None = None) -> list[tuple[ToolTask, Questions]]:
     """The tasks that the variants belong to, with their questions; what is the same for several variants once."""
     found: dict[tuple[int, Questions], ToolTask] = {}
     for variant in task.variants if variants is None else variants:
         part, own = task.part(variant)
         if not isinstance(part, ToolTask):
             raise UserError(f"{part.name} has no single algorithm and tool: its trajectories cannot be explored")
-        found[id(part), part.questions(own)] = part
+        questions = part.questions(own)
+        if among is not None:
+            questions = tuple((before, kept, after) for before, tokens, after in questions
+                              if (kept := tuple(token for token in tokens if token in among)))
+        found[id(part), questions] = part
     return [(part, questions) for (_, questions), part in found.items()]
 
 

@@ -5,17 +5,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from length_gen.datamodules.automaton.machine import (
-    UNKNOWN,
-    Constants,
-    Freezer,
-    Handle,
-    Looked,
-    Machine,
-    Request,
-    Stopped,
-    enter,
-)
+from length_gen.datamodules.automaton.frozen import Constants, Freezer
+from length_gen.datamodules.automaton.machine import UNKNOWN, Handle, Looked, Machine, Request, Stopped, enter
 from length_gen.datamodules.automaton.memory import KINDS
 from length_gen.datamodules.automaton.program import Unsupported
 from length_gen.datamodules.questions import Questions
@@ -148,7 +139,7 @@ class Explorer:
             if request is None:
                 return (*said, (END, True)), None
             outcomes = self._outcomes(machine, request, world)
-            if len(outcomes) > 1:
+            if len(outcomes) != 1:  # a choice; or a pointer that can be nowhere, as the graph is so far
                 break
             outcome, = outcomes
         return tuple(said), (self.freezer.freeze(machine.frames), world)

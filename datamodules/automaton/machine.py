@@ -1,19 +1,16 @@
 """A machine that takes the steps of `program`, whose whole state can be frozen into a value and thawed again."""
 
 import builtins
-import enum
 import inspect
-import itertools
 import types
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from length_gen.datamodules.automaton.program import Code, Unsupported, code_of, is_python
+from length_gen.datamodules.automaton.program import GENERATOR, Code, Unsupported, code_of, is_python
 
-MOST_ITEMS = 100_000
 MOST_STEPS = 1_000_000
-"""Of what is gone over without a look at the tool."""
+"""Without a look at the tool."""
 
 
 class Looked(Exception):
@@ -73,10 +70,56 @@ class Frame:
 
 @dataclass(slots=True, eq=False)
 class Cursor:
-    """Where a loop stands. A list is looked at anew each time, as Python does; what else there is, is there at once."""
+    """Where a loop stands in what can be counted. A list is looked at anew each time, as Python does."""
 
     items: Any
     place: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Together:
+    """What `zip`, `enumerate`, `reversed` and a dictionary's `items` and `values` give, item by item, as it then is.
+
+    count: of `enumerate` the first number; of `reversed` the length; of `zip` whether it is strict
+    """
+
+    kind: str
+    sources: tuple
+    count: int = 0
+
+    def __len__(self) -> int:
+        lengths = {len(source) for source in self.sources}
+        if self.kind == "zip" and self.count and len(lengths) > 1:
+            raise ValueError("zip() has arguments of different lengths")
+        return self.count if self.kind == "reversed" else min(lengths, default=0)
+
+    def __getitem__(self, place: int) -> Any:
+        if place >= len(self):
+            raise IndexError(place)
+        if self.kind in ("items", "values"):
+            keys, values = self.sources
+            return (keys[place], values[keys[place]]) if self.kind == "items" else values[keys[place]]
+        if self.kind == "reversed":
+            return self.sources[0][self.count - 1 - place]
+        items = tuple(source[place] for source in self.sources)
+        return (self.count + place, *items) if self.kind == "enumerate" else items
+
+
+def _zip(*sources: Any, strict: bool = False) -> Together:
+    return Together("zip", tuple(map(_whole, sources)), int(strict))
+
+
+def _enumerate(source: Any, start: int = 0) -> Together:
+    return Together("enumerate", (_whole(source),), start)
+
+
+def _reversed(source: Any) -> Together:
+    source = _whole(source)
+    return Together("reversed", (source,), len(source))
+
+
+OWN = {zip: _zip, enumerate: _enumerate, reversed: _reversed}
+"""Python's functions that hide where they stand, and what is called instead."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,7 +134,7 @@ class Closure:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Called by Python's own functions (`sorted`, say): without the tool."""
         machine = Machine([enter(self, arguments, named)], None)
-        if machine.run() is not None:
+        if machine.run():
             raise Unsupported(f"{self.code.file}:{self.code.line}: {self.code.name} asks the tool where Python calls "
                               f"it; write a loop")
         return machine.result
@@ -124,9 +167,12 @@ class Request:
 
 
 class Machine:
-    """Runs calls, the outermost first, until one needs the tool; its state is all in `frames`."""
+    """Runs calls, the outermost first, until one needs the tool; its state is all in `frames`.
 
-    def __init__(self, frames: list[Frame], constants: "Constants | None") -> None:
+    constants: what tells constants from the algorithm's own, see `frozen.Constants`; None: nothing is frozen
+    """
+
+    def __init__(self, frames: list[Frame], constants: Any) -> None:
         self.frames, self.constants, self.result = frames, constants, None
 
     def site(self) -> tuple[tuple[str, int, int], ...]:
@@ -245,10 +291,8 @@ class Machine:
         elif operation == "build_dict":
             parts, made = _take(stack, sum(1 if spread else 2 for spread in argument)), {}
             for spread in argument:
-                if spread:
-                    made.update(parts.pop(0))
-                else:
-                    made[parts.pop(0)] = parts.pop(0)
+                key = parts.pop(0)
+                made.update(key if spread else {key: parts.pop(0)})
             stack.append(made)
         elif operation == "collect":
             if argument is dict:
@@ -294,6 +338,8 @@ class Machine:
         arguments, named = _spread(given[: len(starred)], starred), {}
         for name, value in zip(names, given[len(starred) :], strict=True):
             named.update(value if name is None else {name: value})
+        if any(frame.scope.code.name == GENERATOR for frame in self.frames) and not _is_plain(function):
+            raise Unsupported(f"{self.where()}: a call in a generator expression; write a list or a loop")
         handle = getattr(function, "__self__", None)
         if isinstance(handle, Handle) and function.__name__ in handle.own:
             return Request(handle, function.__name__, tuple(arguments), named)
@@ -301,11 +347,18 @@ class Machine:
             self.constants.functions.add(getattr(function, "__func__", function))
         everything = (function, *arguments, *named.values())
         if isinstance(function, Closure) or (is_python(function) and any(map(_holds_handle, everything))):
+            if any(isinstance(value, _ITERATOR) for value in everything):
+                raise Unsupported(f"{self.where()}: a generator expression is given away; write a list")
             frame.place += 1
             del frame.stack[len(frame.stack) - count - 1 :]
             self.frames.append(enter(function, arguments, named))
             return None
-        value = UNKNOWN if _unknown((*everything, handle)) else function(*arguments, **named)
+        if _unknown((*everything, handle)):
+            value = UNKNOWN
+        elif type(handle) is dict and function.__name__ in ("items", "values"):
+            value = Together(function.__name__, (tuple(handle), handle))
+        else:
+            value = (OWN.get(function, function) if isinstance(function, type) else function)(*arguments, **named)
         frame.place += 1
         del frame.stack[len(frame.stack) - count - 1 :]
         frame.stack.append(value)
@@ -331,7 +384,7 @@ def _unknown(values: tuple) -> bool:
         return False
     for value in values:
         if isinstance(value, list | dict | set) or _holds_handle(value):
-            raise Unsupported(f"what becomes of {_short(value)} with {UNKNOWN!r} cannot be explored")
+            raise Unsupported(f"what becomes of {short(value)} with {UNKNOWN!r} cannot be explored")
     return True
 
 
@@ -359,22 +412,36 @@ def _unpack(value: Any, count: int, star: int | None) -> list:
     return parts[::-1]
 
 
-_WHOLE = (tuple, str, bytes, range, list)
-_ONCE = (dict, set, frozenset, type({}.keys()), type({}.values()), type({}.items()), zip, enumerate, reversed, map,
-         filter, type(reversed([])), type(iter([])), type(iter(())), type(iter("")))
+_WHOLE = (tuple, str, bytes, range, list, Together)
+_ITERATOR = type(iter([]))
+
+
+def _whole(items: Any) -> Any:
+    """Something like it of which item number i can be had at any time."""
+    if isinstance(items, _WHOLE):
+        return items
+    if isinstance(items, dict | set | frozenset | type({}.keys())):
+        return tuple(items)
+    raise Unsupported(f"a loop over {type(items).__name__} cannot be explored; make it a list")
 
 
 def _cursor(items: Any) -> Any:
-    if items is UNKNOWN:
-        return UNKNOWN
-    if isinstance(items, _WHOLE):
-        return Cursor(items)
-    if isinstance(items, _ONCE):
-        taken = tuple(itertools.islice(items, MOST_ITEMS + 1))
-        if len(taken) <= MOST_ITEMS:
-            return Cursor(taken)
-        raise Unsupported(f"a loop over more than {MOST_ITEMS:,} items cannot be explored")
-    raise Unsupported(f"a loop over {type(items).__name__} cannot be explored; make it a list")
+    return UNKNOWN if items is UNKNOWN else Cursor(_whole(items))
+
+
+def _is_plain(function: Any) -> bool:
+    """Whether a callable is one of Python's own that changes nothing."""
+    if function in (next, setattr, delattr, exec, eval, map, filter):
+        return False
+    owner = getattr(function, "__self__", None)
+    return isinstance(function, type) or (isinstance(function, types.BuiltinFunctionType)
+                                          and isinstance(owner, types.ModuleType | str | tuple | int | frozenset))
+
+
+def short(value: Any) -> str:
+    """A value in a few words."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _holds_handle(value: Any) -> bool:
@@ -386,232 +453,3 @@ def _holds_handle(value: Any) -> bool:
     if isinstance(value, dict):
         return any(map(_holds_handle, (*value.keys(), *value.values())))
     return isinstance(getattr(value, "__self__", None), Handle)
-
-
-class Constants:
-    """What was there before the algorithm ran, which it may not change; it is told by its identity.
-
-    Anything in it that can be changed is compared at the end. `functions` are those of Python that it called.
-    """
-
-    def __init__(self, *roots: Any) -> None:
-        self.objects: dict[int, Any] = {}
-        self.functions: set[types.FunctionType] = set()
-        self._before: list[tuple[Any, str]] = []
-        for root in roots:
-            self.add(root)
-
-    def add(self, value: Any) -> None:
-        """Take in a value and all that it leads to."""
-        todo = [value]
-        while todo:
-            found = todo.pop()
-            if id(found) in self.objects or isinstance(found, _ATOMS + _FUNCTIONS):
-                continue
-            self.objects[id(found)] = found
-            parts = _parts(found)
-            self._before.append((found, self._state(found)))
-            todo += parts
-
-    def __contains__(self, value: Any) -> bool:
-        return id(value) in self.objects
-
-    def keep(self, value: Any) -> int:
-        """A number by which an unchangeable object is found in `objects`."""
-        self.objects[id(value)] = value
-        return id(value)
-
-    def check(self) -> None:
-        """Raises Unsupported if one of them has changed."""
-        for value, before in self._before:
-            if self._state(value) != before:
-                raise Unsupported(f"the algorithm changes {_short(value)}, which is not its own: keep what it works "
-                                  f"with in its variables")
-
-    @staticmethod
-    def _state(value: Any) -> str:
-        return " ".join(f"{id(part)}" if not isinstance(part, _ATOMS) else repr(part) for part in _parts(value))
-
-
-_ATOMS = (type(None), bool, int, float, complex, str, bytes, range, type(...), enum.Enum, types.ModuleType, type)
-
-_BUILT_IN = (types.BuiltinFunctionType, types.MethodWrapperType)
-_FUNCTIONS = (types.FunctionType, types.MethodType, types.MethodDescriptorType, types.WrapperDescriptorType, *_BUILT_IN)
-
-
-def _parts(value: Any) -> list[Any]:
-    """What an object consists of."""
-    if isinstance(value, dict):
-        return [*value.keys(), *value.values()]
-    if isinstance(value, tuple | list | set | frozenset):
-        return list(value)
-    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if hasattr(value, name)]
-    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name) for name in slots)]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-class Freezer:
-    """Turns frames into a hashable value and back.
-
-    Two states with the same value go on alike: it says everything that the machine looks at, but for variables that are
-    stored before they are next read, and which of two equal, unchangeable values stands somewhere.
-    """
-
-    def __init__(self, constants: Constants) -> None:
-        self.constants = constants
-
-    def freeze(self, frames: list[Frame]) -> Hashable:
-        """The value of a state. Raises Unsupported for one that holds what this does not know."""
-        return _Frost(self.constants, frames).value
-
-    def thaw(self, frozen: Any) -> list[Frame]:
-        """A state like the one that was frozen, which nobody else holds."""
-        made: list[Any] = []
-        return [Frame(self._thaw_scope(scope, made), place, [self._thaw(value, made) for value in stack])
-                for scope, place, stack in frozen]
-
-    def _thaw_scope(self, frozen: Any, made: list[Any]) -> Scope | None:
-        if frozen is None:
-            return None
-        if isinstance(frozen, _Again):
-            return made[frozen.number]
-        _, code, root, outer, names = frozen
-        scope = Scope(code, root, None)
-        made.append(scope)
-        scope.outer = self._thaw_scope(outer, made)
-        scope.names = {name: self._thaw(value, made) for name, value in names}
-        return scope
-
-    def _thaw(self, frozen: Any, made: list[Any]) -> Any:
-        if frozen is None or type(frozen) is str:
-            return frozen
-        if isinstance(frozen, _Again):
-            return made[frozen.number]
-        kind, *parts = frozen
-        if kind is _Atom:
-            return parts[1]
-        if kind is _Constant:
-            return self.constants.objects[parts[0]]
-        if kind is types.MethodType:
-            return getattr(self._thaw(parts[1], made), parts[0])
-        if kind is Handle:
-            made.append(parts[0](parts[1]))
-            return made[-1]
-        if kind is tuple or kind is frozenset:
-            return kind([self._thaw(part, made) for part in parts])
-        if kind is slice:
-            return slice(*(self._thaw(part, made) for part in parts))
-        if kind is Cursor:
-            cursor = Cursor((), parts[1])
-            made.append(cursor)
-            cursor.items = self._thaw(parts[0], made)
-            return cursor
-        if kind is Closure:
-            closure = Closure(parts[0], None, (), {})
-            made.append(closure)
-            closure.scope = self._thaw_scope(parts[1], made)
-            closure.defaults, closure.named_defaults = self._thaw(parts[2], made), self._thaw(parts[3], made)
-            return closure
-        container = kind()
-        made.append(container)
-        for part in parts:
-            if kind is dict:
-                key = self._thaw(part[0], made)
-                container[key] = self._thaw(part[1], made)
-            else:
-                (container.add if kind is set else container.append)(self._thaw(part, made))
-        return container
-
-
-class _Frost:
-    """One state on its way to a value. Objects that can be changed have numbers, in the order of first sight."""
-
-    def __init__(self, constants: Constants, frames: list[Frame]) -> None:
-        self.constants, self.seen = constants, {}
-        self.places = {id(frame.scope): frame.place for frame in frames}
-        self.value = tuple((self.scope(frame.scope), frame.place, tuple(map(self.freeze, frame.stack)))
-                           for frame in frames)
-
-    def again(self, value: Any) -> "_Again | None":
-        """Says that it has been seen before; else gives it its number."""
-        if id(value) in self.seen:
-            return _Again(self.seen[id(value)])
-        self.seen[id(value)] = len(self.seen)
-        return None
-
-    def scope(self, scope: Scope | None) -> Any:
-        if scope is None:
-            return None
-        if again := self.again(scope):
-            return again
-        kept = scope.code.captured
-        if id(scope) in self.places:  # still running: what it reads itself
-            kept = kept | scope.code.live[self.places[id(scope)]]
-        outer = self.scope(scope.outer)  # before the names, as when it is thawed
-        names = tuple((name, self.freeze(scope.names[name])) for name in sorted(kept) if name in scope.names)
-        return _Scope, scope.code, scope.root, outer, names
-
-    def freeze(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is str or value is None:
-            return value
-        if isinstance(value, _ATOMS):
-            return _Atom, kind, value, repr(value) if kind in (float, complex) else ""  # 0.0 and -0.0 are equal
-        if kind in (tuple, frozenset):
-            return (kind, *map(self.freeze, _order(value)))
-        if value is UNKNOWN or value in self.constants or isinstance(value, _UNBOUND) \
-                or (isinstance(value, _BUILT_IN) and not _bound(value)):
-            return _Constant, self.constants.keep(value)
-        if isinstance(value, _FUNCTIONS):
-            return types.MethodType, value.__name__, self.freeze(value.__self__)
-        if kind is slice:
-            return (slice, *map(self.freeze, (value.start, value.stop, value.step)))
-        if kind not in _CHANGING and not isinstance(value, Handle):
-            raise Unsupported(f"a variable that holds {_short(value)} cannot be explored; keep numbers, text, tuples, "
-                              f"lists, sets, dictionaries and functions")
-        if again := self.again(value):
-            return again
-        if kind is dict:
-            return (dict, *((self.freeze(key), self.freeze(part)) for key, part in value.items()))
-        if kind is Cursor:
-            return Cursor, self.freeze(value.items), value.place
-        if kind is Closure:
-            return (Closure, value.code, self.scope(value.scope), self.freeze(value.defaults),
-                    self.freeze(value.named_defaults))
-        if isinstance(value, Handle):
-            return Handle, kind, value.number
-        return (kind, *map(self.freeze, _order(value)))
-
-
-_CHANGING = (list, set, dict, Cursor, Closure)
-_UNBOUND = (types.FunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
-
-
-@dataclass(frozen=True, slots=True)
-class _Again:
-    """An object that can be changed and has been seen before: its number, in the order of first sight."""
-
-    number: int
-
-
-class _Scope: ...
-
-
-class _Atom: ...
-
-
-class _Constant: ...
-
-
-def _bound(value: Any) -> bool:
-    """Whether a built-in function is a method of some object."""
-    return value.__self__ is not None and not isinstance(value.__self__, types.ModuleType)
-
-
-def _order(values: Any) -> Iterable:
-    """A fixed order for what has none."""
-    return sorted(values, key=repr) if isinstance(values, set | frozenset) else values

@@ -26,6 +26,10 @@ COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.In: lambda item, among: item in among, ast.NotIn: lambda item, among: item not in among}
 
 
+GENERATOR = "<generator>"
+"""The name of a generator expression's code: it is run to its end at once, so nothing in it may change anything."""
+
+
 class Unsupported(UserError):
     """An algorithm that cannot be explored; says where, what stands there, and what to write."""
 
@@ -81,7 +85,7 @@ def _compiled(code: types.CodeType) -> Code:
 
 
 def _name(node: ast.AST) -> str:
-    return getattr(node, "name", "<lambda>")
+    return GENERATOR if isinstance(node, ast.GeneratorExp) else getattr(node, "name", "<lambda>")
 
 
 def _first_line(node: ast.FunctionDef | ast.Lambda) -> int:
@@ -377,7 +381,10 @@ class _Compiler:
     def expression_Call(self, node: ast.Call) -> None:
         self.expression(node.func)
         for argument in node.args:
-            self.expression(argument.value if isinstance(argument, ast.Starred) else argument)
+            if isinstance(argument, ast.GeneratorExp):  # Python may not run it to its end, which makes no difference
+                self.expression_ListComp(argument)
+            else:
+                self.expression(argument.value if isinstance(argument, ast.Starred) else argument)
         for keyword in node.keywords:
             self.expression(keyword.value)
         self.line = node.lineno
@@ -440,7 +447,10 @@ class _Compiler:
         self.expression(node.generators[0].iter)
         self.emit("call", ((False,), ()))
 
-    expression_SetComp = expression_DictComp = expression_GeneratorExp = expression_ListComp
+    expression_SetComp = expression_DictComp = expression_ListComp
+
+    def expression_GeneratorExp(self, node: ast.GeneratorExp) -> None:
+        raise self.unsupported(node, "a generator expression that is no argument")
 
     def comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
         kind = {ast.SetComp: set, ast.DictComp: dict}.get(type(node), list)
