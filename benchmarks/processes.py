@@ -9,9 +9,17 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 ROOT = Path(__file__).parent.parent
+
+
+def from_imported() -> Any:
+    """A context of multiprocessing whose processes are forked from one that has imported the suite."""
+    os.environ["PYTHONPATH"] = str(ROOT)  # before the first fork: the server imports this checkout
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["run"])
+    return context
 
 
 class Command:
@@ -24,9 +32,7 @@ class Command:
     started: ClassVar[list["Command"]] = []
 
     def __init__(self, arguments: Sequence[str], cwd: Path, logs: Path | None = None, **variables: str) -> None:
-        method, context = multiprocessing.get_start_method(), multiprocessing.get_context("forkserver")
-        os.environ["PYTHONPATH"] = str(ROOT)  # before the first fork: the server imports this checkout
-        context.set_forkserver_preload(["run"])
+        method, context = multiprocessing.get_start_method(), from_imported()
         if logs is None:
             logs = Path(tempfile.mkdtemp(prefix="logs"))
             weakref.finalize(self, shutil.rmtree, logs, ignore_errors=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import kill
-from benchmarks.processes import Command
+from benchmarks.processes import Command, from_imported
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--config", str(ROOT / "configs/add.yaml"), "--trainer.max_steps", "6", "--trainer.accelerator", "cpu",
@@ -26,6 +26,12 @@ def run(*arguments, cwd, **variables):
     command.kill()
     assert command.returncode is not None, "it hangs"
     return command
+
+
+def run_ranks(function, *arguments, world=2):
+    """`function(rank, *arguments)` of each rank in a process of its own; raises where one does not end well."""
+    from_imported()
+    torch.multiprocessing.start_processes(function, arguments, world, start_method="forkserver")
 
 
 def wait_for(*paths, command=None):

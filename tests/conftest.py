@@ -1,5 +1,7 @@
 import os
+import sys
 import time
+from pathlib import Path
 
 # Several processes that each spin on every core slow each other down many times over.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,6 +13,7 @@ import pytest
 
 from benchmarks.processes import Command
 from length_gen.datamodules.collection import Collection, start_collection
+from length_gen.lightning_modules.commands.main import main
 from tests.agents import UNSANDBOXED
 
 # The same examples on every machine, however busy it is.
@@ -74,3 +77,19 @@ def no_command_is_left():
 def imports_are_one_commands_own(monkeypatch):
     """What a command may import it settles for its whole process, which here has many."""
     monkeypatch.setattr(jsonargparse._common, "parsing_settings", dict(jsonargparse._common.parsing_settings))
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Runs a command in this process, in an empty folder or another; gives the one line that it ends with."""
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+
+    def line(*arguments, cwd: Path = tmp_path) -> str:
+        monkeypatch.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:  # any other exception would be a traceback
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert ended.value.code == 2 and said.startswith("error: ")
+        return said
+
+    return line

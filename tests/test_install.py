@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from tests.commands import ROOT, TINY
 
 PARTS = ("length_gen", "tools", "datamodules", "lightning_modules", "configs")
@@ -23,6 +25,7 @@ print(length_gen.tools.__file__)
 """
 
 
+@pytest.mark.slow
 def test_the_installed_command_does_the_same_in_an_empty_folder(tmp_path):
     source, site, work = (tmp_path / name for name in ("source", "site", "work"))
     for name in PARTS:

@@ -224,10 +224,10 @@ def trial(attack: Attack, defended: bool = True) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)
         result = Path(folder, "result")  # an attacker may write into pipes
-        begun, server = time.monotonic(), _server()
+        server = _server()
         server.stdin.write(json.dumps([attack.kind, attack.name, defended, str(result)]) + "\n")
         server.stdin.flush()
-        pid = int(server.stdout.readline())
+        pid, begun = int(server.stdout.readline()), time.monotonic()
         while not result.exists() and Path(f"/proc/{pid}").exists() and time.monotonic() < begun + attack.seconds:
             time.sleep(0.005)
         taken = time.monotonic() - begun

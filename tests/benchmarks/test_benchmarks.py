@@ -22,6 +22,7 @@ for path in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_benchmarks_find_what_they_import(tmp_path):
     paths = sorted(FOLDER.glob("*.py"))
     assert len(paths) > 10

@@ -28,7 +28,7 @@ def test_no_change_of_a_file_is_a_traceback():
         if outcome.end in ("traceback", "hangs"):
             failed.append((number, source.path.name, said, outcome))
 
-    counts = fuzz.fuzz(55, 5, 10.0, MEMORY, report=report, trained=False)
+    counts = fuzz.fuzz(55, 5, 200.0, MEMORY, report=report, trained=False)
     assert not failed, failed[0]
     assert len(ends) == 55 and {"runs", "line"} == set(ends)
     assert sum(count["past parsing"] for count in counts.values()) > 55 / 3
@@ -59,14 +59,14 @@ def test_a_value_that_is_not_possible_gets_one_line(key, tmp_path):
     *path, last = key.strip().split(".")
     functools.reduce(lambda part, name: part[name], path, content)[last] = value
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(content))
-    outcome = fuzz.attempt(["--config", "changed.yaml"], False, 20.0, MEMORY)
+    outcome = fuzz.attempt(["--config", "changed.yaml"], False, 200.0, MEMORY)
     assert outcome.end == "line" and words in outcome.text, outcome
 
 
 def test_what_may_be_null_may(tmp_path):
     (tmp_path / "changed.yaml").write_text(
         "{data: {num_workers: null}, evaluation: {problems_at_longest: null}, trainer: {gradient_clip_val: null}}")
-    outcome = fuzz.attempt(["--config", str(CONFIGS / "add.yaml"), "--config", "changed.yaml"], False, 20.0, MEMORY)
+    outcome = fuzz.attempt(["--config", str(CONFIGS / "add.yaml"), "--config", "changed.yaml"], False, 200.0, MEMORY)
     assert outcome.end == "runs", outcome
 
 
@@ -75,7 +75,7 @@ def test_a_run_that_logs_nothing_trains(tmp_path):
     content = fuzz.load(source, tmp_path, small=True)
     content["trainer"]["log_every_n_steps"] = 0
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(content))
-    outcome = fuzz.attempt(["--config", "changed.yaml"], True, 60.0, MEMORY)
+    outcome = fuzz.attempt(["--config", "changed.yaml"], True, 200.0, MEMORY)
     assert (outcome.end, outcome.stage) == ("runs", "training"), outcome
 
 

@@ -38,7 +38,7 @@ def replay(task, problem, trajectory):
 @pytest.mark.parametrize("task", TASKS, ids=NAMES)
 def test_random_trajectories_replay_and_are_right(task):
     rng, vocabulary = random.Random(0), task.vocabulary()
-    for _ in range(1000):
+    for _ in range(250):
         problem = task.sample_training(rng)
         trajectory = task.record(problem)
         replay(task, problem, trajectory)

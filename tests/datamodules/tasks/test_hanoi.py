@@ -36,7 +36,7 @@ def replay(task, problem, trajectory):
 @pytest.mark.parametrize("task", TASKS, ids=NAMES)
 def test_random_trajectories_replay_and_the_moves_obey_the_rules(task):
     rng, vocabulary, lengths = random.Random(0), task.vocabulary(), Counter()
-    for _ in range(1000):
+    for _ in range(250):
         problem = task.sample_training(rng)
         trajectory = task.record(problem)
         vocabulary.encode(trajectory.tokens)

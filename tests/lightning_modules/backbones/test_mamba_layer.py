@@ -4,7 +4,7 @@ import ctypes
 import os
 import shutil
 import subprocess
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -75,8 +75,7 @@ class Emulation:
 @pytest.fixture(scope="module")
 def emulations(tmp_path_factory, models):
     folder = tmp_path_factory.mktemp("emulation")
-    return {(shape, states): Emulation(folder, models[shape], states, shape)
-            for shape, states in ((SMALL, HALF), (WIDE, torch.float32), (NARROW, HALF))}
+    return cache(lambda shape, states: Emulation(folder, models[shape], states, shape))
 
 
 def by_row(recent: torch.Tensor) -> torch.Tensor:
@@ -111,13 +110,14 @@ class Emulated:
 
 
 @pytest.mark.parametrize(("shape", "states", "rows", "steps"), [
-    (SMALL, HALF, 70, 2), (SMALL, HALF, 9, 5), (WIDE, torch.float32, 70, 2), (WIDE, torch.float32, 5, 5),
-    (NARROW, HALF, 70, 2)])
+    pytest.param(SMALL, HALF, 70, 2, marks=pytest.mark.slow), (SMALL, HALF, 9, 5),
+    pytest.param(WIDE, torch.float32, 70, 2, marks=pytest.mark.slow), (WIDE, torch.float32, 5, 5),
+    pytest.param(NARROW, HALF, 70, 2, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_a_step_is_the_model(models, emulations, shape, states, rows, steps):
     model, tokens = models[shape], torch.randint(0, 19, (steps, rows), generator=torch.Generator().manual_seed(1))
     assert mamba_layer.takes(model, rows, HALF, states)
-    decoder, state = Emulated(model, rows, states, shape, emulations[shape, states]), model.initial_state(rows)
+    decoder, state = Emulated(model, rows, states, shape, emulations(shape, states)), model.initial_state(rows)
     for now in tokens:
         expected, state = model.step(now, state)
         found = decoder.step(now)
@@ -128,11 +128,12 @@ def test_a_step_is_the_model(models, emulations, shape, states, rows, steps):
         assert (decoder.state[i] - h).norm() < 1e-2 * h.norm()
 
 
+@pytest.mark.slow
 def test_the_order_of_the_blocks_changes_no_bit(models, emulations):
     tokens = torch.randint(0, 19, (2, 70), generator=torch.Generator().manual_seed(1))
     found = []
     for seed in (0, 100):
-        emulation = emulations[SMALL, HALF]
+        emulation = emulations(SMALL, HALF)
         emulation.seed = seed
         decoder = Emulated(models[SMALL], 70, HALF, SMALL, emulation)
         logits = [decoder.step(now) for now in tokens]
@@ -142,7 +143,7 @@ def test_the_order_of_the_blocks_changes_no_bit(models, emulations):
 
 def test_what_is_not_a_number_stays_in_its_row(models, emulations):
     tokens = torch.randint(0, 19, (2, 5), generator=torch.Generator().manual_seed(1))
-    decoder = Emulated(models[SMALL], 5, HALF, SMALL, emulations[SMALL, HALF])
+    decoder = Emulated(models[SMALL], 5, HALF, SMALL, emulations(SMALL, HALF))
     decoder.step(tokens[0])
     decoder.state[0, 2, 7, 3] = float("nan")
     assert decoder.step(tokens[1]).isfinite().all(1).tolist() == [True, True, False, True, True]
@@ -169,7 +170,7 @@ def test_the_kernels_are_not_for_every_model(models):
 def test_a_decoder_with_them_steps_and_resets_as_with_six(models, emulations, monkeypatch):
     from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder
 
-    monkeypatch.setattr(mamba_layer, "MambaLayers", partial(mamba_layer.MambaLayers, launch=emulations[SMALL, HALF],
+    monkeypatch.setattr(mamba_layer, "MambaLayers", partial(mamba_layer.MambaLayers, launch=emulations(SMALL, HALF),
                                                             shape=SMALL))
     six, three = (MambaDecoder(models[SMALL], 70, HALF, HALF, kernels=kernels) for kernels in ("six", "layer"))
     for t, now in enumerate(torch.randint(0, 19, (4, 70), generator=torch.Generator().manual_seed(1))):

@@ -254,6 +254,7 @@ def test_a_name_that_is_no_folder():
         Pretrained(VOCABULARY, "some/where/else")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_a_hub_name_without_network(environment, tmp_path):
     code = ("from length_gen.lightning_modules.backbones import Pretrained\n"

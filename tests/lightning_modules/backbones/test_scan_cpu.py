@@ -66,6 +66,7 @@ print(b"".join(map(np.ndarray.tobytes, out)).hex())
 """
 
 
+@pytest.mark.slow
 def test_the_first_run_computes_what_later_ones_do(tmp_path):
     """Bit for bit: with an empty cache, and with what it has left there."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}

@@ -1,7 +1,4 @@
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +11,7 @@ from length_gen.lightning_modules.evaluation.outcome import judge
 from length_gen.lightning_modules.evaluation.verify import verify
 from length_gen.lightning_modules.model import masked_targets
 from length_gen.tools import UserError
-
-ROOT = Path(__file__).parents[3]
+from tests.commands import run_ranks
 
 
 def learner(task, trajectories=4000, **settings):
@@ -79,25 +75,18 @@ def test_whole_equals_chunks_equals_steps():
         assert torch.equal(logits, whole[:, t])
 
 
-RANK = """
-import random, sys
-import torch
-from length_gen.lightning_modules.backbones import Suffix
-rank, store = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-net = Suffix(9, window=3)
-for step in range(3):
-    tokens = torch.randint(9, (2, 10 + 5 * rank), generator=torch.Generator().manual_seed(10 * step + rank))
-    net.learn(tokens, tokens.roll(-1, 1))
-torch.save(net.state_dict(), f"{store}.{rank}")
-torch.distributed.destroy_process_group()   # else its threads may be alive when the process ends, which then aborts
-"""
+def learn(rank, store):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    net = Suffix(9, window=3)
+    for step in range(3):
+        tokens = torch.randint(9, (2, 10 + 5 * rank), generator=torch.Generator().manual_seed(10 * step + rank))
+        net.learn(tokens, tokens.roll(-1, 1))
+    torch.save(net.state_dict(), f"{store}.{rank}")
+    torch.distributed.destroy_process_group()  # else its threads may be alive when the process ends, which then aborts
 
 
 def test_ranks_have_the_table_of_one_process_that_saw_all_rows(tmp_path):
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")], cwd=ROOT)
-             for rank in range(2)]
-    assert [process.wait(100) for process in ranks] == [0, 0]
+    run_ranks(learn, str(tmp_path / "store"))
     alone = Suffix(9, window=3)
     for step in range(3):
         for rank in range(2):

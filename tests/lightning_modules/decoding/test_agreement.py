@@ -52,7 +52,8 @@ SHIPPED = {
 
 
 @pytest.mark.parametrize("kind", SHIPPED)
-@pytest.mark.parametrize("task", [Addition(5), LogicalGraph(4)], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [Addition(5), pytest.param(LogicalGraph(4), marks=pytest.mark.slow)],
+                         ids=["addition", "logical_graph"])
 def test_every_backbone_is_one_model_and_is_left_as_it_was(kind, task):
     torch.manual_seed(0)
     backbone = SHIPPED[kind](len(task.vocabulary()))

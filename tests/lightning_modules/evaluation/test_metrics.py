@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from length_gen.lightning_modules.evaluation.metrics import (
     LengthMetrics,
@@ -15,6 +14,7 @@ from length_gen.lightning_modules.evaluation.metrics import (
     write_metrics,
 )
 from length_gen.lightning_modules.evaluation.outcome import Outcome
+from tests.commands import run_ranks
 
 PHASES = ["find_plus", "carry_out", "write"]
 
@@ -161,7 +161,7 @@ def _worker(rank: int, folder: str) -> None:
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
 @pytest.mark.filterwarnings("ignore")
 def test_two_processes_with_uneven_shares(tmp_path):
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    run_ranks(_worker, str(tmp_path))
     for rank, own in ((0, [2, 1, 5]), (1, [3, 4, 0])):
         result = json.loads((tmp_path / f"{rank}.json").read_text())
         assert list(result["own"].values()) == own

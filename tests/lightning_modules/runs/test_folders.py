@@ -74,7 +74,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("CSV", "a name with a slash", "elsewhere")
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case
+                                  for case in CASES])
 def test_every_run_has_its_folder_and_is_found_again(case, tmp_path, capsys):
     """A run, one that goes on, and the evaluations of the newest; then another run."""
     options = [option.replace("PLACE", str(tmp_path)) for option in CASES[case][0]]
@@ -155,19 +159,29 @@ def curve(folder):
             for name in ("validation/loss", "exact_match/2", "exact_up_to")}
 
 
+CUT = [*FEW, "--trainer.max_steps", "6", "--trainer.val_check_interval", "2"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The curve of the run that was let alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        patch.setattr(sys, "argv", ["run.py"])
+        main(CUT)
+        return curve("runs/add/version_0")
+
+
 @pytest.mark.parametrize("killed", [{"number": 0}, {"number": 2}, {"step": 3}, {"step": 2}], ids=str)
-def test_a_validation_that_was_cut_off_is_made_up(killed):
+def test_a_validation_that_was_cut_off_is_made_up(killed, whole):
     """Killed in the first and in the last of three validations, and interrupted in a step that one follows and in one
     that none does: the curve is that of the run that was let alone."""
-    options = [*FEW, "--trainer.max_steps", "6", "--trainer.val_check_interval", "2"]
-    main(options)
     spec = yaml.safe_dump({"class_path": f"{__name__}.Killed", "init_args": killed}, default_flow_style=True)
-    broken = [*options, "--trainer.logger.name", "killed"]
+    broken = [*CUT, "--trainer.logger.name", "killed"]
     with contextlib.suppress(RuntimeError):
         main([*broken, f"--trainer.callbacks+={spec}"])
     assert not Path("runs/killed/version_0/metrics.json").exists()
     main([*broken, "--ckpt_path", "last"])
-    whole = curve("runs/add/version_0")
     assert curve("runs/killed/version_0") == whole and [step for step, _ in whole["exact_up_to"]] == [1, 3, 5]
     main([*broken, "--ckpt_path", "last"])  # which has nothing left to do
     assert curve("runs/killed/version_0") == whole
