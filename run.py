@@ -1,5 +1,6 @@
-"""The command line: fit, validate, test, rollout (one problem, step by step), export (for transformers), analyze
-(horizons, no training), sweep (a grid of runs), report (docs/results.md) and collect (trajectories of agents)."""
+"""The command line: fit, validate, test, rollout (one problem, step by step), export (for transformers), certify (is it
+exact at every length), analyze (horizons, no training), sweep (a grid of runs), report (docs/results.md) and collect
+(trajectories of agents)."""
 
 from length_gen.lightning_modules.commands.main import program
 

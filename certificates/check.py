@@ -184,7 +184,7 @@ class Checker:
         error = self.gamma(matrix.shape[1] + 6) * (
             np.abs(self.centre) + self.radius + (np.abs(middle) + radius) @ np.abs(matrix).T)
         self.centre = self.centre + middle @ matrix.T
-        self.error = self.error + error
+        self.error = (self.error + error) * (1 + self.gamma(2))
         self.radius = (self.radius + radius @ np.abs(matrix).T + error) * (1 + self.gamma(matrix.shape[1]))
         self.parts.append((matrix, radius))
 

@@ -1,12 +1,13 @@
 """Models that are exact at every length, made in a moment: random layers, and a head fitted to what they keep."""
 
 import random
+from copy import deepcopy
 from functools import cache
 
 import numpy as np
 import torch
 
-from length_gen.datamodules.automaton.windows import of_trajectories
+from length_gen.datamodules.automaton import automaton as windows
 from length_gen.datamodules.tasks import Copy
 from length_gen.datamodules.tokens import PREDICTED
 from length_gen.lightning_modules.backbones import Mamba
@@ -24,12 +25,22 @@ def trajectories(count=300, seed=0, longest=9):
 
 
 def automaton(order):
-    """Of the windows of many sampled trajectories, which holds all there are: a window of copy has two symbols."""
-    return of_trajectories(trajectories(), task().vocabulary(), order)
+    """All windows of so many tokens."""
+    return windows(task(), order)
 
 
-def exact_copy(width=64, layers=2, **settings):
+def exact_copy(**settings):
     """A Mamba that copies; its margins are proved with windows of 6 tokens."""
+    return deepcopy(_exact_copy(**settings))
+
+
+def flawed_copy():
+    """`exact_copy` with one row of the head changed: after h comes j, and there alone, it says a."""
+    return deepcopy(_flawed_copy())
+
+
+@cache
+def _exact_copy(width=64, layers=2, **settings):
     torch.manual_seed(0)
     vocabulary = task().vocabulary()
     model = Mamba(len(vocabulary), layers, width, d_state=4, initializer_range=1.0, tie_embeddings=False,
@@ -40,8 +51,8 @@ def exact_copy(width=64, layers=2, **settings):
     return model.float()
 
 
-def flawed_copy():
-    """`exact_copy` with one row of the head changed: after h comes j, and there alone, it says a."""
+@cache
+def _flawed_copy():
     model, vocabulary = exact_copy().double(), task().vocabulary()
     features, _, last = kept(model)
     rare = torch.tensor(["".join(token for token in tokens if len(token) == 1)[-3:] == "hhj" for tokens in last])

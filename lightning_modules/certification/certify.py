@@ -61,14 +61,16 @@ class Verdict:
 
 
 def certify(backbone: Backbone, task: Task, vocabulary: Vocabulary, automata: Callable[[int], Automaton], unit: float,
-            order: int = 8, most: int = 12, seconds: float = 60.0, progress: Progress = lambda what, part: None,
-            path: Path | None = None, header: dict[str, Any] | None = None) -> Verdict:
+            order: int = 8, most: int = 12, seconds: float = 60.0, variants: Sequence[str] | None = None,
+            progress: Progress = lambda what, part: None, path: Path | None = None,
+            header: Callable[[], dict[str, Any]] = dict) -> Verdict:
     """The verdict on a model of a task.
 
     automata: the task's windows of so many tokens or more; UserError where no number is enough
     unit:     rounding error of an operation that is to be covered
     order:    tokens of a window at first; it is raised by 2 up to `most` while some decision is not proved
     seconds:  for the search for a counterexample
+    variants: kinds of problems that it looks among; None: all of the task's
     path:     of the certificate, where one is to be written; `header`: what else it shall say
     """
     begun = time.monotonic()
@@ -82,7 +84,7 @@ def certify(backbone: Backbone, task: Task, vocabulary: Vocabulary, automata: Ca
             verdict.reason = str(error)
             break
         order = automaton.order
-        windows = _prove(verdict, backbone, vocabulary, automaton, unit, progress, path, header or {})
+        windows = _prove(verdict, backbone, vocabulary, automaton, unit, progress, path, header)
         if verdict.outcome == "certified" or order + 2 > most:
             break
         order += 2
@@ -91,7 +93,7 @@ def certify(backbone: Backbone, task: Task, vocabulary: Vocabulary, automata: Ca
         verdict.reason = ""
     if verdict.outcome != "certified":
         model = copy.deepcopy(backbone).cpu().to(torch.float32 if unit > 2.0**-40 else torch.float64)
-        found = refute(model, task, vocabulary, windows, seconds,
+        found = refute(model, task, vocabulary, windows, seconds, variants,
                        progress=lambda part: progress("counterexamples", part))
         if found:
             verdict.outcome, verdict.counterexample = "refuted", found
@@ -112,7 +114,7 @@ def obstacle(backbone: Backbone, task: Task) -> str:
 
 
 def _prove(verdict: Verdict, backbone: Backbone, vocabulary: Vocabulary, automaton: Automaton, unit: float,
-           progress: Progress, path: Path | None, header: dict[str, Any]) -> Sequence:
+           progress: Progress, path: Path | None, header: Callable[[], dict[str, Any]]) -> Sequence:
     """Fill in the verdict from the bounds on one automaton; returns the windows that are not proved, weakest first."""
     device = next(backbone.parameters()).device
     graph = Graph.of(automaton, device)
@@ -149,7 +151,7 @@ def _prove(verdict: Verdict, backbone: Backbone, vocabulary: Vocabulary, automat
             write_certificate(path, automaton, [tuple(torch.cat(half, 1) for half in pair) for pair in layer], backbone,
                               unit=unit, order=automaton.order, short=min(SHORT, automaton.order), sweeps=SWEEPS // 2,
                               family=type(backbone).__name__, settings=bounds.settings(), nodes=graph.nodes,
-                              edges=graph.edges, decisions=verdict.decisions, least_margin=verdict.least, **header)
+                              edges=graph.edges, decisions=verdict.decisions, least_margin=verdict.least, **header())
     elif not verdict.reason:
         verdict.reason = f"{len(weak):,} of {verdict.decisions:,} decisions are not proved"
     return [automaton.windows[node] for node in weak.tolist()]

@@ -21,8 +21,9 @@ SETTLED = 1e-4
 """Boxes that move by less, relative to the largest state, are taken."""
 
 
-SPARE = 4096
-"""Units that the boxes of short windows have to spare: a checker, whose roundings differ, must find them inductive."""
+SPARE = 0.05
+"""What the boxes of short windows have to spare, relative to the largest state: a checker, whose boxes of what a layer
+reads are others, must find them inductive. Steps over the whole graph forget it."""
 
 
 class NotFadingError(Exception):
@@ -62,9 +63,9 @@ def fixpoint(graph: Graph, short: tuple[Graph, Tensor, Tensor, Tensor], decay: B
     few_decay, few_drive = gathered(decay), gathered(drive)
     everything = top.expand(few.nodes, *top.shape)
     start = iterate(few, few_decay, few_drive, Box(-everything, everything), top, 10 * SWEEPS)
-    start = settle(few, few_decay, few_drive, start, top, rounding, SPARE)[0]
     boxes = iterate(graph, decay, drive, start[node], top, SWEEPS)
-    return *settle(graph, decay, drive, boxes, top, rounding), start
+    kept = settle(few, few_decay, few_drive, start, top, rounding, SPARE)[0]
+    return *settle(graph, decay, drive, boxes, top, rounding, 0.02 * SETTLED), kept
 
 
 def step(graph: Graph, decay: Box, drive: Box, nodes: Box) -> Box:
@@ -88,21 +89,20 @@ def iterate(graph: Graph, decay: Box, drive: Box, nodes: Box, top: Tensor, sweep
 
 
 def settle(graph: Graph, decay: Box, drive: Box, nodes: Box, top: Tensor, rounding: Rounding,
-           units: int = 128) -> tuple[Box, Box]:
+           spare: float) -> tuple[Box, Box]:
     """Inductive boxes around those given, and their images at the edges, rounded outwards.
 
-    top:   |h| stays below it; it is where the widening takes its size from
-    units: of rounding that they are widened by beside
+    top:   a bound of |h|, where the widening takes its size from
+    spare: what they are widened by, relative to it
     """
-    margin = (0.02 * SETTLED + units * rounding.unit) * top / (1 - decay.hi.amax(0))
-    for attempt in range(8):
-        grown = Box((nodes.lo - margin).clamp(min=-top), (nodes.hi + margin).clamp(max=top)) if attempt == 0 else nodes
-        grown = single(grown)
+    margin = (spare + 128 * rounding.unit) * top / (1 - decay.hi.amax(0))
+    for _ in range(8):
+        grown = single(Box(nodes.lo - margin, nodes.hi + margin))
         image = image_of(graph, decay, drive, grown, rounding)
         reached = graph.hull(image)
         if inside(reached, grown):  # in other words: they are inductive
             return grown, image
-        nodes = Box(torch.minimum(grown.lo, reached.lo) - margin, torch.maximum(grown.hi, reached.hi) + margin)
+        nodes = Box(torch.minimum(grown.lo, reached.lo), torch.maximum(grown.hi, reached.hi))
     raise NotFadingError("no inductive boxes were found")
 
 

@@ -49,12 +49,13 @@ class _Tried:
 
 
 def refute(backbone: Backbone, task: Task, vocabulary: Vocabulary, windows: Sequence[Sequence[int]], seconds: float,
-           seed: int = 0, context: int = 12, progress: Callable[[float], None] = lambda part: None
-           ) -> Counterexample | None:
+           variants: Sequence[str] | None = None, seed: int = 0, context: int = 12,
+           progress: Callable[[float], None] = lambda part: None) -> Counterexample | None:
     """A counterexample, or None if none is found in the time; the search is the same for the same seed.
 
     backbone: computes as is asked about: its parameters' type is that of the passes and the rollout
     windows:  of unproved decisions, the weakest first; token ids, -1 before the first
+    variants: kinds of problems; None: all of the task's
     context:  most tokens of it that are told
     progress: called with the part of the time that has passed
     """
@@ -63,12 +64,20 @@ def refute(backbone: Backbone, task: Task, vocabulary: Vocabulary, windows: Sequ
     best: list[_Tried] = []
     seen: set[tuple[str, ...]] = set()
     longest = max(task.shortest, min(task.longest, 3))
+    kinds = task.variants if variants is None else variants
+    trouble = [problem for length in range(task.shortest, min(task.longest, LONGEST) + 1)
+               for kind in task.variants_at(length) if kind in kinds
+               for problem in task.structured_problems("validation", seed, length, kind)]
     while (passed := (time.monotonic() - begun) / seconds) < 1:
         progress(passed)
         problems = []
         for _ in range(4 * BATCH):
-            problem = _random(task, rng, longest) if not best or rng.random() < 0.3 else \
-                _mutated(task, rng, rng.choice(best).problem)
+            if trouble:
+                problem = trouble.pop(0)
+            elif not best or rng.random() < 0.3:
+                problem = _random(task, rng, longest, kinds)
+            else:
+                problem = _mutated(task, rng, rng.choice(best).problem, kinds)
             if problem is not None and problem.prompt not in seen:
                 seen.add(problem.prompt)
                 problems.append(problem)
@@ -89,14 +98,14 @@ def refute(backbone: Backbone, task: Task, vocabulary: Vocabulary, windows: Sequ
     return None
 
 
-def _random(task: Task, rng: random.Random, longest: int) -> Problem | None:
+def _random(task: Task, rng: random.Random, longest: int, kinds: Sequence[str]) -> Problem | None:
     length = rng.randint(task.shortest, max(task.shortest, longest))
-    variants = task.variants_at(length)
+    variants = [variant for variant in task.variants_at(length) if variant in kinds]
     return task.sample(rng, length, rng.choice(variants)) if variants else None
 
 
-def _mutated(task: Task, rng: random.Random, problem: Problem) -> Problem | None:
-    """Another problem whose prompt differs a little, None if what comes out is none of the task."""
+def _mutated(task: Task, rng: random.Random, problem: Problem, kinds: Sequence[str]) -> Problem | None:
+    """Another problem whose prompt differs a little, None if what comes out is none of the task, or of other kinds."""
     tokens = list(problem.prompt)
     for _ in range(rng.choice((1, 1, 2, 3))):
         i, j = sorted(rng.randrange(len(tokens) + 1) for _ in range(2))
@@ -107,11 +116,9 @@ def _mutated(task: Task, rng: random.Random, problem: Problem) -> Problem | None
             tokens[i:i] = tokens[i:j][:8]  # a part again
         elif kind == 2:
             del tokens[i : min(j, i + 8)]
-        else:
-            fresh = _random(task, rng, 8)
-            if fresh:
-                part = list(fresh.prompt)
-                tokens[i : min(j, i + 4)] = part[: rng.randint(1, len(part))][:4]
+        elif fresh := _random(task, rng, 8, kinds):
+            part = list(fresh.prompt)
+            tokens[i : min(j, i + 4)] = part[: rng.randint(1, len(part))][:4]
         if not tokens:
             return None
     try:
@@ -119,7 +126,10 @@ def _mutated(task: Task, rng: random.Random, problem: Problem) -> Problem | None
         task.check_length(found.length)
     except (UserError, ValueError):
         return None
-    return found if len(found.prompt) <= 2 * len(problem.prompt) + 8 else None
+    # A task that says what variant a problem is of says it here too; others have one, or variants that hold each other.
+    if (found.variant and found.variant not in kinds) or len(found.prompt) > 2 * len(problem.prompt) + 8:
+        return None
+    return found
 
 
 @torch.inference_mode()

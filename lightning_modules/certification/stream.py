@@ -33,8 +33,8 @@ class Stream:
             before = self.centre[rows].abs() + self.radius[rows]
             rounded = error * (before + (centre.abs() + radius) @ matrix.abs().mT)
             self.centre[rows] += centre @ matrix.mT
-            self.error[rows] += rounded
-            self.radius[rows] += (radius @ matrix.abs().mT + rounded) * (1 + error)
+            self.error[rows] = (self.error[rows] + rounded) * (1 + error)
+            self.radius[rows] = (self.radius[rows] + radius @ matrix.abs().mT + rounded) * (1 + error)
         self.radii.append(update.centred()[1])
         self.matrices.append(matrix)
 

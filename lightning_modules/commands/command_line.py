@@ -173,7 +173,9 @@ class CLI(LightningCLI):
     def _run_of(self) -> Run:
         """The run that a function is called with, its weights loaded where it needs them."""
         decoding, = (c.decoding for c in self.trainer.callbacks if isinstance(c, LengthGeneralization))
-        run = Run(Path(self.trainer.log_dir or "."), self.model.backbone, self.datamodule, decoding)
+        checkpoint = self.config_init.ckpt_path
+        folder = Path(checkpoint).resolve().parent.parent if checkpoint else Path(self.trainer.log_dir or ".")
+        run = Run(folder, self.model.backbone, self.datamodule, decoding)
         if self._weights:
             self._read()
             content = self.trainer.strategy.checkpoint_io.load_checkpoint(self.config_init.ckpt_path)

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from length_gen.lightning_modules.backbones.cuda_kernels import ensure_triton_cache
 from length_gen.lightning_modules.commands.analyze import analyze
 from length_gen.lightning_modules.commands.arguments import EVALUATIONS, Arguments
+from length_gen.lightning_modules.commands.certify import certify
 from length_gen.lightning_modules.commands.collect import collect
 from length_gen.lightning_modules.commands.command_line import CLI
 from length_gen.lightning_modules.commands.export import export
@@ -33,7 +34,8 @@ warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of PyTo
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in str(record.msg))
 
 
-FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "analyze": (analyze, False)}
+FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "certify": (certify, True),
+             "analyze": (analyze, False)}
 """Commands on a run, and whether they need its weights."""
 
 PAGES = {"report": report, "sweep": sweep, "collect": collect}

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from length_gen.datamodules.automaton.windows import of_trajectories
 from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.certification.bounds import Rounding
 from length_gen.lightning_modules.certification.graph import Graph
 from length_gen.lightning_modules.certification.mamba import MambaBounds
-from tests.exact import automaton, task, trajectories
+from tests.exact import task, trajectories
 
 VOCABULARY = task().vocabulary()
 
 
 @pytest.fixture(scope="module")
 def graph():
-    return Graph.of(automaton(8))
+    return Graph.of(of_trajectories(trajectories(1000), VOCABULARY, 8))
 
 
 def model(layers=2, width=16, seed=0):
@@ -29,21 +30,30 @@ def model(layers=2, width=16, seed=0):
 
 
 def runs(made, graph, rows, dtype):
-    """Of every token of the rows: its edge, the state after it, the logits after it."""
+    """Token by token, all rows side by side: nodes reached [B], states, logits, and who has not ended."""
     made = made.to(dtype)
-    found = {ends: i for i, ends in enumerate(zip(graph.source.tolist(), graph.token.tolist(), strict=True))}
-    for row in rows:
-        state, node = made.initial_state(1), graph.root
-        for token in VOCABULARY.encode(row.tokens).astype(np.int64).tolist():
-            edge = found[node, token]
-            node = int(graph.target[edge])
-            with torch.no_grad():
-                logits, state = made.step(torch.tensor([token]), state)
-            yield edge, state, logits[0]
+    ids = [torch.from_numpy(VOCABULARY.encode(row.tokens).astype(np.int64)) for row in rows]
+    tokens = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-1)
+    after = torch.full((graph.nodes, len(VOCABULARY)), -1)
+    after[graph.source, graph.token] = graph.target
+    state, nodes = made.initial_state(len(rows)), torch.full((len(rows),), graph.root)
+    for column in tokens.T:
+        going = column >= 0
+        with torch.no_grad():
+            logits, state = made.step(column.clamp(min=0), state)
+        nodes = torch.where(going, after[nodes, column.clamp(min=0)], nodes)
+        assert bool((nodes >= 0).all())
+        yield nodes, state, logits.double(), going
 
 
-@pytest.mark.parametrize(("dtype", "u"), [(torch.float64, 2.0**-53), (torch.float32, 2.0**-24)])
-def test_real_runs_lie_within(graph, dtype, u):
+def outside(values, box, nodes, going):
+    """Whether a value of a row that goes on [B, ...] lies outside its node's box."""
+    wrong = (values < box.lo[nodes]) | (values > box.hi[nodes])
+    return bool(wrong[going].any())
+
+
+@pytest.mark.parametrize(("dtype", "u", "count"), [(torch.float64, 2.0**-53, 1000), (torch.float32, 2.0**-24, 200)])
+def test_real_runs_lie_within(graph, dtype, u, count):
     made, kept = model(), []
     bounds = MambaBounds(made, graph, Rounding(u))
     bounds.keep = lambda name, box: kept.append((name, box))
@@ -51,20 +61,20 @@ def test_real_runs_lie_within(graph, dtype, u):
         margins = bounds.margins()
     taps, states = ([box for name, box in kept if name == kind] for kind in ("convolution", "state"))
     assert len(taps) == 2 * 3 and len(states) == 2
-    close = torch.zeros(graph.nodes)
-    for edge, state, logits in runs(made, graph, trajectories()[:6], dtype):
-        node = int(graph.target[edge])
+    close, decisions = torch.inf, 0
+    for nodes, state, logits, going in runs(made, graph, trajectories(1000)[:count], dtype):
         for layer, (recent, h) in enumerate(state):
             for back in range(3):
-                box = taps[3 * layer + back]
-                assert bool(((recent[0, 2 - back] >= box.lo[node]) & (recent[0, 2 - back] <= box.hi[node])).all())
-            assert bool(((h[0] >= states[layer].lo[node]) & (h[0] <= states[layer].hi[node])).all())
-        if (wanted := int(graph.wanted[node])) >= 0:
-            others = torch.cat([logits[:wanted], logits[wanted + 1 :]])
-            real = float(logits[wanted] - others.max())
-            assert real >= margins[node]
-            close[node] = real - margins[node]
-    assert float(close.max()) < 20  # and the bounds say something
+                assert not outside(recent[:, 2 - back], taps[3 * layer + back], nodes, going)
+            assert not outside(h, states[layer], nodes, going)
+        wanted = graph.wanted[nodes]
+        rows = torch.nonzero(going & (wanted >= 0))[:, 0]
+        right = logits[rows, wanted[rows]]
+        real = right - logits[rows].scatter(1, wanted[rows, None], -torch.inf).amax(1)
+        assert bool((real >= margins[nodes[rows]]).all())
+        decisions += len(rows)
+        close = min(close, float((real - margins[nodes[rows]]).min())) if len(rows) else close
+    assert decisions > 10 * count and close < 2  # and the bounds say something
 
 
 def test_bounds_that_leave_the_rounding_out_are_left(graph):
@@ -74,12 +84,8 @@ def test_bounds_that_leave_the_rounding_out_are_left(graph):
     bounds.keep = lambda name, box: kept.append(box) if name == "convolution" else None
     with torch.no_grad():
         bounds.margins()
-    outside = 0
-    for edge, state, _ in runs(made, graph, trajectories()[:2], torch.float32):
-        recent, box = state[0][0][0, 2], kept[0]
-        node = int(graph.target[edge])
-        outside += int(((recent < box.lo[node]) | (recent > box.hi[node])).sum())
-    assert outside > 0
+    assert any(outside(state[0][0][:, 2], kept[0], nodes, going)
+               for nodes, state, _, going in runs(made, graph, trajectories()[:20], torch.float32))
 
 
 def test_margins_do_not_depend_on_how_many_channels_go_at_a_time(graph, monkeypatch):

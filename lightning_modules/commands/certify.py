@@ -1,0 +1,113 @@
+"""The command `certify`: whether a model is exact at every length."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from length_gen.datamodules.automaton import automaton, source_digest
+from length_gen.lightning_modules.certification.certify import UNITS, Verdict
+from length_gen.lightning_modules.certification.certify import certify as prove
+from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.runs.load import Run
+from length_gen.tools import UserError
+from length_gen.tools.files import atomic_path
+
+EXIT = {"certified": 0, "refuted": 1, "unknown": 3}
+"""Exit codes."""
+
+CHECKER = Path(__file__).resolve().parents[2] / "certificates" / "check.py"
+"""Beside the source, in a clone."""
+
+
+def certify(run: Run, precision: str = "float64", window: int = 8, longest_window: int = 12,
+            variants: list[str] | None = None, seconds: float = 60.0, check: bool = False, folder: str | None = None,
+            record: str | None = None) -> None:
+    """Prove that greedy decoding yields the reference trajectory for every problem of every length, or find a problem
+    where it does not.
+
+    Exit code 0: certified, and a certificate is written. 1: refuted, by a problem that is shown. 3: unknown.
+
+    Args:
+        run: a trained model
+        precision: what is computed in: real (without rounding), float64 or float32; a proof holds for those before it
+        window: tokens of the windows at first; more are taken while a decision is not proved
+        longest_window: most tokens of them
+        variants: kinds of problems that are asked about, such as n x 1; all by default
+        seconds: time for the search for a problem on which the model errs, where it is not certified
+        check: prove the certificate again by certificates/check.py
+        folder: where the certificate and the verdict go; certificate/ in the run's folder by default
+        record: file that the verdict is written to as well
+    """
+    if precision not in UNITS:
+        raise UserError(f"unknown precision {precision!r}: expected {', '.join(UNITS)}")
+    if not 1 <= window <= longest_window:
+        raise UserError(f"windows of {window} to {longest_window} tokens are not possible: expected at least 1, and "
+                        f"no fewer at most than at first")
+    if unknown := set(variants or ()) - set(run.task.variants):
+        raise UserError(f"{run.task.name} has no variant {min(unknown)!r}: it has {', '.join(run.task.variants)}")
+    folder = Path(folder) if folder else run.folder / "certificate"
+    path, console, task = folder / "certificate.npz", Console(emoji=False), run.task
+    path.unlink(missing_ok=True)
+    facts = {"task": task.name, "variants": variants, "setting": task.setting, "style": task.style,
+             "max_length": task.max_length, "seed": run.data.seed, "model": run.backbone.description,
+             "precision": precision, **origin(next(run.backbone.parameters()).device)}
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console,
+                  transient=True) as progress:
+        bar = progress.add_task("certify", total=1.0)
+        verdict = prove(run.backbone, task, run.vocabulary,
+                        lambda order: automaton(task, order, longest_window, variants), UNITS[precision], window,
+                        longest_window, seconds, variants=variants, path=path,
+                        header=lambda: {**facts, "source": source_digest(task, variants)},
+                        progress=lambda what, part: progress.update(bar, description=what, completed=part))
+    result = {**facts, **asdict(verdict)}
+    if verdict.outcome == "certified":
+        result["certificate_bytes"] = path.stat().st_size
+        if check:
+            result["checker_seconds"], result["checker_margin"] = checked(path)
+    for file in filter(None, (folder / "verdict.json", record)):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for line in told(verdict, precision):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if verdict.outcome == "certified":
+        console.print(f"{path}: python certificates/check.py {path} {path.with_name('weights.npz')}", markup=False,
+                      highlight=False, soft_wrap=True)
+    if EXIT[verdict.outcome]:
+        raise SystemExit(EXIT[verdict.outcome])
+
+
+def told(verdict: Verdict, precision: str) -> list[str]:
+    """The verdict in words, line by line."""
+    lines = [f"{verdict.outcome} in {precision} after {verdict.seconds:.0f} s"]
+    if verdict.reason:
+        lines.append(verdict.reason)
+    if verdict.least is not None:
+        lines.append(f"{verdict.proved:,} of {verdict.decisions:,} decisions proved; {verdict.nodes:,} windows of "
+                     f"{verdict.order} tokens, {verdict.edges:,} edges; least margin {verdict.least:.3g} logits")
+        shown = verdict.weakest[:1] if verdict.outcome == "certified" else verdict.weakest[:5]
+        lines += [f"  {margin:+.3g} for {wanted} after {' '.join(window)}" for window, wanted, margin in shown]
+    if found := verdict.counterexample:
+        lines += [f"on the problem {''.join(found.problem.prompt)}, confirmed by a rollout:",
+                  f"  after {' '.join(found.context)} comes {found.expected}; the model "
+                  f"{'ends' if found.said is None else f'says {found.said}'} (token {found.position:,})"]
+    return lines
+
+
+def checked(path: Path) -> tuple[float, str]:
+    """Seconds that the independent checker takes for a certificate, and the margin that it proves.
+
+    Raises UserError where it refuses the certificate.
+    """
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-I", str(CHECKER), str(path), str(path.with_name("weights.npz"))],
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"certificates/check.py does not prove {path}: {done.stdout.strip() or done.stderr.strip()}")
+    return time.monotonic() - begun, done.stdout.partition("least margin ")[2].partition(" ")[0]

@@ -1,0 +1,69 @@
+"""`certify`: its exit codes, what it says and writes."""
+
+import json
+
+import pytest
+
+import length_gen.lightning_modules.commands.certify as command
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.lightning_modules.commands.main import FUNCTIONS
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.runs.load import Run
+from length_gen.tools import UserError
+from tests.exact import automaton, exact_copy, flawed_copy, task
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """`certify` of a model, in a run's folder; the windows are those of many sampled trajectories."""
+    monkeypatch.setattr(command, "automaton", lambda task, order, most, variants: automaton(order))
+    monkeypatch.setattr(command, "source_digest", lambda task, variants: "0" * 64)
+
+    def certify(model, **settings):
+        data = TrajectoryDataModule(task(), seed=7)
+        command.certify(Run(tmp_path, model, data, Decoding()), **{"window": 6, "longest_window": 6, **settings})
+
+    return certify
+
+
+def test_certified(run, tmp_path, capsys):
+    record = tmp_path / "results" / "copy.json"
+    run(exact_copy(), check=True, record=str(record))  # exit code 0
+    said = capsys.readouterr().out
+    assert "certified in float64" in said and "343 of 343 decisions proved" in said and "check.py" in said
+    verdict = json.loads((tmp_path / "certificate" / "verdict.json").read_text())
+    assert verdict == json.loads(record.read_text())
+    assert (verdict["outcome"], verdict["task"], verdict["seed"], verdict["model"]) == ("certified", "copy", 7,
+                                                                                       "mamba 2x64")
+    assert float(verdict["checker_margin"]) == pytest.approx(verdict["least"], rel=0.05)
+    assert verdict["certificate_bytes"] == (tmp_path / "certificate" / "certificate.npz").stat().st_size
+
+
+def test_refuted(run, tmp_path, capsys):
+    (tmp_path / "certificate").mkdir()
+    (tmp_path / "certificate" / "certificate.npz").write_text("of a model before it")
+    with pytest.raises(SystemExit) as ended:
+        run(flawed_copy())
+    assert ended.value.code == 1
+    said = capsys.readouterr().out
+    assert "h h p1.right@copy p1.read@copy j comes j; the model says a" in said and "confirmed by a rollout" in said
+    assert not (tmp_path / "certificate" / "certificate.npz").exists()
+    assert json.loads((tmp_path / "certificate" / "verdict.json").read_text())["counterexample"]["expected"] == "j"
+
+
+def test_unknown(run, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(exact_copy(dt_floor=0.0), seconds=1e-6)
+    assert ended.value.code == 3 and "no floor under its step sizes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"precision": "float16"}, "expected real, float64, float32"), ({"window": 0}, "windows of 0 to 6 tokens"),
+    ({"window": 9}, "windows of 9 to 6 tokens"), ({"variants": ["n x 1"]}, "no variant 'n x 1'")])
+def test_what_is_not_possible_is_told(run, settings, message):
+    with pytest.raises(UserError, match=message):
+        run(None, **settings)
+
+
+def test_it_is_a_command():
+    assert FUNCTIONS["certify"] == (command.certify, True)
