@@ -70,8 +70,8 @@ class QuestionInTool(Interactive):
     """The tool has the question; the model reads of it only the end, which says what is asked (`ToolTask.asked`).
 
     That is the last token: `=`; of a Turing machine's tape its last symbol; of a logical graph the last line. All else
-    the algorithms read by the tool anyway. So no trajectory begins with a question of any length, which a model would
-    have to get over, and whose effect on its state no bound on the trajectory's own tokens tells.
+    the algorithms read by the tool anyway. A trajectory then begins with a bounded number of tokens, and not with a
+    question of any length, after which a state could be nearly anything.
     """
 
     name = "question_in_tool"

@@ -222,9 +222,11 @@ class ToolTask(Task):
         """Solve the problem, writing and asking through `scribe`; the end token is written by the caller."""
 
     def asked(self, problem: Problem) -> tuple[str, ...]:
-        """The end of the question that says what is asked, for the setting in which the model reads no more of it: at
-        least a token, and as many as `solve` takes from the question itself. The last token, such as `=`, unless a
-        task says otherwise; what it then tells of the question (a tape's last symbol) is told."""
+        """The end of the question that says what is asked: all that a model reads of it in setting `question_in_tool`.
+
+        The last token, such as `=`. A task whose `solve` takes more from the question itself, and not by the tool, as a
+        logical graph the node that is asked for, gives all that it takes. At least one token.
+        """
         return problem.prompt[-1:]
 
     @property
