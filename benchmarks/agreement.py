@@ -13,12 +13,12 @@ results/benchmarks/agreement.json, or agreement_cpu.json.
 import argparse
 import functools
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
 import torch
+from models import keep
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -26,7 +26,6 @@ from torch import Tensor
 from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
 from length_gen.lightning_modules.backbones.base import Backbone, reset_rows
 from length_gen.lightning_modules.backbones.decoder import capture
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.provenance import origin
 
 VOCABULARY, ROWS, AGAIN = 40, 3, 1
@@ -72,18 +71,10 @@ def main() -> None:
                 table.add_row(*(f"{value:.2g}" if isinstance(value, float) else str(value)
                                 for value in record.values()))
                 console.print(record)
-                keep(Path(out), key, record, device)
+                keep(Path(out), record, origin(device) | {"rows": ROWS, "seed": 1}, tuple(key))
         except Exception as error:  # one backbone must not cost the others
             console.print(f"[red]{name}: {type(error).__name__}: {str(error)[:300]}[/red]")
     console.print(table)
-
-
-def keep(out: Path, key: dict, record: dict, device: torch.device) -> None:
-    """Put a record into the file, in place of an older one of the same key."""
-    facts = origin(device) | {"rows": ROWS, "seed": 1}
-    records = json.loads(out.read_text(encoding="utf-8"))["records"] if out.is_file() else []
-    records = [r for r in records if any(r.get(name, value) != value for name, value in key.items())]
-    write_metrics(out, sorted([*records, record | facts], key=lambda r: r["backbone"]), **facts)
 
 
 @torch.inference_mode()

@@ -15,12 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from models import copy_bandwidth, floor, kept
+from models import copy_bandwidth, floor, keep
 from rich.console import Console
 from rich.table import Table
 
 from length_gen.lightning_modules.backbones import Mamba
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.provenance import origin
 
 LABELS = {"six": "six kernels a layer", "layer": "three kernels a layer"}
@@ -41,7 +40,7 @@ def main() -> None:
     table = Table("rows", "weights", "states", "kernels", *KERNELS, "a layer", "step", "tokens/s", "ratio",
                   "of the floor", title="microseconds")
     out, bandwidth, device = Path(options.out), copy_bandwidth(), torch.device("cuda")
-    records, facts = kept(out), origin(device)
+    facts = origin(device)
     for rows in options.rows:
         for names in (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")):
             weights, states = (getattr(torch, name) for name in names)
@@ -59,11 +58,9 @@ def main() -> None:
                               *([""] * len(KERNELS) if way else (f"{part:.1f}" for part in parts)), f"{sum(parts):.1f}",
                               f"{step:.0f}", f"{speed:,.0f}", f"{speed / six:.2f}", f"{speed / lowest:.0%}")
                 what = f"{rows:,} rows, {model.description}, weights {names[0]}, states {names[1]}, {LABELS[kernels]}"
-                records[:] = [*(r for r in records if r["what"] != what),
-                              {"what": what, "ours": speed, "alternative": six, "alternative_name": LABELS["six"],
-                               "unit": "tokens/s", "ratio": speed / six, "floor": lowest, "step_us": step,
-                               "layer_us": sum(parts)} | facts]
-                write_metrics(out, records, **facts)
+                keep(out, {"what": what, "ours": speed, "alternative": six, "alternative_name": LABELS["six"],
+                           "unit": "tokens/s", "ratio": speed / six, "floor": lowest, "step_us": step,
+                           "layer_us": sum(parts)}, facts)
     Console(width=150).print(table)
 
 

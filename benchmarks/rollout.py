@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import torch
-from models import copy_bandwidth, floor, kept, trained
+from models import copy_bandwidth, floor, keep, trained
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +29,6 @@ from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding, Rows
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.provenance import origin
 
@@ -56,20 +55,18 @@ def main() -> None:
     table = Table("what", "tokens/s", "seconds", "start, s", "alternative", "tokens/s of it", "ratio", "of the floor",
                   "exact")
     out = Path(options.out or f"results/benchmarks/rollout{'_cpu' if options.small else ''}.json")
-    records = kept(out)
 
     def add(what: str, ours: float, name: str, alternative: float | None, floor: float | None, exact: float,
             seconds: float, prompt: float, start: float | None = None) -> dict:
         facts, ratio = origin(model.device), ours / alternative if alternative else None
         row = {"what": what, "ours": ours, "alternative": alternative, "alternative_name": name, "unit": "tokens/s",
                "ratio": ratio, "floor": floor, "exact_match": exact, "seconds": seconds, "start_seconds": start,
-               "prompt": prompt} | facts
-        records[:] = [*(r for r in records if (r["what"], r["alternative_name"]) != (what, name)), row]
+               "prompt": prompt}
         table.add_row(what, f"{ours:,.0f}", f"{seconds:.1f}", "" if start is None else f"{start:.2f}", name,
                       f"{alternative:,.0f}" if alternative else "",
                       f"{ratio:.2f}" if ratio else "", f"{ours / floor:.0%}" if floor else "", f"{exact:.0%}")
         console.print(f"{what}: {ours:,.0f} tokens/s, {name} {alternative or math.nan:,.0f}", highlight=False)
-        write_metrics(out, records, **facts, targets=TARGETS)
+        keep(out, row, facts, ("what", "alternative_name"), targets=TARGETS)
         return row
 
     if options.small:

@@ -13,20 +13,18 @@ results/benchmarks/verify.json, or growth.json.
 
 import argparse
 import functools
-import json
 import resource
 import time
 from pathlib import Path
 
 import torch
-from models import trained
+from models import keep, trained
 from rich.console import Console
 from rich.table import Table
 
 from length_gen.datamodules.recording import RecordedRows
 from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules.backbones import LSTM, Mamba, Mistral, Pythia
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.evaluation.verify import verify_streamed
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.provenance import origin
@@ -52,21 +50,17 @@ def main() -> None:
     out = Path(options.out or f"results/benchmarks/{name}.json")
     table = Table("what", "exact", "tokens", "seconds", "tokens/s", "recording alone", "ratio", "device MiB",
                   "host MiB")
-    # Runs of other lengths are kept beside these.
-    records = json.loads(out.read_text(encoding="utf-8"))["records"] if out.is_file() else []
 
     def add(what: str, model: TrajectoryModel, length: int, record: bool = True, **settings) -> None:
         row = measure(model, task, length, record, **settings)
         row = {"what": what, "backbone": model.backbone.description, "length": length, "unit": "tokens/s",
-               "alternative_name": "recording alone", "floor": row["alternative"], "seed": options.seed, **row,
-               **origin(model.device)}
-        records[:] = [*(r for r in records if r["what"] != what), row]
+               "alternative_name": "recording alone", "floor": row["alternative"], "seed": options.seed, **row}
         table.add_row(what, str(row["exact"]), f"{row['tokens']:,}", f"{row['seconds']:.1f}", f"{row['ours']:,.0f}",
                       f"{row['alternative'] or 0:,.0f}", f"{row['ratio'] or 0:.2f}", f"{row['device_mib']:,.0f}",
                       f"{row['host_mib']:,.0f}")
         console.print(f"{what}: exact {row['exact']}, first error {row['first_error']}, {row['seconds']:.1f} s",
                       highlight=False)
-        write_metrics(out, records, **origin(model.device))
+        keep(out, row, origin(model.device))
 
     if options.large:
         model = trained(task, functools.partial(Mamba, n_layer=24, d_model=768), 0, 64, 1024)

@@ -32,12 +32,18 @@ def test_benchmarks_find_what_they_import(tmp_path):
 
 def test_rows_of_a_file_keep_the_run_that_measured_them(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    kept = runpy.run_path(str(FOLDER / "rollout.py"), run_name="benchmark")["kept"]
-    assert kept(tmp_path / "none.json") == []
-    (tmp_path / "some.json").write_text(json.dumps({"command": "a", "commit": "1", "targets": {}, "records": [
+    keep, path = runpy.run_path(str(FOLDER / "rollout.py"), run_name="benchmark")["keep"], tmp_path / "some.json"
+    path.write_text(json.dumps({"command": "a", "commit": "1", "targets": {}, "records": [
         {"what": "x"}, {"what": "y", "commit": "2"}]}))
-    assert kept(tmp_path / "some.json") == [{"command": "a", "commit": "1", "what": "x"},
-                                            {"command": "a", "commit": "2", "what": "y"}]
+    facts = {"command": "b", "commit": "3"}
+    keep(path, {"what": "z"}, facts, targets={"t": 1})
+    keep(path, {"what": "x", "n": 2}, facts, ("what", "n"))
+    keep(path, {"what": "y", "n": 3}, facts)
+    assert json.loads(path.read_text()) == {**facts, "records": [
+        {"command": "a", "commit": "1", "what": "x"}, {**facts, "what": "y", "n": 3}, {**facts, "what": "z"},
+        {**facts, "what": "x", "n": 2}]}
+    keep(tmp_path / "none.json", {"what": "x"}, facts)
+    assert json.loads((tmp_path / "none.json").read_text())["records"] == [{**facts, "what": "x"}]
 
 
 def test_draws_are_counted_and_held_against_what_is_expected():
