@@ -84,7 +84,8 @@ class CLI(LightningCLI):
         about = inspect.getdoc(function or getattr(lightning.Trainer, command)).split("\n\n")[0]
         super().__init__(
             TrajectoryModel, TrajectoryDataModule, SaveConfig, trainer_class=Trainer, seed_everything_default=42,
-            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0}, run=False,
+            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0,
+                              "enable_model_summary": False}, run=False,
             parser_class=Parser, parser_kwargs={"description": about, "epilog": TRUST,
                                                 "prog": f"{Path(sys.argv[0]).name} {command}",
                                                 "dump_header": [f"lightning=={lightning.__version__}"]})

@@ -31,7 +31,8 @@ from length_gen.tools import UserError
 warnings.filterwarnings("ignore", ".*does not have many workers.*")  # on the CPU none is right
 warnings.filterwarnings("ignore", ".*Experiment logs directory.*")  # a run's folder is its own
 warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of PyTorch
-logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in str(record.msg))
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(  # what is of no use, or said anyway
+    lambda record: not any(part in str(record.msg) for part in ("litlogger", "TPU available", "reached.")))
 
 
 FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "certify": (certify, True),

@@ -8,7 +8,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 
 import torch
 
@@ -21,6 +21,9 @@ from length_gen.lightning_modules.backbones.decoder import StepDecoder, capture,
 from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding, batched_rollout
 from length_gen.lightning_modules.decoding.prefill import PrefillPlan
 from length_gen.tools import InvalidCommand, Tool, UserError
+
+TELL = 64
+"""Steps between two times that the host tells how far it is."""
 
 
 @dataclass(slots=True)
@@ -158,8 +161,11 @@ class _Stepper:
 
 @torch.inference_mode()
 def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: Iterable[tuple[Problem, int]],
-            batch_size: int = 64, decoding: Decoding = Decoding()) -> list[Rollout]:  # noqa: B008 (frozen)
+            batch_size: int = 64, decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+            progress: Callable[[int], None] = lambda tokens: None) -> list[Rollout]:
     """Solve problems interactively; each comes with its budget, the most tokens that its row may have.
+
+    progress: called now and then with how many more tokens the rows have
 
     Rows end on their own and are refilled from `problems`; the result is in the order of `problems`. Nothing that the
     model writes raises: a row that cannot go on ends with a reason.
@@ -172,12 +178,12 @@ def rollout(backbone: Backbone, vocabulary: Vocabulary, task: Task, problems: It
         raise UserError(f"temperature {decoding.temperature} needs tools of one token a call, and engine auto or "
                         f"device")
     with device_guard(next(backbone.parameters()).device):
-        (_on_device if batched else _on_host)(backbone, vocabulary, rows, batch_size, decoding)
+        (_on_device if batched else _on_host)(backbone, vocabulary, rows, batch_size, decoding, progress)
     return rows
 
 
 def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int,
-               decoding: Decoding) -> None:
+               decoding: Decoding, progress: Callable[[int], None]) -> None:
     # What is drawn depends on the seed and the problem alone, not on the place in the batch or the rank.
     problems = [(row.problem.prompt, row.prompt, row.budget,
                  random.Random(f"{decoding.seed}/{row.problem.variant}/{row.problem.prompt}").getrandbits(32)
@@ -186,6 +192,7 @@ def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[
                                                         decoding):
         row = everything[index]
         row.reason, row.tokens, row.kinds = reason, tokens, kinds
+        progress(len(tokens))
         if reason == "invalid_command":  # the scalar tool can say why
             again = Rollout(row.problem, row.budget + 1, row.tool, row.prompt)
             for token in row.tokens:
@@ -194,7 +201,7 @@ def _on_device(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[
 
 
 def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Rollout], batch_size: int,
-             decoding: Decoding) -> None:
+             decoding: Decoding, progress: Callable[[int], None]) -> None:
     queue = deque(everything)
     rows: list[Rollout | None] = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
     stepper = _Stepper(backbone, len(rows), max(row.budget for row in everything), decoding)
@@ -202,7 +209,12 @@ def _on_host(backbone: Backbone, vocabulary: Vocabulary, everything: Sequence[Ro
     stepper.reset(range(len(rows)))  # capturing a graph leaves traces
     inputs = [ids(row.advance("")) for row in rows]
     waited = 0  # steps, of single rows, on tokens that were known before
-    while True:
+    told = 0  # tokens
+    for step in count():
+        if step % TELL == 0:
+            done = sum(len(row.tokens) for row in everything)
+            progress(done - told)
+            told = done
         forced = [row.forced if row else 0 for row in rows]
         if any(forced) and stepper.decoder.prefills:
             waited += sum(map(bool, forced))

@@ -1,9 +1,8 @@
 """Length generalization of one model: exact match and answers at growing lengths, by rollout or verify."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.tasks import Problem
@@ -33,7 +32,8 @@ def check_lengths(lengths: Sequence[int], shortest: int = 1) -> None:
 def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[int],
              problems: Callable[[int], int], evaluator: str, split: str, batch_size: int = 64, rank: int = 0,
              world: int = 1, decoding: Decoding = Decoding(), stream_from: int | None = None,  # noqa: B008 (frozen)
-             folder: Path | None = None, problem_set: str = "uniform") -> Iterator[Record]:
+             folder: Path | None = None, problem_set: str = "uniform",
+             watch: Callable[[int, int, int], None] = lambda length, done, total: None) -> Iterator[Record]:
     """Records of metrics.json, a length and variant at a time.
 
     problems:    number of problems at a length, for each variant, at most; ranks share them
@@ -41,6 +41,7 @@ def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[i
     stream_from: verify lengths from this one on while their trajectories are recorded, which takes no memory
     folder:      where such a verification keeps what it needs to go on after it was cut off; None: nowhere
     problem_set: one of `PROBLEM_SETS`
+    watch:       called while it goes on with the length, and how many of how many tokens at that length are done
 
     A variant's lengths stop growing after one with no exact and no right answer; one that it has not is left out.
     """
@@ -55,10 +56,10 @@ def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[i
         metrics = {v: _metrics(backbone, data, v, length, evaluator, problem_set) for v in variants}
         if evaluator == "verify" and stream_from is not None and length >= stream_from:
             outcomes = [outcome for variant, own in asked.items()
-                        for outcome in _streamed(backbone, data, own, length, variant, rank, folder)]
+                        for outcome in _streamed(backbone, data, own, length, variant, rank, folder, watch)]
         else:
             outcomes = _outcomes(backbone, data, [p for own in asked.values() for p in own], evaluator, batch_size,
-                                 decoding)
+                                 decoding, partial(watch, length))
         cells = [variant for variant, own in asked.items() for _ in own]
         for variant, outcome in zip(cells, outcomes, strict=True):
             metrics[variant].update(outcome)
@@ -72,34 +73,32 @@ def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[i
 
 
 def _outcomes(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence[Problem], evaluator: str,
-              batch_size: int, decoding: Decoding) -> list[Outcome]:
+              batch_size: int, decoding: Decoding, watch: Callable[[int, int], None]) -> list[Outcome]:
     task, vocabulary = data.task, data.vocabulary
+    watch(0, 1)
     references = task.references(problems)
+    total, done = sum(len(reference.tokens) for reference in references), 0
+
+    def progress(tokens: int) -> None:
+        nonlocal done
+        done = min(done + tokens, total)  # a rollout may take more than its reference
+        watch(done, total)
+
     if evaluator == "verify":
-        return verify(backbone, vocabulary, references, batch_size=batch_size)
+        return verify(backbone, vocabulary, references, batch_size=batch_size, progress=progress)
     budgets = [(problem, budget(reference)) for problem, reference in zip(problems, references, strict=True)]
-    rows = rollout(backbone, vocabulary, task, budgets, batch_size, decoding)
+    rows = rollout(backbone, vocabulary, task, budgets, batch_size, decoding, progress)
     return [judge(row, task, reference) for row, reference in zip(rows, references, strict=True)]
 
 
 def _streamed(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence[Problem], length: int, variant: str,
-              rank: int, folder: Path | None) -> list[Outcome]:
+              rank: int, folder: Path | None, watch: Callable[[int, int, int], None]) -> list[Outcome]:
     if not problems:
         return []
     total = expected_tokens(data.task, length, variant, data.evaluation_seed)
-    columns = (TextColumn("{task.description}"), BarColumn(),
-               TextColumn("{task.fields[reached]:,} done, {task.fields[speed]}"), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=rank > 0) as bar:
-        name = " ".join(filter(None, ("verify", variant, f"{length:,}")))
-        shown = bar.add_task(name, total=total, reached=0, speed="")
-
-        def progress(tokens: int) -> None:
-            bar.update(shown, completed=min(tokens, total), reached=min(length, length * tokens // total))
-            if speed := bar.tasks[0].speed:
-                bar.update(shown, speed=f"{speed * len(problems):,.0f} tokens/s")
-
-        return verify_streamed(backbone, data.task, problems, data.vocabulary, workers=max(1, cores() - 1),
-                               progress=progress, saved=folder and folder / f"verify_rank{rank}.pt")
+    return verify_streamed(backbone, data.task, problems, data.vocabulary, workers=max(1, cores() - 1),
+                           progress=lambda tokens: watch(length, min(tokens, total), total),
+                           saved=folder and folder / f"verify_rank{rank}.pt")
 
 
 def _metrics(backbone: Backbone, data: TrajectoryDataModule, variant: str, length: int,

@@ -31,14 +31,18 @@ SAVE_SECONDS = 60
 
 @torch.inference_mode()
 def verify(backbone: Backbone, vocabulary: Vocabulary, references: Sequence[Trajectory], chunk_size: int = 1024,
-           batch_size: int = 64) -> list[Outcome]:
-    """Outcome of every reference trajectory, in order; `chunk_size` tokens of `batch_size` rows at a time."""
+           batch_size: int = 64, progress: Callable[[int], None] = lambda tokens: None) -> list[Outcome]:
+    """Outcome of every reference trajectory, in order; `chunk_size` tokens of `batch_size` rows at a time.
+
+    progress: called after each chunk with how many tokens of the trajectories were in it
+    """
     outcomes = []
     for start in range(0, len(references), batch_size):
         batch = references[start : start + batch_size]
         forced = TeacherForcing(backbone, len(batch))
         for rows in _chunks(batch, vocabulary, chunk_size):
             forced.take(rows)
+            progress(sum(len(row.ids) for row in rows if row))
         outcomes += forced.outcomes()
     return outcomes
 

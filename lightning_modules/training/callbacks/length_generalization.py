@@ -2,32 +2,38 @@
 
 import itertools
 import math
+import shlex
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
+from rich import get_console
+from rich.text import Text
 
-from length_gen.datamodules.tasks import Task
+from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.tasks import Problem, Task
+from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.agreement import check_agreement
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
 from length_gen.lightning_modules.evaluation.diagnostics import diagnostics
 from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, PROBLEM_SETS, check_lengths, evaluate
+from length_gen.lightning_modules.evaluation.horizons import horizons
 from length_gen.lightning_modules.evaluation.metrics import Record, exact_up_to, shares, write_metrics
 from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure
-from length_gen.lightning_modules.evaluation.tables import records_table
+from length_gen.lightning_modules.evaluation.tables import percent, records_table
 from length_gen.lightning_modules.evaluation.traces import trace_markdown
 from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.training.callbacks import tensorboard
 from length_gen.lightning_modules.training.callbacks.last_checkpoint import LastCheckpoint, last_validation, run_folder
+from length_gen.lightning_modules.training.callbacks.progress import RunProgress, Watch
 from length_gen.tools import UserError
 
 
@@ -94,8 +100,14 @@ class LengthGeneralization(Callback):
         self._disagreement: str | None = None  # what the check of the trained backbone found
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises UserError where the ways through the backbone do not agree (decoding/agreement.py)."""
-        self._check_agreement(trainer, pl_module)
+        """Say what is trained. Raises UserError where the ways through the backbone do not agree
+        (decoding/agreement.py)."""
+        if trainer.is_global_zero:
+            say(what_is_trained(pl_module.backbone, trainer.datamodule.task))
+        with get_console().status("trying all ways through the model") if self._bar(trainer) else nullcontext():
+            self._check_agreement(trainer, pl_module)
+        for board in tensorboard.boards(trainer):
+            tensorboard.begin(board, self._charts(trainer.datamodule), self._settings(pl_module, trainer.datamodule))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As `on_fit_start`."""
@@ -172,21 +184,60 @@ class LengthGeneralization(Callback):
         """Roll out `validation_lengths`; log exact match by length, and up to which length all is exact."""
         if trainer.sanity_checking or not self.validation_lengths:
             return
-        records = list(self._evaluate(trainer, pl_module, self.validation_lengths, "rollout", "validation",
-                                      lambda length: self.validation_problems))
+        problems = self.validation_problems
+        with self._watched(trainer, "Validation", {n: n * problems for n in self.validation_lengths}) as watch:
+            records = list(self._evaluate(trainer, pl_module, self.validation_lengths, "rollout", "validation",
+                                          lambda length: problems, watch=watch))
         for record in records:
-            variant = record["variant"].replace(" ", "")
-            name = "/".join(filter(None, (self._task(trainer, record), variant, str(record["length"]))))
+            name = self._tag(trainer.datamodule, record["task"], record["variant"], record["length"])
             pl_module.log(f"exact_match/{name}", record["exact_match"], sync_dist=True)
             if trainer.datamodule.task.passes:
                 pl_module.log(f"pass_rate/{name}", record["answer_accuracy"], sync_dist=True)
         pl_module.log("exact_up_to", float(exact_up_to(shares(records))), prog_bar=True, sync_dist=True)
+        if trainer.is_global_zero and trainer.state.fn == TrainerFn.FITTING:
+            say(f"step {trainer.global_step:,}: {rates(records)}", "dim")
+
+    @staticmethod
+    def _tag(data: TrajectoryDataModule, task: str, variant: str, length: int) -> str:
+        """Of a curve over steps: the task only if it is one of a mixture."""
+        return "/".join(filter(None, (task * (task != data.task_name), variant.replace(" ", ""), str(length))))
+
+    def _charts(self, data: TrajectoryDataModule) -> dict[str, list[str]]:
+        """Title -> tags of the validation's curves that belong in one chart."""
+        kind, charts = "pass_rate" if data.task.passes else "exact_match", {}
+        for length in self.validation_lengths:
+            for variant in data.task.variants_at(length):
+                part, own = data.task.part(variant)
+                title = ", ".join(filter(None, (f"{kind.replace('_', ' ')} by length",
+                                                part.name * (part.name != data.task_name), own)))
+                charts.setdefault(title, []).append(f"{kind}/{self._tag(data, part.name, own, length)}")
+        return charts
+
+    @staticmethod
+    def _settings(model: LightningModule, data: TrajectoryDataModule) -> dict[str, Any]:
+        """What tells runs of a sweep apart."""
+        backbone, task = model.backbone, data.task
+        return {"backbone": backbone.description, "size": backbone.num_parameters, "task": task.name,
+                "style": task.style, "setting": task.setting, "trained_to": task.max_length,
+                "learning_rate": model.learning_rate, "seed": data.seed}
+
+    @staticmethod
+    def _bar(trainer: Trainer) -> RunProgress | None:
+        bar = trainer.progress_bar_callback
+        return bar if isinstance(bar, RunProgress) and bar.is_enabled else None
+
+    def _watched(self, trainer: Trainer, name: str, work: dict[int, int]) -> AbstractContextManager[Watch]:
+        """A bar, where there is one, for an evaluation of lengths with so much work each."""
+        bar = self._bar(trainer)
+        return bar.evaluating(trainer, name, work) if bar else nullcontext(lambda length, done, total: None)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, check the trained backbone, and evaluate `lengths`; not where the training was interrupted."""
         if any(isinstance(c, LastCheckpoint) and c.interrupted for c in trainer.callbacks):
             return
         self._pause()
+        if trainer.is_global_zero and (loss := self._last_loss()) is not None:
+            say(f"trained {trainer.global_step:,} steps in {self._train_seconds:,.0f} s: loss {loss:.3g}", "dim")
         for callback in trainer.callbacks:
             if isinstance(callback, LastCheckpoint):  # a failure below must not cost the training
                 callback.on_train_end(trainer, pl_module)
@@ -210,16 +261,11 @@ class LengthGeneralization(Callback):
         """Evaluate `lengths`; the results go to test/ in the run's folder."""
         self._final(trainer, pl_module, run_folder(trainer) / "test")
 
-    def _evaluate(self, trainer, model, lengths, evaluator, split, problems,
-                  problem_set=PROBLEM_SETS[0]) -> Iterable[Record]:
+    def _evaluate(self, trainer, model, lengths, evaluator, split, problems, problem_set=PROBLEM_SETS[0], *,
+                  watch: Watch) -> Iterable[Record]:
         return evaluate(model.backbone, trainer.datamodule, lengths, problems, evaluator, split, self.batch_size,
                         trainer.global_rank, trainer.world_size, self.decoding, min(self.verify_lengths, default=None),
-                        run_folder(trainer), problem_set)
-
-    @staticmethod
-    def _task(trainer: Trainer, record: Record) -> str:
-        """Name of the record's task, if it is one of a mixture."""
-        return "" if record["task"] == trainer.datamodule.task_name else record["task"]
+                        run_folder(trainer), problem_set, watch)
 
     def _problems_at(self, length: int) -> int:
         if length in self.verify_lengths:
@@ -233,24 +279,24 @@ class LengthGeneralization(Callback):
             self._final_of_whole(trainer, model, folder)
 
     def _final_of_whole(self, trainer: Trainer, model: LightningModule, folder: Path) -> None:
-        console = Console(quiet=not trainer.is_global_zero)
         records: list[Record] = []
         for problem_set, evaluator in itertools.product(self.problem_sets, self.evaluators):
             lengths = self.lengths + self.verify_lengths * (evaluator == "verify")
-            for record in self._evaluate(trainer, model, lengths, evaluator, self.split, self._problems_at,
-                                         problem_set):
-                records.append(record)
-                name = " ".join(filter(None, (evaluator, problem_set * (problem_set != "uniform"),
-                                              self._task(trainer, record), record["variant"])))
-                console.print(f"[dim]{name} {record['length']:,}: {record['exact_match']:.0%} exact[/dim]")
+            what = " ".join(filter(None, (evaluator, problem_set * (problem_set != PROBLEM_SETS[0]))))
+            with self._watched(trainer, what, {n: n * self._problems_at(n) for n in lengths}) as watch:
+                for length, found in itertools.groupby(
+                        self._evaluate(trainer, model, lengths, evaluator, self.split, self._problems_at, problem_set,
+                                       watch=watch), lambda record: record["length"]):
+                    records += (found := list(found))
+                    if trainer.is_global_zero:
+                        say(f"{what} {length:,}: {rates(found, at=False)}", "dim")
         if trainer.is_global_zero:
-            self._show(trainer, model, records, folder, console)
+            self._show(trainer, model, records, folder)
             if self.diagnostics:
                 found = diagnostics(model.backbone.eval(), trainer.datamodule, records, self.diagnostics, self.split)
                 write_metrics(folder / "diagnostics.json", found, **origin(model.device))
 
-    def _show(self, trainer: Trainer, model: LightningModule, records: list[Record], folder: Path,
-              console: Console) -> None:
+    def _show(self, trainer: Trainer, model: LightningModule, records: list[Record], folder: Path) -> None:
         data = trainer.datamodule
         stream = data.learnt.summary()
         train_length = data.task.max_length
@@ -265,18 +311,24 @@ class LengthGeneralization(Callback):
                       diverged=diverged, disagreement=self._disagreement, stream=stream)
         figure = accuracy_figure(records, train_length, data.task.passes and "rollout" in self.evaluators, data.seed)
         save_figure(figure, folder / "curve.png")
-        console.print(records_table(records, train_length))
+        get_console().print(records_table(records, train_length))
         if diverged:
-            console.print("diverged: the loss or weights are no numbers any more; the run counts as what it solves")
-        for logger in (logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)):
+            say("diverged: the loss or weights are no numbers any more; the run counts as what it solves")
+        fitting, boards = trainer.state.fn == TrainerFn.FITTING, tensorboard.boards(trainer)
+        for logger in boards:
             board = logger.experiment
             board.add_figure("accuracy by length", figure, trainer.global_step)
             board.add_text("stream", data.learnt.markdown(), trainer.global_step)
             board.add_text("sample trace", self._sample_trace(trainer, model), trainer.global_step)
+            tensorboard.finish(logger, records, self.lengths[-1], trainer.global_step)
             board.flush()
-            console.print(f"Curves: tensorboard --logdir {logger.root_dir}")
-        console.print(f"Results: {folder}/metrics.json, {folder}/curve.png\n"
-                      f"One problem, step by step: python run.py rollout --prompt PROBLEM")
+        lines = [f"Results: {folder}/metrics.json, {folder}/curve.png"]
+        if fitting:
+            problem = data.problem("test", data.task.max_length, 0, data.task.variants_at(data.task.max_length)[-1])
+            lines += ["Next:", f"  python run.py rollout --prompt {shlex.quote(typed(data.task, problem))}",
+                      "  python run.py test", *(f"  tensorboard --logdir {logger.root_dir}" for logger in boards)]
+        for line in lines:
+            say(line)
 
     def _sample_trace(self, trainer: Trainer, model: LightningModule) -> str:
         data = trainer.datamodule
@@ -287,3 +339,50 @@ class LengthGeneralization(Callback):
         row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))],
                        decoding=self.decoding)
         return trace_markdown(row.tokens, row.kinds, reference.phases if row.tokens == reference.tokens else None, 400)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line where the progress bar is shown, above it; it is broken at words in a terminal, and in no file."""
+    console = get_console()
+    console.print(Text(text, style), soft_wrap=not console.is_terminal)
+
+
+def what_is_trained(backbone: Backbone, task: Task) -> str:
+    """One line: backbone, parameters, state, task, style, setting, longest problems, and a bound of the horizon below.
+
+    The horizon is that of a few trajectories, where they are quick to record.
+    """
+    state, grown = (backbone.state_size(tokens) for tokens in (1, 1000))
+    size = f"{state:,} bytes of state" if state == grown else f"a memory that grows ({grown:,} bytes at 1,000 tokens)"
+    parts = [f"{backbone.description}: {backbone.num_parameters:,} parameters, {size}",
+             ", ".join(filter(None, (task.name, f"style {task.style}" if task.style else "", task.setting,
+                                     f"trained to length {task.max_length:,}")))]
+    if task.streamed:
+        seen = max(row["horizon"] for row in horizons(task, [task.max_length], 4, 0))
+        parts.append(f"horizon at least {seen:,} tokens")
+    return "; ".join(parts)
+
+
+def rates(records: Sequence[Record], at: bool = True) -> str:
+    """Exact match of records of some lengths in words: `n x 1 100% at 10, 94% at 20; n x 2 0% at 10`.
+
+    at: say the lengths
+    """
+    curves: dict[str, list[str]] = {}
+    several = len({record["task"] for record in records}) > 1
+    for record in records:
+        name = " ".join(filter(None, (record["task"] * several, record["variant"])))
+        curves.setdefault(name, []).append(percent(record["exact_match"], 0) + f" at {record['length']:,}" * at)
+    return "exact " + "; ".join(" ".join(filter(None, (name, ", ".join(said)))) for name, said in curves.items())
+
+
+def typed(task: Task, problem: Problem) -> str:
+    """The problem as a person types it, or the word PROBLEM where the task reads it from something longer."""
+    prompt = problem.prompt[:-1] if problem.prompt[-1] == "=" else problem.prompt
+    for text in ("".join(prompt), " ".join(prompt)):
+        try:
+            if task.parse(text).prompt == problem.prompt:
+                return text
+        except UserError:
+            continue
+    return "PROBLEM"

@@ -1,19 +1,71 @@
-"""The progress bar of a run that has steps, not epochs."""
+"""The progress bar of a run that has steps, not epochs, and of its evaluations, length by length."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+Watch = Callable[[int, int, int], None]
+"""What an evaluation tells while it goes on: the length, and how many of how many tokens at that length are done."""
 
 
 class RunProgress(RichProgressBar):
-    """Lightning's bar, with the loss, tokens/s and the length up to which all is exact as a person writes them."""
+    """Lightning's bar in one line of 80 columns: steps, time left, loss, tokens/s and how far all is exact."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=5)
+
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """Without the time that went by and the steps per second, and with a sign of life before the first step."""
+        return [SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(14), _Done(),
+                TimeRemainingColumn(compact=True), TextColumn("left", "dim")]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        formats = {"loss": "{:.4f}", "tok/s": "{:,.0f}", "exact_up_to": "{:,.0f}"}
-        return {name: formats.get(name, "{}").format(value) for name, value in metrics.items()}
+        formats = {"loss": "{:.3g}", "tok/s": "{:,.0f}", "exact_up_to": "{:,.0f}"}
+        return {name.replace("exact_up_to", "exact to"): formats.get(name, "{}").format(value)
+                for name, value in metrics.items()}
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training  "  # a stream has no epochs; as wide as "Validation"
+
+    @contextmanager
+    def evaluating(self, trainer: Trainer, name: str, work: Mapping[int, int]) -> Iterator[Watch]:
+        """A bar for an evaluation, gone at its end; what it yields is to be told how far each length is.
+
+        work: length -> its share of the work, in any unit
+        """
+        self._init_progress(trainer)
+        if self.progress is None:
+            yield lambda length, done, total: None
+            return
+        lengths, bar = list(work), self.progress.add_task(name, total=sum(work.values()))
+        others = [task.id for task in self.progress.tasks if task.visible and task.id != bar]
+
+        def watch(length: int, done: int, total: int) -> None:
+            place = lengths.index(length)
+            before = sum(work[shorter] for shorter in lengths[:place])
+            self.progress.update(bar, completed=before + work[length] * done / max(total, 1),
+                                 description=f"{name} {length:,}", place=f"length {place + 1} of {len(lengths)}")
+
+        for task in others:
+            self.progress.update(task, visible=False)
+        try:
+            yield watch
+        finally:
+            self.progress.remove_task(bar)
+            if trainer.validating and self.train_progress_bar_id in others:
+                self.progress.update(self.train_progress_bar_id, visible=True)
+            self.progress.refresh()
+
+
+class _Done(ProgressColumn):
+    """Steps or batches that are done, or the `place` that an evaluation is at."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("place") or f"{int(task.completed):,}/{task.total:,}")
