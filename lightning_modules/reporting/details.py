@@ -155,7 +155,7 @@ def seeds(pages: Pages, curve: Curve) -> str:
             parts[seed] += f" ({pages.file(run, 'rollout' if run.name.endswith('_rollout') else 'more')})"
         else:
             parts[seed] = pages.file(run, str(seed)) + " (diverged)" * bool(run.facts.get("diverged"))
-    return ", ".join(parts[seed] for seed in sorted(parts, key=str))
+    return ", ".join(parts[seed] for seed in sorted(parts, key=lambda seed: natural(str(seed))))
 
 
 def training(curve: Curve) -> dict[str, str]:

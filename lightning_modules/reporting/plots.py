@@ -154,8 +154,8 @@ def reach_figure(rows: Sequence[tuple[str, str, Sequence[tuple[float, float]]]])
                       zorder=3, clip_on=False, label=None if kind in shown else kind)
             shown.append(kind)
             if len(places) < count:
-                axes.annotate(str(count), (max(value, 0.7), y), xytext=(-5, 0), textcoords="offset points", ha="right",
-                              va="center", fontsize=7.5, zorder=4)  # fmt: skip
+                axes.annotate(str(count), (max(value, 0.7), y), xytext=(0, 3.5), textcoords="offset points",
+                              ha="center", va="bottom", fontsize=7, zorder=4)  # fmt: skip
             censored = min(sum(reach == tried == value for reach, tried in runs), len(places))
             axes.plot([1.22 * value] * censored, places[:censored], marker=5, linestyle="", color="0.35",
                       markersize=3.5, zorder=3, clip_on=False)  # 5: a caret to the right

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from length_gen.lightning_modules.reporting.claims import farthest, paper_rows
-from length_gen.lightning_modules.reporting.details import benchmark_page
+from length_gen.lightning_modules.reporting.details import benchmark_page, experiment_pages
 from length_gen.lightning_modules.reporting.pages import Pages
 from length_gen.lightning_modules.reporting.report import report
 from length_gen.lightning_modules.reporting.results import curves, read_runs
@@ -184,6 +184,14 @@ def test_no_length_is_given_that_nobody_ran(tmp_path):
     text = "".join(path.read_text() for path in [tmp_path / "out.md", *(tmp_path / "out").glob("*.md")])
     assert "525" not in text and "50 (50\N{EN DASH}\N{GREATER-THAN OR EQUAL TO} 1,000)" in text
     assert "100% to 50, 40% (40\N{EN DASH}100) at 1,000" in text
+
+
+def test_seeds_stand_in_the_order_of_their_numbers(tmp_path):
+    for seed in (42, 5, 1):
+        write(tmp_path / "results", f"a_seed{seed}", {10: 1.0}, seed=seed)
+    pages = Pages(tmp_path / "results", tmp_path / "out.md")
+    experiment_pages(pages, curves(read_runs(tmp_path / "results")))
+    assert re.findall(r"\[(\d+)\]", pages.texts[tmp_path / "out/addition_5.md"]) == ["1", "5", "42"]
 
 
 def test_a_file_of_rollouts_is_no_model_of_its_own(tmp_path):
