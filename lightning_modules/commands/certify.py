@@ -1,5 +1,6 @@
 """The command `certify`: whether a model is exact at every length."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def certify(run: Run, precision: str = "float64", window: int = 8, longest_windo
     result = {**facts, **asdict(verdict)}
     if verdict.outcome == "certified":
         result["certificate_bytes"] = path.stat().st_size
+        result["certificate_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         if check:
             result["checker_seconds"], result["checker_margin"] = checked(path)
     for file in filter(None, (folder / "verdict.json", record)):

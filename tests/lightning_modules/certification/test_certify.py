@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from length_gen.lightning_modules.backbones import GRU
+from length_gen.datamodules.automaton import automaton as windows
+from length_gen.datamodules.tasks import Addition
+from length_gen.lightning_modules.backbones import GRU, Mamba
 from length_gen.lightning_modules.certification.certify import UNITS, certify
 from length_gen.lightning_modules.evaluation.verify import verify
-from length_gen.tools import UserError
 from tests.exact import automaton, exact_copy, flawed_copy, task
 
 VOCABULARY = task().vocabulary()
@@ -72,11 +73,14 @@ def test_what_cannot_be_proved_is_not(name):
 
 
 def test_no_window_is_enough_in_style_paper():
-    def automata(order):
-        raise UserError("no window determines the next token")
-
-    verdict = verdict_on(exact_copy(), task(style="paper"), automata)
-    assert verdict.outcome == "unknown" and verdict.reason == "no window determines the next token"
+    paper = Addition(5, style="paper", setting="question_in_tool")
+    torch.manual_seed(0)
+    model = Mamba(len(paper.vocabulary()), 1, 16, d_state=4, dt_floor=1.0)
+    verdict = certify(model, paper, paper.vocabulary(), lambda order: windows(paper, order, 10), UNITS["float64"],
+                      seconds=30)
+    assert "no window of up to 10 tokens suffices" in verdict.reason
+    assert verdict.outcome == "refuted"  # it has learnt nothing
+    assert verdict.counterexample.said != verdict.counterexample.expected
 
 
 def test_the_certificate_is_small_and_written_only_where_all_is_proved(certified, tmp_path):

@@ -1,5 +1,6 @@
 """`certify`: its exit codes, what it says and writes."""
 
+import hashlib
 import json
 
 import pytest
@@ -36,7 +37,9 @@ def test_certified(run, tmp_path, capsys):
     assert (verdict["outcome"], verdict["task"], verdict["seed"], verdict["model"]) == ("certified", "copy", 7,
                                                                                        "mamba 2x64")
     assert float(verdict["checker_margin"]) == pytest.approx(verdict["least"], rel=0.05)
-    assert verdict["certificate_bytes"] == (tmp_path / "certificate" / "certificate.npz").stat().st_size
+    content = (tmp_path / "certificate" / "certificate.npz").read_bytes()
+    assert verdict["certificate_sha256"] == hashlib.sha256(content).hexdigest()
+    assert verdict["certificate_bytes"] == len(content)
 
 
 def test_refuted(run, tmp_path, capsys):
