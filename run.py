@@ -2,7 +2,7 @@
 exact at every length), analyze (horizons, no training), sweep (a grid of runs), report (docs/results.md) and collect
 (trajectories of agents)."""
 
-from length_gen.lightning_modules.commands.main import program
+from length_gen.lightning_modules.commands.help import program
 
 if __name__ == "__main__":
     program()

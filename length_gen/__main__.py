@@ -1,6 +1,6 @@
 """`python -m length_gen`, the command line wherever it is installed."""
 
-from length_gen.lightning_modules.commands.main import program
+from length_gen.lightning_modules.commands.help import program
 
 if __name__ == "__main__":
     program()

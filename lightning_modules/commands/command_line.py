@@ -81,13 +81,11 @@ class CLI(LightningCLI):
     def __init__(self, command: str, arguments: Arguments, function: Callable[..., None] | None = None,
                  weights: bool = True) -> None:
         self.command, self.arguments, self._function, self._weights = command, arguments, function, weights
-        about = inspect.getdoc(function or getattr(lightning.Trainer, command)).split("\n\n")[0]
         super().__init__(
             TrajectoryModel, TrajectoryDataModule, SaveConfig, trainer_class=Trainer, seed_everything_default=42,
             trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0,
                               "enable_model_summary": False}, run=False,
-            parser_class=Parser, parser_kwargs={"description": about, "epilog": TRUST,
-                                                "prog": f"{Path(sys.argv[0]).name} {command}",
+            parser_class=Parser, parser_kwargs={"epilog": TRUST, "prog": f"{Path(sys.argv[0]).name} {command}",
                                                 "dump_header": [f"lightning=={lightning.__version__}"]})
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:

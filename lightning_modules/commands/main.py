@@ -1,6 +1,5 @@
 """The command line's beginning and end: which command, and what is told of an error."""
 
-import inspect
 import logging
 import os
 import sys
@@ -8,18 +7,18 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import lightning
 import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from length_gen.lightning_modules.backbones.cuda_kernels import ensure_triton_cache
 from length_gen.lightning_modules.commands.analyze import analyze
-from length_gen.lightning_modules.commands.arguments import EVALUATIONS, Arguments
+from length_gen.lightning_modules.commands.arguments import Arguments
 from length_gen.lightning_modules.commands.certify import certify
 from length_gen.lightning_modules.commands.collect import collect
 from length_gen.lightning_modules.commands.command_line import CLI
 from length_gen.lightning_modules.commands.export import export
+from length_gen.lightning_modules.commands.help import COMMANDS, overview
 from length_gen.lightning_modules.commands.parser import Parser
 from length_gen.lightning_modules.commands.rollout import rollout
 from length_gen.lightning_modules.errors import is_lost_process
@@ -42,9 +41,6 @@ FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "certify": (c
 PAGES = {"report": report, "sweep": sweep, "collect": collect}
 """Commands without a run."""
 
-COMMANDS = {name: getattr(lightning.Trainer, name) for name in ("fit", *EVALUATIONS)} | {
-    name: function for name, (function, _) in FUNCTIONS.items()} | PAGES
-
 
 def main(arguments: list[str]) -> None:
     """Run a command with its arguments; a user's mistake is one line on stderr and exit code 2.
@@ -66,10 +62,7 @@ def main(arguments: list[str]) -> None:
 def command(name: str = "--help", arguments: Sequence[str] = ()) -> None:
     """Run the command of that name. Raises UserError if there is none, or for a mistake in its arguments."""
     if name in ("-h", "--help"):
-        print(f"usage: {Path(sys.argv[0]).name} COMMAND ..., where COMMAND --help says more:\n")
-        for known, function in COMMANDS.items():
-            about = " ".join(inspect.getdoc(function).split("\n\n")[0].split())
-            print(f"    {known:10}{about.partition('. ')[0].rstrip('.')}")
+        print(overview(Path(sys.argv[0]).name))
     elif name in PAGES:
         auto_cli(PAGES, args=[name, *arguments], parser_class=Parser)
     elif name not in COMMANDS:
@@ -102,9 +95,3 @@ def told(error: Exception) -> str:
             return (f"{error.filename}: {error.strerror}; give a folder that can be written to with "
                     f"--trainer.logger.save_dir")
     return ""
-
-
-def program() -> None:
-    """The installed command."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    main(sys.argv[1:])

@@ -15,6 +15,7 @@ from length_gen.datamodules import tasks
 from length_gen.datamodules.tasks import Task, ToolTask
 from length_gen.lightning_modules import backbones
 from length_gen.lightning_modules.backbones import Backbone
+from length_gen.lightning_modules.commands.help import COMMANDS, described, of_command, with_example
 from length_gen.lightning_modules.provenance import shipped
 from length_gen.lightning_modules.runs.old_class_paths import renamed
 from length_gen.tools import UserError
@@ -45,7 +46,16 @@ def yaml_file(path: Path) -> Any:
 
 
 class Parser(LightningArgumentParser):
-    """Tells a mistake in one line."""
+    """Tells a mistake in one line, and a command's options on two screens."""
+
+    def format_help(self) -> str:
+        """The help of a command in short; of a class, whose name ends `prog`, as the base class does."""
+        name, options = self.prog.split()[-1], described(self._actions)
+        if name not in COMMANDS:
+            return super().format_help()
+        if any("." in option for option in options):
+            return of_command(name, self.prog, options, self.epilog)
+        return with_example(name, super().format_help())
 
     def parse_args(self, args: list[str], *others: Any, **kwargs: Any) -> Any:
         """Parse arguments as the base class does; what that raises for a value ends in `error` too."""

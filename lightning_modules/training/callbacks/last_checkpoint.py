@@ -39,6 +39,9 @@ class LastCheckpoint(Checkpoint):
 
     interrupted: whether either of them ended the training
     terminated:  whether it was SIGTERM
+
+    Args:
+        every_n_steps: how often it is written
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:

@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
 from length_gen.lightning_modules.commands.arguments import RUN, Arguments
-from length_gen.lightning_modules.commands.main import COMMANDS, main
+from length_gen.lightning_modules.commands.main import main
 from length_gen.tools import UserError
 
 
@@ -64,9 +64,3 @@ def test_the_programs_own_arguments_stay(run, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(given[1:])
     assert sys.argv == ["run.py", "test", "--trusted_packages", "one"] and "run: runs/new" in capsys.readouterr().err
-
-
-def test_help_names_every_command(capsys):
-    main([])
-    lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[0] for line in lines[2:]} == set(COMMANDS) and all(len(line.split()) > 4 for line in lines[2:])
