@@ -18,26 +18,27 @@ question with the real tool. Follow one such run beside what is explored:
 
 It ends, as there are finitely many nodes (a token and a step of the algorithm each), if the algorithm's own variables
 take finitely many values; else it says so. More than the real windows may be found: two pointers know nothing of each
-other, and a cell that is read again may be another of the same kind. What is assumed: `questions` has all questions
+other, and a cell that is read again may be another of the same kind. Where questions can be counted (disks of a
+few sizes), none of this is needed: the trajectory of each is recorded. What is assumed: `questions` has all questions
 (`check_task` tries some), and functions that are called without the scribe change nothing. That `program`, `machine`
 and the stand-in of the scribe do what Python and the scribe do, the tests hold against recorded trajectories.
 """
-import hashlib
-import inspect
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from length_gen.datamodules.automaton.explore import Explorer, States
-from length_gen.datamodules.automaton.windows import Ambiguous, Automaton, of_steps
-from length_gen.datamodules.questions import FIRST, LAST, Questions
+from length_gen.datamodules.automaton.windows import Ambiguous, Automaton, of_steps, steps_of
+from length_gen.datamodules.questions import FIRST, LAST, Questions, count, every
+from length_gen.datamodules.questions import among as only
 from length_gen.datamodules.settings import QuestionInTool, Setting
-from length_gen.datamodules.tasks import Task, ToolTask
-from length_gen.datamodules.trajectory import Pointer, Scribe
+from length_gen.datamodules.tasks import Problem, Task, ToolTask
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.tools import UserError
+
+MOST_QUESTIONS = 5_000
+"""Where there are no more, each is recorded: all that is explored is what each of them gives."""
 
 MOST_STEPS = 5_000_000
 """Windows with what follows them; some hundred bytes each while they are found."""
@@ -54,11 +55,19 @@ def automaton(task: Task, order: int = 8, most: int = 16, variants: Sequence[str
 
     Raises UserError where no such window determines the next token, and where the algorithm cannot be explored.
     """
-    explored = [(_shows_all(part), questions, Explorer(part, questions).states())
-                for part, questions in _parts(task, variants, among)]
+    explored, recorded = [], []
+    for part, questions in parts_of(task, variants, among):
+        number = count(questions)
+        if number is not None and number <= MOST_QUESTIONS:
+            recorded += [part.record(Problem(prompt, len(prompt))) for prompt in every(questions)]
+        else:
+            explored.append((_shows_all(part), questions, Explorer(part, questions).states()))
+    vocabulary = task.vocabulary()
     while True:
         try:
-            return _windows(task, explored, order)
+            parts = [_windows(task, explored, order)] if explored else []
+            parts += [steps_of(recorded, vocabulary, order)] if recorded else []
+            return of_steps(*map(np.concatenate, zip(*parts, strict=True)), vocabulary)
         except Ambiguous as ambiguous:
             if order >= most:
                 raise UserError(f"no window of up to {most} tokens suffices for {task.name} in style {task.style}: "
@@ -66,18 +75,21 @@ def automaton(task: Task, order: int = 8, most: int = 16, variants: Sequence[str
             order += 1
 
 
-def _parts(task: Task, variants: Sequence[str] | None,
-           among: Sequence[str] | None = None) -> list[tuple[ToolTask, Questions]]:
+def parts_of(task: Task, variants: Sequence[str] | None,
+             among: Sequence[str] | None) -> list[tuple[ToolTask, Questions]]:
     """The tasks that the variants belong to, with their questions; what is the same for several variants once."""
     found: dict[tuple[int, Questions], ToolTask] = {}
     for variant in task.variants if variants is None else variants:
+        if variant not in task.variants:
+            raise UserError(f"{task.name} has no variant {variant!r}: expected {', '.join(map(repr, task.variants))}")
         part, own = task.part(variant)
         if not isinstance(part, ToolTask):
             raise UserError(f"{part.name} has no single algorithm and tool: its trajectories cannot be explored")
         questions = part.questions(own)
         if among is not None:
-            questions = tuple((before, kept, after) for before, tokens, after in questions
-                              if (kept := tuple(token for token in tokens if token in among)))
+            questions = only(questions, among)
+            if count(questions) == 0:
+                raise UserError(f"{task.name} has no question of the tokens {' '.join(among)} alone: give more of them")
         found[id(part), questions] = part
     return [(part, questions) for (_, questions), part in found.items()]
 
@@ -93,8 +105,8 @@ def _shows_all(task: ToolTask) -> bool:
                     f"trajectories cannot be explored")
 
 
-def _windows(task: Task, explored: list[tuple[bool, Questions, States]], order: int) -> Automaton:
-    """The windows of paths through questions and states."""
+def _windows(task: Task, explored: list[tuple[bool, Questions, States]], order: int) -> tuple[np.ndarray, ...]:
+    """The windows of paths through questions and states, as `of_steps` takes them."""
     vocabulary = task.vocabulary()
     steps = _Steps(task, len(vocabulary) + 1, order)
     for whole, questions, states in explored:
@@ -111,7 +123,7 @@ def _windows(task: Task, explored: list[tuple[bool, Questions, States]], order: 
                 if after >= 0 and (place := (after, window)) not in seen:
                     seen.add(place)
                     todo.append(place)
-    return of_steps(*steps.arrays(), vocabulary)
+    return steps.arrays()
 
 
 def _asked(questions: Questions, vocabulary: Vocabulary, whole: bool, steps: "_Steps") -> set[int]:
@@ -148,7 +160,7 @@ class _Steps:
                             f"{QuestionInTool.name}, shorter windows, or fewer symbols in the questions")
         return (window * self._base + token + 1) % self._size
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def arrays(self) -> tuple[np.ndarray, ...]:
         """What `of_steps` takes."""
         windows, tokens, predicted = zip(*self._found, strict=True)
         chunk, columns = int(63 / math.log2(self._base)), []
@@ -160,34 +172,3 @@ class _Steps:
                 low, digit = np.divmod(low, self._base)
                 columns.append(digit)
         return np.stack(columns[::-1], axis=1) - 1, np.array(tokens), np.array(predicted)
-
-
-def source_digest(task: Task, variants: Sequence[str] | None = None) -> str:
-    """SHA-256, in hexadecimal, of all that a task's trajectories follow from: the source of every function that its
-    algorithm runs, of its tool, its setting and the scribe, its questions and tokens, and the task's own settings. Not
-    of `max_length`: an automaton is of all lengths."""
-    found: list[str] = [repr(task.vocabulary().tokens)]
-    for part, questions in _parts(task, variants):
-        explorer = Explorer(part, questions)
-        explorer.states()
-        classes = (*type(part.tool()).__mro__, *type(part._setting).__mro__, Scribe, Pointer)
-        own = {name: value for name, value in vars(part).items() if name not in ("max_length", "_setting")}
-        found += sorted(f"{function.__module__}.{function.__qualname__}\n{inspect.getsource(function)}"
-                        for function in explorer.constants.functions)
-        found += [inspect.getsource(kind) for kind in classes if kind.__module__ not in ("abc", "builtins")]
-        found += [_text(own), repr(questions)]
-    return hashlib.sha256("\0".join(found).encode()).hexdigest()
-
-
-def _text(value: Any) -> str:
-    """A value in words that are the same each time."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(sorted(f'{_text(key)}: {_text(part)}' for key, part in value.items()))}}}"
-    if isinstance(value, set | frozenset):
-        return f"{{{', '.join(sorted(map(_text, value)))}}}"
-    if isinstance(value, tuple | list):
-        return f"({', '.join(map(_text, value))})"
-    if value is None or isinstance(value, str | int | float):
-        return repr(value)
-    slots = {name: getattr(value, name) for name in getattr(type(value), "__slots__", ())}
-    return f"{type(value).__qualname__}{_text(getattr(value, '__dict__', {}) | slots)}"

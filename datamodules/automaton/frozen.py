@@ -22,12 +22,11 @@ _CHANGING = (list, set, dict, Cursor, Closure)
 class Constants:
     """What was there before the algorithm ran, which it may not change; it is told by its identity.
 
-    Anything in it that can be changed is compared at the end. `functions` are those of Python that it called.
+    Anything in it that can be changed is compared at the end.
     """
 
     def __init__(self, *roots: Any) -> None:
         self.objects: dict[int, Any] = {}
-        self.functions: set[types.FunctionType] = set()
         self._before: list[tuple[Any, str]] = []
         for root in roots:
             self.add(root)

@@ -343,8 +343,6 @@ class Machine:
         handle = getattr(function, "__self__", None)
         if isinstance(handle, Handle) and function.__name__ in handle.own:
             return Request(handle, function.__name__, tuple(arguments), named)
-        if self.constants is not None and is_python(function):
-            self.constants.functions.add(getattr(function, "__func__", function))
         everything = (function, *arguments, *named.values())
         if isinstance(function, Closure) or (is_python(function) and any(map(_holds_handle, everything))):
             if any(isinstance(value, _ITERATOR) for value in everything):

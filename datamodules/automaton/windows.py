@@ -89,12 +89,18 @@ def of_steps(windows: np.ndarray, tokens: np.ndarray, predicted: np.ndarray, voc
 
 
 def of_trajectories(trajectories: Iterable[Trajectory], vocabulary: Vocabulary, order: int) -> Automaton:
-    """The windows of these trajectories alone: no proof of anything, but what a proof must contain."""
-    windows, tokens, predicted = [], [], []
+    """The windows of these trajectories alone: a proof only if there are no others, else what a proof must contain."""
+    return of_steps(*steps_of(trajectories, vocabulary, order), vocabulary)
+
+
+def steps_of(trajectories: Iterable[Trajectory], vocabulary: Vocabulary, order: int) -> tuple[np.ndarray, ...]:
+    """The windows of trajectories, what comes next, and whether it is predicted, as `of_steps` takes them."""
+    found: list[np.ndarray] = []
     for trajectory in trajectories:
         ids = vocabulary.encode(trajectory.tokens)
-        padded = np.concatenate([np.full(order, -1), ids])
-        windows.append(np.lib.stride_tricks.sliding_window_view(padded, order)[:-1])
-        tokens.append(ids)
-        predicted.append(np.isin(np.frombuffer(trajectory.kinds, dtype=np.uint8), list(PREDICTED)))
-    return of_steps(*map(np.concatenate, (windows, tokens, predicted)), vocabulary)
+        padded = np.concatenate([np.full(order, -1), ids]).astype(np.int32)
+        predicted = np.isin(np.frombuffer(trajectory.kinds, dtype=np.uint8), list(PREDICTED))
+        rows = np.column_stack([np.lib.stride_tricks.sliding_window_view(padded, order + 1), predicted])
+        found.append(np.unique(rows, axis=0) if len(rows) > 10_000 else rows)
+    rows = np.concatenate(found)
+    return rows[:, :order], rows[:, order], rows[:, order + 1].astype(bool)

@@ -51,6 +51,9 @@ class LogicalGraph(ToolTask):
         find na 76 : [OBSERVATION]  CCCCC   na 76 : False |      OOOOO      ro 14 : True |   TTTTT
         find ro 14 < [OBSERVATION]  CCCCC   [NONE]               O          [ANS] True [END]
 
+    Its windows cannot be counted (`datamodules.automaton`): the memory is searched by what is in it, so that no pointer
+    says where an answer stands, and a window over two of the labels alone would be one of 110 million.
+
     In style `local` a search for a value carries what the value is needed for: the first of two, negated or not, or the
     last one, and then whether the node is equal to it, its opposite, or True or False whatever it is; and the search
     for a definition to be replaced in carries by what.

@@ -113,6 +113,21 @@ def test_questions_of_some_tokens():
     letters = [task.record(task.parse(text)) for text in ("abba", "b", "aa", "c")]
     inside = [some.contains(of_trajectories([trajectory], task.vocabulary(), 4)) for trajectory in letters]
     assert inside == [True, True, True, False]
+    with pytest.raises(UserError, match=r"^copy has no question of the tokens a b alone: give more of them$"):
+        automaton(task, 4, among="ab")
+    with pytest.raises(UserError, match=r"^copy has no variant 'n': expected ''$"):
+        automaton(task, 4, variants=["n"])
+
+
+@pytest.mark.parametrize("name", ["hanoi_iterative", "hanoi_recursive"])
+def test_where_questions_can_be_counted_each_is_recorded(name):
+    task = MAKERS[name](**SETTING)
+    found = automaton(task, 8, among=(*"ABC=", "3", "40", "41", "90"))
+    every = [[size for i, size in enumerate((90, 41, 40, 3)) if chosen >> i & 1] for chosen in range(1, 16)]
+    recorded = [task.record(task.parse(" ".join(map(str, sizes)))) for sizes in every]
+    exactly = of_trajectories(recorded, task.vocabulary(), 8)
+    assert found.digest() == exactly.digest()
+    assert not found.contains(of_trajectories([task.record(task.parse("5"))], task.vocabulary(), 8))
 
 
 def test_it_never_samples(monkeypatch):
@@ -187,10 +202,18 @@ def test_what_cannot_be_explored_is_told_in_a_line(monkeypatch, solve, said):
         automaton(task, 4)
 
 
+def test_a_helper_that_does_something_else_is_another_source(monkeypatch):
+    before = source_digest(Addition(5)), source_digest(Copy(5))
+    monkeypatch.setattr("length_gen.datamodules.tasks.addition.add_columns", solve_by_question)
+    assert source_digest(Addition(5)) != before[0] and source_digest(Copy(5)) == before[1]
+
+
 def test_digests_stay_over_processes_and_tell_tasks_apart():
     tasks = (Copy(3), Copy(5), Copy(3, style="paper"), Copy(3, **SETTING), Reverse(3), Turing("copy", 3),
              Turing("sort", 3))
     assert len(set(map(source_digest, tasks))) == 6  # of any length
+    assert len({source_digest(MAKERS[name]()) for name in MAKERS}) == len(MAKERS)
+    assert len({source_digest(Multiplication(3), variants) for variants in (None, ["n x 1"], ["n x 2"])}) == 3
     code = ("from length_gen.datamodules.automaton import automaton, source_digest\n"
             "from length_gen.datamodules.tasks import Turing\n"
             "task = Turing('sort', 3)\nprint(source_digest(task), automaton(task, 4).digest())")
