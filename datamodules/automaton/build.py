@@ -40,8 +40,12 @@ from length_gen.tools import UserError
 MOST_QUESTIONS = 5_000
 """Where there are no more, each is recorded: all that is explored is what each of them gives."""
 
-MOST_STEPS = 5_000_000
+MOST_STEPS = 2_000_000
 """Windows with what follows them; some hundred bytes each while they are found."""
+
+
+class TooMany(UserError):
+    """More windows than are gone through."""
 
 
 def automaton(task: Task, order: int = 8, most: int = 16, variants: Sequence[str] | None = None,
@@ -53,7 +57,8 @@ def automaton(task: Task, order: int = 8, most: int = 16, variants: Sequence[str
     among:    the tokens that questions are made of, where all that the task has would be too many (the sizes of
               disks, say); it then says nothing of other questions. None: all
 
-    Raises UserError where no such window determines the next token, and where the algorithm cannot be explored.
+    Raises UserError where no such window, up to `most` tokens or to as many as can be gone through, determines the next
+    token, and where the algorithm cannot be explored.
     """
     explored, recorded = [], []
     for part, questions in parts_of(task, variants, among):
@@ -62,17 +67,24 @@ def automaton(task: Task, order: int = 8, most: int = 16, variants: Sequence[str
             recorded += [part.record(Problem(prompt, len(prompt))) for prompt in every(questions)]
         else:
             explored.append((_shows_all(part), questions, Explorer(part, questions).states()))
-    vocabulary = task.vocabulary()
+    vocabulary, short = task.vocabulary(), None
     while True:
         try:
             parts = [_windows(task, explored, order)] if explored else []
             parts += [steps_of(recorded, vocabulary, order)] if recorded else []
             return of_steps(*map(np.concatenate, zip(*parts, strict=True)), vocabulary)
+        except TooMany:
+            if short is None:
+                raise
+            raise _none(task, order - 1, short) from short
         except Ambiguous as ambiguous:
             if order >= most:
-                raise UserError(f"no window of up to {most} tokens suffices for {task.name} in style {task.style}: "
-                                f"{ambiguous}") from ambiguous
-            order += 1
+                raise _none(task, order, ambiguous) from ambiguous
+            short, order = ambiguous, order + 1
+
+
+def _none(task: Task, order: int, ambiguous: Ambiguous) -> UserError:
+    return UserError(f"no window of up to {order} tokens suffices for {task.name} in style {task.style}: {ambiguous}")
 
 
 def parts_of(task: Task, variants: Sequence[str] | None,
@@ -155,7 +167,7 @@ class _Steps:
         """Returns the window after it. Raises UserError for too many."""
         self._found.add((window, token, predicted))
         if len(self._found) > MOST_STEPS:
-            raise UserError(f"{self._task.name} in setting {self._task.setting} has more than {MOST_STEPS:,} windows "
+            raise TooMany(f"{self._task.name} in setting {self._task.setting} has more than {MOST_STEPS:,} windows "
                             f"of {self._order} tokens, as a question has of which the model reads all: take setting "
                             f"{QuestionInTool.name}, shorter windows, or fewer symbols in the questions")
         return (window * self._base + token + 1) % self._size

@@ -130,6 +130,12 @@ def test_where_questions_can_be_counted_each_is_recorded(name):
     assert not found.contains(of_trajectories([task.record(task.parse("5"))], task.vocabulary(), 8))
 
 
+def test_windows_that_become_too_many_did_not_suffice(monkeypatch):
+    monkeypatch.setattr("length_gen.datamodules.automaton.build.MOST_STEPS", 10_000)
+    with pytest.raises(UserError, match=r"^no window of up to \d tokens suffices for addition in style paper: "):
+        automaton(Addition(5, style="paper", **SETTING), 4)
+
+
 def test_it_never_samples(monkeypatch):
     task = Addition(3, **SETTING)
     for name in ("sample", "sample_training", "sample_held_out", "structured", "record"):
