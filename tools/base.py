@@ -2,8 +2,9 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 PHASE_MARK = "@"
 """Separates a command from the phase that it may carry: `p1.read@find_plus` does what `p1.read` does."""
@@ -20,6 +21,23 @@ Slip = tuple[tuple[str, ...], tuple[str, ...]]
 
 class InvalidCommand(Exception):
     """A command that the tool cannot carry out as it stands; the message says why. Ends a rollout's row."""
+
+
+class View(NamedTuple):
+    """A tool's memory as people see it: cells side by side, and heads on them.
+
+    cells: the text in each, or its tokens; may be the tool's own list: neither change nor keep it
+    heads: name -> number of the cell that it stands on; one without a place is left out
+    first: number of the first of `cells`; the others follow
+    blank: what a head reads outside of them
+
+    From one token to the next, cells change under a head or at either end alone.
+    """
+
+    cells: Sequence[str | Sequence[str]]
+    heads: Mapping[str, int]
+    first: int = 0
+    blank: str = ""
 
 
 class Tool(ABC):
@@ -42,6 +60,13 @@ class Tool(ABC):
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Let go of what the tool holds (processes, files); called when a rollout's row has ended."""
+
+    def view(self) -> View | None:
+        """The memory as it stands, for people who follow a rollout; None if there is nothing to show.
+
+        A tool that shows one is asked twice: once by the model, and once more, with the same tokens, to be shown.
+        """
+        return None
 
     def slips(self, rng: random.Random) -> list[Slip]:
         """Wrong commands that could be given now and taken back: what noisy training trajectories are made of."""

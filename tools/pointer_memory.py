@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property
 from itertools import chain
 
-from length_gen.tools.base import InvalidCommand, Slip, Tool
+from length_gen.tools.base import InvalidCommand, Slip, Tool, View
 from length_gen.tools.errors import UserError
 
 EDGE = "[EDGE]"
@@ -95,6 +95,10 @@ class PointerMemory(Tool):
     def jump(self, pointer: int, cells: int) -> None:
         """Move a pointer so many cells to the right (negative: to the left)."""
         self._positions[pointer - 1] = min(max(0, self._positions[pointer - 1] + cells), len(self._cells))
+
+    def view(self) -> View:
+        return View(self._cells, {f"p{k}": place for k, place in enumerate(self._positions, 1) if place >= 0},
+                    blank=EDGE)
 
     def slips(self, rng: random.Random) -> list[Slip]:
         """Moves of any pointer, either way, as far as the edges let them be taken back."""

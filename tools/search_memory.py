@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain, pairwise
 
-from length_gen.tools.base import InvalidCommand, Slip, Tool
+from length_gen.tools.base import InvalidCommand, Slip, Tool, View
 from length_gen.tools.errors import UserError
 
 FIND = "find"
@@ -53,6 +53,10 @@ class SearchMemory(Tool):
         if token == NEWLINE:
             self._end_line()
         return None
+
+    def view(self) -> View:
+        """The lines that can be found."""
+        return View(self._lines, {})
 
     def slips(self, rng: random.Random) -> list[Slip]:
         """A search for the first three tokens of some line; a search changes nothing, so nothing takes it back."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from length_gen.tools.base import InvalidCommand, Tool
+from length_gen.tools.base import InvalidCommand, Tool, View
 
 CALL, RETURN = "[CALL]", "[RETURN]"
 
@@ -32,6 +32,10 @@ class Solver(Tool):
             return None
         self._arguments.append(token)
         return ()
+
+    def view(self) -> View:
+        """The question, as far as it is written."""
+        return View(self._arguments or (), {})
 
     def _start(self) -> tuple[str, ...]:
         self._arguments = []

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from length_gen.tools.base import Slip, Tool
+from length_gen.tools.base import Slip, Tool, View
 
 BLANK = "_"
 
@@ -29,10 +29,11 @@ class Tape(Tool):
         # The cells right of the head, the nearest last, and left of it; the head's own is the last of `right`.
         self._left: list[str] = []
         self._right: list[str] = [BLANK]
+        self._first = [0]  # number of the leftmost cell that there is, by the question's first
 
     @cached_property
     def commands(self) -> dict[str, Callable[[], tuple[str, ...]]]:
-        left, right = self._left, self._right
+        left, right, first = self._left, self._right, self._first
 
         def move_right() -> tuple[str, ...]:
             left.append(right.pop())
@@ -41,7 +42,11 @@ class Tape(Tool):
             return ()
 
         def move_left() -> tuple[str, ...]:
-            right.append(left.pop() if left else BLANK)
+            if left:
+                right.append(left.pop())
+            else:
+                right.append(BLANK)
+                first[0] -= 1
             return ()
 
         def writer(symbol: str):
@@ -57,6 +62,11 @@ class Tape(Tool):
     def reset(self, prompt: Sequence[str]) -> None:
         self._left.clear()
         self._right[:] = list(prompt)[::-1] or [BLANK]
+        self._first[0] = 0
+
+    def view(self) -> View:
+        first, = self._first
+        return View([*self._left, *reversed(self._right)], {"head": first + len(self._left)}, first, BLANK)
 
     def slips(self, rng: random.Random) -> list[Slip]:
         """Moves, either way."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from length_gen.tools.base import Tool
+from length_gen.tools.base import Tool, View
 
 
 class Unassisted(Tool):
@@ -28,6 +28,9 @@ class Unassisted(Tool):
 
     def write(self, token: str) -> None:
         self.tool.write(token)
+
+    def view(self) -> View | None:
+        return self.tool.view()
 
     def feed(self, token: str) -> tuple[str, ...] | None:
         if self._expected:

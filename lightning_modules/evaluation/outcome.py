@@ -1,5 +1,6 @@
 """What one evaluated problem gave: a rollout against its reference trajectory and its answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from length_gen.datamodules.tasks import Task
@@ -45,15 +46,18 @@ class Outcome:
 def judge(row: Rollout, task: Task, reference: Trajectory) -> Outcome:
     """Compare a rollout with the reference trajectory and its outputs with the answer."""
     predicted = [i for i, kind in enumerate(reference.kinds) if kind not in (Kind.PROMPT, Kind.OBSERVATION)]
-    exact = row.tokens == reference.tokens
-    correct = len(predicted)
-    first_error = None
-    if not exact:
-        said = row.tokens
-        correct = sum(i < len(said) and said[i] == reference.tokens[i] for i in predicted)
-        pairs = zip(said, reference.tokens, strict=False)
-        first_error = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(said), len(reference.tokens) - 1))
+    said, first_error = row.tokens, first_difference(row.tokens, reference.tokens)
+    exact = first_error is None
+    correct = len(predicted) if exact else sum(i < len(said) and said[i] == reference.tokens[i] for i in predicted)
     return Outcome(exact=exact, answer_correct=task.solved(row.problem, row.outputs(), row.reason, row.tool),
                    predicted_tokens=len(predicted), correct_tokens=correct, first_error=first_error,
                    phase=None if first_error is None else reference.phase_at(first_error),
                    turns=turns(row.kinds), tokens=len(row.tokens), reason=row.reason)
+
+
+def first_difference(tokens: Sequence[str], reference: Sequence[str]) -> int | None:
+    """Position of the first token that is not the reference's, or is missing; None if there is none."""
+    if tokens == reference:
+        return None
+    pairs = zip(tokens, reference, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(tokens), len(reference) - 1))
