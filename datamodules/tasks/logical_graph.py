@@ -157,7 +157,7 @@ class LogicalGraph(ToolTask):
     def parse(self, text: str) -> Problem:
         prompt, known = [], set()
         for line in filter(None, re.split(r"\s*[;\n]\s*", text.strip())):
-            match = _LINE.fullmatch(re.sub(r"\s*=\s*", "=", " ".join(line.split())))
+            match = _LINE.fullmatch(re.sub(r"\s*(=)\s*|\s+(?=\d)", r"\1", " ".join(line.split())))
             if not match:
                 raise UserError(f"{line!r} is not a line of {self.name}: expected a label (syllable, two digits), '=', "
                                 f"and True, False, or one or two nodes, like ra41 = not zo12 or da03")

@@ -3,31 +3,42 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 
-from length_gen.datamodules.tasks import Task
+from length_gen.datamodules.tasks import Problem, Task
 from length_gen.datamodules.tokens import Kind
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.evaluation.confidence import Confidence, confidence, percent
+from length_gen.lightning_modules.evaluation.memory import MemoryTrace, replay
 from length_gen.lightning_modules.evaluation.outcome import judge
-from length_gen.lightning_modules.evaluation.traces import trace_legend, trace_text
+from length_gen.lightning_modules.evaluation.traces import shortened, trace_legend, trace_text, visible
+from length_gen.tools import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
     """A rollout and what it should have been.
 
+    question:      the problem, as the tool has it
     tokens, kinds: of the rollout, its prompt included; a `Kind` for each token
     phases:        (position of its first token, name) as the reference has them, up to the first token that differs
     outputs:       what the model gave as its answer; `expected` is the right one
     right:         the task holds it for solved, however the model came to it
     exact:         the tokens are those of the reference trajectory
     first_error:   position of the first token that is not the reference's; None if there is none
+    due:           the reference's token there, and `due_phase` its phase; empty if there is no error
     reason:        why it ended (`end`, `budget`, `invalid_command`, `tool_error`); `detail` says more, or is empty
+    confidence:    how likely the model held what it wrote
+    memory:        what the tool held at each step; None of a tool that has nothing to show
     """
 
+    question: tuple[str, ...] = field(repr=False)
     tokens: tuple[str, ...] = field(repr=False)
     kinds: tuple[Kind, ...] = field(repr=False)
     phases: tuple[tuple[int, str], ...] = field(repr=False)
@@ -36,18 +47,61 @@ class RolloutResult:
     right: bool
     exact: bool
     first_error: int | None
+    due: str
+    due_phase: str
     reason: str
     detail: str
+    confidence: Confidence = field(repr=False, compare=False)
+    memory: MemoryTrace | None = field(repr=False, compare=False)
 
-    def show(self, limit: int | None = 400) -> None:
-        """Print the trace in colours, at most `limit` tokens of it (None: all), and the verdict."""
+    def show(self, limit: int | None = 400, around: int | None = None) -> None:
+        """Print the trace in colours, at most `limit` tokens of it (None: all), the verdict, and the first error.
+
+        around: position of a token whose neighbours are shown, and the tool's memory there, instead of the error's
+
+        Raises UserError if there is no such token, or the limit is below 2.
+        """
+        trace = trace_text(self.tokens, self.kinds, self.phases, limit, self.first_error, around)
         console = Console()
         console.print(trace_legend())
-        console.print(trace_text(self.tokens, self.kinds, self.phases if self.exact else None, limit))
+        console.print(trace)
         verdict = "[green]right[/green]" if self.right else "[red]wrong[/red]"
-        console.print(f"answer {''.join(self.outputs) or 'none'}: {verdict} (expected {''.join(self.expected)}); "
+        console.print(f"answer {escape(shortened(self.outputs)) or 'none'}: {verdict} "
+                      f"(expected {escape(shortened(self.expected))}); "
                       f"trajectory {'exact' if self.exact else 'not the reference'}, {len(self.tokens):,} tokens, "
-                      f"ended by {self.reason}{': ' + self.detail if self.detail else ''}", soft_wrap=True)
+                      f"ended by {self.reason}{': ' + escape(self.detail) if self.detail else ''}", soft_wrap=True)
+        if self.first_error is not None:
+            console.print(self._error(), soft_wrap=True)
+        step = self.first_error if around is None else around
+        if step is not None and self.memory:
+            text = self.memory.text(step - 1, console.width - 2)
+            console.print(Text(f"memory before token {step}:\n  " + text.replace("\n", "\n  ")), soft_wrap=True)
+
+    def _error(self) -> Text:
+        """What was written and what was due at the first error, and how likely the model held either."""
+        place, sure = self.first_error, self.confidence
+        written = place < len(self.tokens)
+        rows = [("written", visible(self.tokens[place]) if written else "nothing", sure.written),
+                ("due", visible(self.due), sure.due)]
+        width = max(cell_len(token) for _, token, _ in rows)
+        text = Text(f"{'first difference' if self.right else 'first error'}: token {place} of {len(self.tokens):,}"
+                    f"{', in phase ' + self.due_phase if self.due_phase else ''}", "bold red")
+        for (name, token, shares), style in zip(rows, ("red", "green"), strict=True):
+            text.append(f"\n  {name:<9}").append(f"{token:<{width}}", style)
+            text.append(f"  {percent(shares[place]):>6}" if written else "")
+        return text
+
+
+def typed(task: Task, problem: Problem) -> str:
+    """The problem as a person types it, or the word PROBLEM where the task reads it from something longer."""
+    prompt = problem.prompt[:-1] if problem.prompt[-1] == "=" else problem.prompt
+    for text in ("".join(prompt), " ".join(prompt).replace("\n", ";")):
+        try:
+            if task.parse(text).prompt == problem.prompt:
+                return text
+        except UserError:
+            continue
+    return "PROBLEM"
 
 
 def solve(backbone: Backbone, vocabulary: Vocabulary, task: Task, prompts: Sequence[str],
@@ -64,8 +118,13 @@ def solve(backbone: Backbone, vocabulary: Vocabulary, task: Task, prompts: Seque
     for row, problem, reference in zip(rows, problems, references, strict=True):
         outcome = judge(row, task, reference)
         end = len(row.tokens) if outcome.first_error is None else outcome.first_error
-        results.append(RolloutResult(tuple(row.tokens), tuple(map(Kind, row.kinds)),
-                                     tuple(phase for phase in reference.phases if phase[0] < end), tuple(row.outputs()),
-                                     tuple(task.outputs(problem)), bool(outcome.answer_correct), outcome.exact,
-                                     outcome.first_error, row.reason, row.detail))
+        due = "" if outcome.first_error is None else reference.tokens[end]
+        expected = row.tokens[:]
+        expected[end : end + 1] = [due] * (end < len(expected))
+        results.append(RolloutResult(
+            problem.prompt, tuple(row.tokens), tuple(map(Kind, row.kinds)),
+            tuple(phase for phase in reference.phases if phase[0] < end), tuple(row.outputs()),
+            tuple(task.outputs(problem)), bool(outcome.answer_correct), outcome.exact, outcome.first_error, due,
+            outcome.phase or "", row.reason, row.detail, confidence(backbone, vocabulary, row.tokens, expected),
+            replay(task, problem, row.tokens)))
     return results

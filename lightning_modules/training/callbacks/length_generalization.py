@@ -18,7 +18,7 @@ from rich import get_console
 from rich.text import Text
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
-from length_gen.datamodules.tasks import Problem, Task
+from length_gen.datamodules.tasks import Task
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.agreement import check_agreement
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
@@ -27,10 +27,12 @@ from length_gen.lightning_modules.evaluation.diagnostics import diagnostics
 from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, PROBLEM_SETS, check_lengths, evaluate
 from length_gen.lightning_modules.evaluation.horizons import horizons
 from length_gen.lightning_modules.evaluation.metrics import Record, exact_up_to, shares, write_metrics
+from length_gen.lightning_modules.evaluation.outcome import first_difference
 from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure
+from length_gen.lightning_modules.evaluation.solve import typed
 from length_gen.lightning_modules.evaluation.tables import percent, records_table
 from length_gen.lightning_modules.evaluation.traces import trace_markdown
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.provenance import CHECKPOINT, origin
 from length_gen.lightning_modules.training.callbacks import tensorboard
 from length_gen.lightning_modules.training.callbacks.last_checkpoint import LastCheckpoint, last_validation, run_folder
 from length_gen.lightning_modules.training.callbacks.progress import RunProgress, Watch
@@ -338,7 +340,10 @@ class LengthGeneralization(Callback):
         model.eval()
         row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))],
                        decoding=self.decoding)
-        return trace_markdown(row.tokens, row.kinds, reference.phases if row.tokens == reference.tokens else None, 400)
+        command = (f"python run.py rollout --ckpt_path {run_folder(trainer) / CHECKPOINT} --prompt "
+                   f"{shlex.quote(typed(data.task, problem))}")
+        return trace_markdown(row.tokens, row.kinds, reference.phases, 400,
+                              first_difference(row.tokens, reference.tokens), command)
 
 
 def say(text: str, style: str = "") -> None:
@@ -374,15 +379,3 @@ def rates(records: Sequence[Record], at: bool = True) -> str:
         name = " ".join(filter(None, (record["task"] * several, record["variant"])))
         curves.setdefault(name, []).append(percent(record["exact_match"], 0) + f" at {record['length']:,}" * at)
     return "exact " + "; ".join(" ".join(filter(None, (name, ", ".join(said)))) for name, said in curves.items())
-
-
-def typed(task: Task, problem: Problem) -> str:
-    """The problem as a person types it, or the word PROBLEM where the task reads it from something longer."""
-    prompt = problem.prompt[:-1] if problem.prompt[-1] == "=" else problem.prompt
-    for text in ("".join(prompt), " ".join(prompt)):
-        try:
-            if task.parse(text).prompt == problem.prompt:
-                return text
-        except UserError:
-            continue
-    return "PROBLEM"

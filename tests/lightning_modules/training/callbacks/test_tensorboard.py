@@ -9,9 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from length_gen.datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Multiplication
+from length_gen.datamodules.tasks import Multiplication
 from length_gen.lightning_modules.commands.main import main
-from length_gen.lightning_modules.training.callbacks.length_generalization import rates, typed
+from length_gen.lightning_modules.training.callbacks.length_generalization import rates
 from tests.commands import ROOT, TINY
 
 FEW = ["--config", str(ROOT / "configs/mult.yaml"), *TINY[2:-2], "--data.task.max_length", "3",
@@ -77,14 +77,3 @@ def test_rates_in_words():
                for n, v, e in [(10, "n x 1", 1.0), (10, "n x 2", 0.999), (20, "n x 1", 0.5)]]
     assert rates(records) == "exact n x 1 100% at 10, 50% at 20; n x 2 >99% at 10"
     assert rates([records[0] | {"variant": ""}], at=False) == "exact 100%"
-
-
-@pytest.mark.parametrize("task", [Addition(5), Multiplication(5), HanoiIterative(4), Copy(5)], ids=lambda t: t.name)
-def test_a_problem_is_named_as_a_person_types_it(task):
-    problem = task.problem("test", 0, 4, 0, task.variants[-1])
-    assert task.parse(typed(task, problem)).prompt == problem.prompt
-
-
-def test_a_problem_that_nobody_types_is_left_open():
-    task = LogicalGraph(5)
-    assert typed(task, task.problem("test", 0, 4, 0)) == "PROBLEM"
