@@ -45,8 +45,8 @@ def test_the_installed_command_does_the_same_in_an_empty_folder(tmp_path):
     tiny = " ".join(["--config configs/add.yaml --config=configs/model/gru_small.yaml", *TINY[2:]])
     tiny = tiny.replace("max_steps 6", "max_steps 2")
     (work / "sweep.yaml").write_text(f"results: results/tiny\noptions: {tiny}\n")
-    lines = [f"fit {tiny}", "test", "rollout --prompt 1+2", "analyze --lengths [1,2] --problems 2", "collect --help",
-             "sweep configs/sweeps/addition.yaml --dry_run true", "sweep sweep.yaml", "report"]
+    lines = [f"fit {tiny}", "test", "rollout --prompt 1+2 --html trace.html", "analyze --lengths [1,2] --problems 2",
+             "collect --help", "sweep configs/sweeps/addition.yaml --dry_run true", "sweep sweep.yaml", "report"]
     command = [sys.executable, "-c", DRIVER.replace("sys.argv[0], ", f"{str(site / 'bin/length-generalization')!r}, ")]
     result = subprocess.run(command, cwd=work, input="\n".join(lines), capture_output=True, text=True, timeout=300,
                             env=os.environ | {"PYTHONPATH": str(site)})

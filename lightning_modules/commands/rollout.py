@@ -3,7 +3,7 @@
 from length_gen.lightning_modules.runs.load import Run
 
 
-def rollout(run: Run, prompt: str, limit: int | None = 400, around: int | None = None) -> None:
+def rollout(run: Run, prompt: str, limit: int | None = 400, around: int | None = None, html: str | None = None) -> None:
     """Solve one problem and print the trace: prompt, thoughts, commands, observations, outputs; the first error if any.
 
     Args:
@@ -11,5 +11,10 @@ def rollout(run: Run, prompt: str, limit: int | None = 400, around: int | None =
         prompt: the problem, such as 123456789x42
         limit: show at most so many tokens of the trace
         around: show those around this token, and the tool's memory before it; null: around the first error
+        html: a file to write, such as trace.html: the same as a page to step through, with all probabilities
     """
-    run.rollout(prompt).show(limit, around)
+    row = run.rollout(prompt)
+    row.show(limit, around)
+    if html is not None:
+        row.html(html)
+        print(f"step by step: open {html} in a browser")

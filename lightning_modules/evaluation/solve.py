@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -18,7 +19,9 @@ from length_gen.lightning_modules.evaluation.confidence import Confidence, confi
 from length_gen.lightning_modules.evaluation.memory import MemoryTrace, replay
 from length_gen.lightning_modules.evaluation.outcome import judge
 from length_gen.lightning_modules.evaluation.traces import shortened, trace_legend, trace_text, visible
+from length_gen.lightning_modules.evaluation.viewer import page
 from length_gen.tools import UserError
+from length_gen.tools.files import atomic_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,15 @@ class RolloutResult:
         if step is not None and self.memory:
             text = self.memory.text(step - 1, console.width - 2)
             console.print(Text(f"memory before token {step}:\n  " + text.replace("\n", "\n  ")), soft_wrap=True)
+
+    def html(self, path: str | Path) -> None:
+        """Write the rollout as a page to step through, a file of its own. Raises UserError if it cannot be written."""
+        try:
+            with atomic_path(path) as temporary:
+                temporary.write_text(page(self), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror}): give the name of a file in a folder of "
+                            f"yours, such as trace.html") from error
 
     def _error(self) -> Text:
         """What was written and what was due at the first error, and how likely the model held either."""

@@ -126,7 +126,7 @@ def trace_markdown(
         label = f"**{line.label.translate(_ENTITIES)}**" if line.label.strip() else "&nbsp;"
         lines.append(f"- {label} {content}")
     if command:
-        lines += ["", f"Again, from the terminal: {_code(command)}"]
+        lines += ["", f"As a page to step through: {_code(command)}"]
     return "\n".join([*lines, ""])
 
 

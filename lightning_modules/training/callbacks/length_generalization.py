@@ -340,7 +340,7 @@ class LengthGeneralization(Callback):
         model.eval()
         row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))],
                        decoding=self.decoding)
-        command = (f"python run.py rollout --ckpt_path {run_folder(trainer) / CHECKPOINT} --prompt "
+        command = (f"python run.py rollout --ckpt_path {run_folder(trainer) / CHECKPOINT} --html trace.html --prompt "
                    f"{shlex.quote(typed(data.task, problem))}")
         return trace_markdown(row.tokens, row.kinds, reference.phases, 400,
                               first_difference(row.tokens, reference.tokens), command)

@@ -1,6 +1,8 @@
 """The command line as a user meets it: each test runs it in a process of its own."""
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -32,6 +34,20 @@ def test_tensorboard_reads_a_run(trained, capsys):
     assert "accuracy by length" in capsys.readouterr().out
 
 
+def test_tensorboard_names_the_command_that_shows_its_trace_step_by_step(trained, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = trained
+    events = EventAccumulator(str(folder / "runs/add/version_0"), {"tensors": 0}).Reload()
+    text = events.Tensors("sample trace/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert "- **prompt** " in text and "- **≠ reference** " in text
+    command = re.search(r"^As a page to step through: `python run.py (.*)`$", text, re.M)[1]
+    result = run(*shlex.split(command.replace("trace.html", str(tmp_path / "trace.html"))), cwd=folder)
+    assert result.returncode == 0 and "first error: token " in result.stdout, result.stderr[-3000:]
+    question = re.search(r"- \*\*prompt\*\* (.*)", text)[1]
+    assert f'"question":"{question}"' in (tmp_path / "trace.html").read_text()
+
+
 def test_test_takes_the_newest_run(trained):
     folder, _ = trained
     result = run("test", cwd=folder)
@@ -50,6 +66,12 @@ def test_rollout_of_a_typed_problem(trained, options):
     result = run("rollout", "--prompt", "12+39", *options, cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "expected 51" in result.stdout
+
+
+def test_a_token_that_is_none_is_told_in_one_line(trained):
+    result = run("rollout", "--prompt", "1+2", "--around", "100000", cwd=trained[0])
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("error: there is no token 100000 to show: the trace has ")
 
 
 def test_analyze_says_whether_the_horizon_is_bounded(trained):
