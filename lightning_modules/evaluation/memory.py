@@ -17,7 +17,7 @@ AROUND = 12
 class MemoryTrace:
     """The changes of a memory, in order; step t is the memory after token t, and step -1 the one before the first.
 
-    writes: (step, cell, what stands in it from then on; None where there is no such cell any more)
+    writes: (step, cell, what is shown in it from then on; None where there is no such cell any more)
     moves:  (step, head, cell that it stands on from then on)
     blank:  what a head reads where there is no cell
     """
@@ -47,7 +47,7 @@ class MemoryTrace:
                 if cell > before + 1:
                     columns.append(("…", ""))
                 names = ",".join(head for head, place in heads.items() if place == cell)
-                columns.append((visible(cells.get(cell, self.blank)), "↑" + names if names else ""))
+                columns.append((cells.get(cell, self.blank), "↑" + names if names else ""))
             if shown[-1] < max(cells, default=0):
                 columns.append(("…", ""))
             lines = [" ".join(column[i] + " " * (max(map(cell_len, column)) - cell_len(column[i]))
@@ -63,7 +63,7 @@ def replay(task: Task, problem: Problem, tokens: Sequence[str]) -> MemoryTrace |
     if (view := tool.view()) is None:
         return None
     row = Rollout(problem, len(tokens) + 1, tool, task.shown(problem))
-    trace = MemoryTrace(view.blank)
+    trace = MemoryTrace(visible(view.blank) if view.blank else "")
     cells: dict[int, str] = {}
     heads: dict[str, int] = {}
     first = stop = 0  # of the cells that are known
@@ -74,7 +74,8 @@ def replay(task: Task, problem: Problem, tokens: Sequence[str]) -> MemoryTrace |
         begin, end = view.first, view.first + len(view.cells)
         for cell in {*heads.values(), *range(begin, first), *range(first, begin), *range(stop, end), *range(end, stop)}:
             text = view.cells[cell - begin] if begin <= cell < end else None
-            text = " ".join(text) if isinstance(text, tuple | list) else text
+            if text is not None:
+                text = visible(text) if isinstance(text, str) else " ".join(map(visible, text))
             if cells.get(cell) != text:
                 cells[cell] = text
                 trace.writes.append((step, cell, text))

@@ -40,6 +40,8 @@ def _data(row: RolloutResult) -> dict[str, Any]:
     def number(text: str) -> int:
         return numbers.setdefault(text, len(numbers))
 
+    distinct = dict.fromkeys([*row.tokens, row.due, *row.confidence.best.flat])
+    shown = {token: number(visible(token)) for token in distinct}
     sure, asked = row.confidence, np.isin(row.kinds, list(PREDICTED))
     written, others = np.rint(sure.written * UNIT).astype(int), np.rint(sure.of_best * UNIT).astype(int)
     doubts = np.flatnonzero(asked & (written < UNIT)).tolist()
@@ -47,12 +49,12 @@ def _data(row: RolloutResult) -> dict[str, Any]:
     if row.first_error is not None:
         at = row.first_error
         share = round(float(sure.due[at]) * UNIT) if at < len(row.tokens) else -1
-        error = {"at": at, "due": number(row.due), "share": share, "phase": visible(row.due_phase)}
+        error = {"at": at, "due": shown[row.due], "share": share, "phase": visible(row.due_phase)}
     return {
         "question": " ".join(map(visible, row.question)),
         "answer": shortened(row.outputs) or "none", "expected": shortened(row.expected),
         "right": row.right, "exact": row.exact, "reason": row.reason, "detail": row.detail,
-        "tokens": list(map(number, row.tokens)),
+        "tokens": [shown[token] for token in row.tokens],
         "kinds": "".join(map(str, map(int, row.kinds))),
         "kindNames": [kind.name.lower() for kind in Kind],
         "phases": [[at, visible(name)] for at, name in row.phases],
@@ -60,9 +62,9 @@ def _data(row: RolloutResult) -> dict[str, Any]:
         "unit": UNIT,
         "written": np.where(asked, written, -1).tolist(),
         "others": {at: [value for token, share in zip(sure.best[at], others[at].tolist(), strict=True)
-                        if share and token != row.tokens[at] for value in (number(token), share)] for at in doubts},
+                        if share and token != row.tokens[at] for value in (shown[token], share)] for at in doubts},
         "memory": row.memory and _memory(row.memory, number),
-        "texts": list(map(visible, numbers)),
+        "texts": list(numbers),
     }
 
 
@@ -73,7 +75,7 @@ def _memory(trace: MemoryTrace, number) -> dict[str, Any]:
         heads.setdefault(head, []).append((step, cell))
     steps, cells, texts = zip(*trace.writes, strict=True) if trace.writes else ((), (), ())
     return {
-        "blank": visible(trace.blank) if trace.blank else "",
+        "blank": trace.blank,
         "heads": {head: [_differences(values) for values in zip(*moves, strict=True)] for head, moves in heads.items()},
         "writes": [_differences(steps), _differences(cells), [-1 if text is None else number(text) for text in texts]],
     }

@@ -50,7 +50,7 @@ def test_lines_of_a_search_memory_and_a_question_as_it_is_written():
     task = LogicalGraph(5)
     _, _, trace = recorded(task, "ra41=True;zo12=not ra41;da03=False;mi10=ra41 and da03")
     cells, heads = trace.at(-1)
-    assert heads == {} and list(cells.values())[:2] == ["ra 41 = True \n", "zo 12 = not ra 41 \n"]
+    assert heads == {} and list(cells.values())[:2] == ["ra 41 = True \\n", "zo 12 = not ra 41 \\n"]
     task = Addition(5, setting="single_turn")
     _, tokens, trace = recorded(task, "1+2")
     call, answered = tokens.index("[CALL]"), tokens.index("[RETURN]")
