@@ -21,18 +21,21 @@ class RunProgress(RichProgressBar):
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         """Without the time that went by and the steps per second, and with a sign of life before the first step."""
-        return [SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(14), _Done(),
+        return [SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(8), _Done(),
                 TimeRemainingColumn(compact=True), TextColumn("left", "dim")]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        formats = {"loss": "{:.3g}", "tok/s": "{:,.0f}", "exact_up_to": "{:,.0f}"}
-        return {name.replace("exact_up_to", "exact to"): formats.get(name, "{}").format(value)
-                for name, value in metrics.items()}
+        formats = {"loss": "{:.3g}", "exact_up_to": "{:,.0f}"}
+        shown = {name.replace("exact_up_to", "exact to"): formats.get(name, "{}").format(value)
+                 for name, value in metrics.items()}
+        if speed := metrics.get("tok/s"):
+            shown["tok/s"] = f"{speed / 1e6:.1f}M" if speed >= 1e6 else f"{speed / 1e3:.1f}K"
+        return shown
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return "Training  "  # a stream has no epochs; as wide as "Validation"
+        return "Training"  # a stream has no epochs
 
     @contextmanager
     def evaluating(self, trainer: Trainer, name: str, work: Mapping[int, int]) -> Iterator[Watch]:
