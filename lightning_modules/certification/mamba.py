@@ -15,7 +15,10 @@ from length_gen.lightning_modules.certification.model_bounds import LayeredBound
 from length_gen.lightning_modules.certification.stream import Stream, blocks
 
 CELLS = 4_000_000
-"""Elements of the largest arrays: states of as many channels at a time as fit."""
+"""Elements of the largest arrays on a CPU, whose caches like them small: states of as many channels at a time as fit."""
+
+CELL_BYTES = 600
+"""What an element of the largest arrays costs on a GPU at most, with all of the arrays that are there beside it."""
 
 
 class MambaBounds(LayeredBounds):
@@ -109,7 +112,7 @@ class MambaLayer:
         """C h [edges, D] of the state h after an edge's token, over all paths to it."""
         rounding, parts = self.rounding, []
         moved = rounding.multiply(steps, u)
-        size = max(1, CELLS // (self.graph.edges * self.states))
+        size = max(1, cells(moved.lo.device) // (self.graph.edges * self.states))
         error = rounding.gamma(2 * self.states)
         for chosen in blocks(self.channels, size):
             decay = rounding.decay(steps[:, chosen, None], self.rates[chosen])
@@ -122,3 +125,8 @@ class MambaLayer:
             parts.append(rounding.widened(Box(terms.lo.sum(-1) - slack, terms.hi.sum(-1) + slack), 2))
             progress((chosen.stop - chosen.start) / self.channels)
         return Box(torch.cat([part.lo for part in parts], 1), torch.cat([part.hi for part in parts], 1))
+
+
+def cells(device: torch.device) -> int:
+    """Elements that the largest arrays may have: many on a GPU, where each piece costs thousands of launches."""
+    return torch.cuda.mem_get_info(device)[0] // CELL_BYTES if device.type == "cuda" else CELLS
