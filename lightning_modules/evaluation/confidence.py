@@ -8,6 +8,7 @@ import torch
 
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.evaluation.teacher_forcing import ForcedPass
 
 MOST_LOGITS = 2**24
 """That are made at once."""
@@ -29,24 +30,19 @@ class Confidence:
     of_best: np.ndarray
 
 
-@torch.inference_mode()
 def confidence(backbone: Backbone, vocabulary: Vocabulary, written: Sequence[str], due: Sequence[str],
                best: int = 3) -> Confidence:
     """What the model thought of one row: of its tokens, and of those that were due in their places."""
-    device = next(backbone.parameters()).device
-    asked = torch.from_numpy(np.stack([vocabulary.encode(tokens) for tokens in (written, due)], 1)).to(device)
+    asked = torch.from_numpy(np.stack([vocabulary.encode(tokens) for tokens in (written, due)], 1)).long()
     size, best = max(1, min(1024, MOST_LOGITS // backbone.vocab_size)), min(best, backbone.vocab_size)
-    given, shares = (np.zeros((len(written), k), np.float32) for k in (2, best))
-    likeliest = np.zeros((len(written), best), np.int64)
-    state = backbone.initial_state(1)
-    for start in range(0, len(written) - 1, size):
-        tokens = asked[None, start : min(start + size, len(written) - 1), 0]
-        logits, state = backbone(tokens, state)
-        probabilities = logits[0].float().softmax(-1)
-        values, indices = probabilities.topk(best)
-        after = slice(start + 1, start + 1 + tokens.shape[1])
-        given[after] = probabilities.gather(1, asked[after]).cpu().numpy()
-        likeliest[after], shares[after] = indices.cpu().numpy(), values.cpu().numpy()
+    forced, parts = ForcedPass(backbone, 1, lambda logits, _: (logits.float().softmax(-1),)), []
+    for block in asked.split(size):
+        probabilities = forced.take([block[:, 0]])[0][0]
+        values, likeliest = probabilities.topk(best)
+        parts.append([part.cpu().numpy() for part in (
+            probabilities.gather(1, block.to(probabilities.device)), likeliest, values)])
+    given, likeliest, shares = (np.concatenate(column) for column in zip(*parts, strict=True))
+    given[0] = shares[0] = 0
     return Confidence(given[:, 0], given[:, 1], np.array(vocabulary.tokens, dtype=object)[likeliest], shares)
 
 

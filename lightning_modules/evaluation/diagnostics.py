@@ -1,7 +1,7 @@
 """What later questions ask of a model that is not kept: margins, first errors, states, step sizes.
 
-One teacher-forced pass over reference trajectories, in chunks, as `verify` takes it. The *margin* of a decision is the
-right token's logit less the largest other one: negative where the model errs.
+One teacher-forced pass over reference trajectories, in chunks. The *margin* of a decision is the right token's logit
+less the largest other one: negative where the model errs.
 """
 
 import re
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils._pytree import tree_leaves
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
@@ -20,6 +19,7 @@ from length_gen.datamodules.recording import Block, RecordedRows
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.evaluation.metrics import Record
+from length_gen.lightning_modules.evaluation.teacher_forcing import ForcedPass
 
 QUANTILES = (0.0, 0.001, 0.01, 0.1, 0.5)
 """Of the margins of each phase; 0 is the least."""
@@ -64,30 +64,19 @@ def diagnose(backbone: Backbone, vocabulary: Vocabulary, blocks: Iterable[Sequen
     step_sizes: of a Mamba's layers, by phase of the first chunk and of the last whole one: mean over channels of the
             quantiles 0.01, 0.5 and 0.99 over tokens
     """
-    device, state = next(backbone.parameters()).device, backbone.initial_state(rows)
-    last: Tensor | None = None
+    forced = ForcedPass(backbone, rows, _margin)
     margins, phases, ids = ([[] for _ in range(rows)] for _ in range(3))
     said, sizes, states, kept = [[] for _ in range(rows)], [0] * rows, [], {}
     for number, chunk in enumerate(blocks):
-        some = next(block for block in chunk if block)
-        tokens, predicted = (pad_sequence([getattr(block or some, name)[: None if block else 0] for block in chunk],
-                                          batch_first=True).to(device) for name in ("ids", "predicted"))
-        tokens = tokens.long()
         with _inputs(backbone) as seen:
-            logits, state = backbone(tokens, state)
-        states.append([float(leaf[0].float().square().mean().sqrt()) for leaf in tree_leaves(state)])
-        if chunk[0] and (number == 0 or len(chunk[0].ids) == tokens.shape[1]):
+            found, other = (part.cpu().numpy() for part in forced.take([block and block.ids for block in chunk]))
+        states.append([float(leaf[0].float().square().mean().sqrt()) for leaf in tree_leaves(forced.state)])
+        if chunk[0] and (number == 0 or len(chunk[0].ids) == found.shape[1]):
             kept["last" if number else "first"] = seen, chunk[0]
-        before = torch.cat([logits.new_zeros(rows, 1, logits.shape[2]) if last is None else last, logits[:, :-1]], 1)
-        last = logits[:, -1:]
-        due = before.gather(2, tokens[..., None])[..., 0]
-        others, other = before.scatter(2, tokens[..., None], -torch.inf).max(2)
-        found = torch.where(predicted, due - others, torch.nan).float().cpu().numpy()
-        other = other.cpu().numpy()
         for i, block in enumerate(chunk):
             if block:
                 count = len(block.ids)
-                margins[i].append(found[i, :count])
+                margins[i].append(np.where(block.predicted.numpy(), found[i, :count], np.nan))
                 said[i].append(other[i, :count].astype(np.int32))
                 ids[i].append(block.ids.numpy())
                 phases[i] += [(sizes[i] + position, name) for position, name in block.phases]
@@ -96,6 +85,13 @@ def diagnose(backbone: Backbone, vocabulary: Vocabulary, blocks: Iterable[Sequen
                     [np.concatenate(part) for part in ids], phases, vocabulary) | {
         "states": [states[(len(states) - 1) * i // PARTS] for i in range(1, PARTS + 1)],
         "step_sizes": {name: _step_sizes(*parts) for name, parts in kept.items()}}
+
+
+def _margin(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Margin of each token, float32 [B, T], and the likeliest other one [B, T]."""
+    due = logits.gather(2, tokens[..., None])[..., 0]
+    others, other = logits.scatter(2, tokens[..., None], -torch.inf).max(2)
+    return (due - others).float(), other
 
 
 def _summary(margins: list[np.ndarray], said: list[np.ndarray], ids: list[np.ndarray],
