@@ -15,7 +15,7 @@ from length_gen.lightning_modules.certification.model_bounds import LayeredBound
 from length_gen.lightning_modules.certification.stream import Stream, blocks
 
 CELLS = 4_000_000
-"""Elements of the largest arrays on a CPU, whose caches like them small: states of as many channels at a time as fit."""
+"""Elements of the largest arrays on a CPU, whose caches like them small: states of as many channels at once as fit."""
 
 CELL_BYTES = 600
 """What an element of the largest arrays costs on a GPU at most, with all of the arrays that are there beside it."""
