@@ -42,6 +42,7 @@ class Verdict:
     order:     K, tokens of a window; nodes, edges: of the graph; 0 where there was none
     decisions: windows after which the model has to predict a token; `proved` is how many of them it gets right
     least:     the least margin in logits, over what was to be proved; None if there are no bounds
+    margins:   of the decisions in growing order those at 0, 1, ... 100% of the way, the first of which is `least`
     weakest:   (window, wanted token, margin) of the weakest decisions, the worst first
     counterexample: the problem on which it errs, where it is refuted
     """
@@ -55,6 +56,7 @@ class Verdict:
     decisions: int = 0
     proved: int = 0
     least: float | None = None
+    margins: list[float] = field(default_factory=list)
     weakest: list[tuple[tuple[str, ...], str, float]] = field(default_factory=list)
     counterexample: Counterexample | None = None
     seconds: float = 0.0
@@ -123,7 +125,8 @@ def _prove(verdict: Verdict, backbone: Backbone, vocabulary: Vocabulary, automat
     bounds.keep = lambda name, box: boxes.append((bounds.number, *box)) if name == "short" else None
     decided = graph.wanted >= 0
     verdict.order, verdict.nodes, verdict.edges = automaton.order, graph.nodes, graph.edges
-    verdict.decisions, verdict.proved, verdict.least, verdict.reason = int(decided.sum()), 0, None, ""
+    verdict.decisions, verdict.proved, verdict.reason = int(decided.sum()), 0, ""
+    verdict.least, verdict.margins, verdict.weakest = None, [], []
     layers, done = len(backbone.parts[1]), 0.0
 
     def advance(part: float) -> None:
@@ -141,9 +144,11 @@ def _prove(verdict: Verdict, backbone: Backbone, vocabulary: Vocabulary, automat
     order = torch.argsort(torch.where(decided, margins, torch.inf))[: verdict.decisions]
     weak = order[margins[order] <= 0].cpu()
     verdict.proved = verdict.decisions - len(weak)
-    names = vocabulary.tokens
-    verdict.weakest = [(tuple(names[t] for t in graph.windows[node].tolist() if t >= 0),
-                        names[int(graph.wanted[node])], float(margins[node])) for node in order[:10].tolist()]
+    if verdict.least is not None:
+        names, places = vocabulary.tokens, [i * (len(order) - 1) // 100 for i in range(101)]
+        verdict.margins = margins[order[places]].tolist()
+        verdict.weakest = [(tuple(names[t] for t in graph.windows[node].tolist() if t >= 0),
+                            names[int(graph.wanted[node])], float(margins[node])) for node in order[:10].tolist()]
     if verdict.proved == verdict.decisions:
         verdict.outcome = "certified"
         if path:

@@ -31,6 +31,8 @@ def test_an_exact_model_is_certified_and_a_less_exact_precision_costs_margin():
     assert all(outcome.exact for outcome in verify(model.double(), VOCABULARY, longer))
     window, wanted, least = double.weakest[0]
     assert least == double.least and wanted in VOCABULARY.tokens and len(window) <= 6
+    assert len(double.margins) == 101 and double.margins == sorted(double.margins) and double.margins[0] == least
+    assert double.margins[50] > double.margins[0]
 
 
 def test_a_rare_flaw_is_refuted_by_the_problem_that_shows_it():
@@ -70,6 +72,7 @@ def test_what_cannot_be_proved_is_not(name):
     made, settings, reason = UNKNOWN[name]
     verdict = verdict_on(made(), task(**settings))
     assert verdict.outcome == "unknown" and reason in verdict.reason
+    assert verdict.least is None and not verdict.margins and not verdict.weakest
 
 
 def test_no_window_is_enough_in_style_paper():
