@@ -29,7 +29,7 @@ class Block:
 
     ids:       [n], in the smallest type that takes the vocabulary (moving the blocks between processes takes time)
     predicted: bool [n], whether the model has to predict the token
-    phases:    (position in the block, name), in order; the first stands at 0
+    phases:    (position in the block, name), in order; the first stands at 0, but in the question, which has none
     turns:     commands that were answered in it
     """
 

@@ -52,12 +52,11 @@ def selective_step(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor,
 
     x, dt, z: [B, D]; B, C: [B, N]; D, dt_bias: [D]
     """
-    kernels = step_kernels() if x.is_cuda else None
-    if kernels and not floor:
-        return kernels.selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=True)
+    if x.is_cuda and (kernels := step_kernels()):
+        if floor:  # which the kernel has not; it needs a bias all the same
+            dt, dt_bias = step_sizes(dt + dt_bias, floor), torch.zeros_like(dt_bias)
+        return kernels.selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=not floor)
     delta = step_sizes(dt + dt_bias, floor)
-    if kernels:
-        return kernels.selective_state_update(state, x, delta, A, B, C, D, z)
     if x.device.type == "cpu" and state.dtype == x.dtype == torch.float32 and state.is_contiguous():
         from length_gen.lightning_modules.backbones import scan_cpu
 

@@ -61,18 +61,18 @@ def diagnose(backbone: Backbone, vocabulary: Vocabulary, blocks: Iterable[Sequen
     parts:  for each tenth of the trajectories: decisions, wrong ones, least margin
     errors: of the first MOST_ERRORS trajectories that have one the first: position, phase, context, due, said, margin
     states: root mean square of each tensor of the state after each tenth of the first trajectory's chunks
-    step_sizes: of a Mamba's layers, by phase of the first chunk and of the last whole one: mean over channels of the
-            quantiles 0.01, 0.5 and 0.99 over tokens
+    step_sizes: of a Mamba's layers, by phase of the first chunk that has one (a long question has none) and of the last
+            whole one: mean over channels of the quantiles 0.01, 0.5 and 0.99 over tokens
     """
     forced = ForcedPass(backbone, rows, _margin)
     margins, phases, ids = ([[] for _ in range(rows)] for _ in range(3))
     said, sizes, states, kept = [[] for _ in range(rows)], [0] * rows, [], {}
-    for number, chunk in enumerate(blocks):
+    for chunk in blocks:
         with _inputs(backbone) as seen:
             found, other = (part.cpu().numpy() for part in forced.take([block and block.ids for block in chunk]))
         states.append([float(leaf[0].float().square().mean().sqrt()) for leaf in tree_leaves(forced.state)])
-        if chunk[0] and (number == 0 or len(chunk[0].ids) == found.shape[1]):
-            kept["last" if number else "first"] = seen, chunk[0]
+        if chunk[0] and chunk[0].phases and ("first" not in kept or len(chunk[0].ids) == found.shape[1]):
+            kept["last" if "first" in kept else "first"] = seen, chunk[0]
         for i, block in enumerate(chunk):
             if block:
                 count = len(block.ids)

@@ -68,6 +68,16 @@ def test_chunks_change_nothing():
     assert len(chunks["states"]) == 10 and all(len(state) == 4 for state in chunks["states"])
 
 
+def test_a_question_longer_than_a_chunk_has_no_step_sizes():
+    problem = TASK.problem("test", 0, 40, 0)
+    few = diagnose(model(), VOCABULARY, RecordedRows(TASK, [problem], VOCABULARY, 16, 0), 1)
+    reference = TASK.record(problem)
+    start = reference.phases[0][0] // 16 * 16
+    assert start > 0
+    assert few["step_sizes"]["first"]["0"].keys() == {reference.phase_at(i) for i in range(start, start + 16)} - {""}
+    assert few["step_sizes"]["last"]["0"]
+
+
 def test_step_sizes_are_those_that_the_scan_takes():
     net, taken = model(), []
     mixer = net.backbone["layers"][1].mixer
