@@ -21,6 +21,7 @@ COMMANDS = {
     "export": ("write a trained model for transformers", "--out folder"),
     "sweep": ("run a grid of trainings; cells that are done are skipped",
               "configs/sweeps/addition.yaml --parallel 2"),
+    "reproduce": ("train one cell of the paper's tables by its recipe, and compare", "table1 mamba/multiplication"),
     "report": ("write docs/results.md and its pages from the files in results/", ""),
     "collect": ("collect trajectories for configs/codefix.yaml", "trajectories/interactive"),
 }

@@ -20,6 +20,7 @@ from length_gen.lightning_modules.commands.command_line import CLI
 from length_gen.lightning_modules.commands.export import export
 from length_gen.lightning_modules.commands.help import COMMANDS, overview
 from length_gen.lightning_modules.commands.parser import Parser
+from length_gen.lightning_modules.commands.reproduce import reproduce
 from length_gen.lightning_modules.commands.rollout import rollout
 from length_gen.lightning_modules.errors import is_lost_process
 from length_gen.lightning_modules.reporting.report import report
@@ -38,7 +39,7 @@ FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "certify": (c
              "analyze": (analyze, False)}
 """Commands on a run, and whether they need its weights."""
 
-PAGES = {"report": report, "sweep": sweep, "collect": collect}
+PAGES = {"report": report, "reproduce": reproduce, "sweep": sweep, "collect": collect}
 """Commands without a run."""
 
 
