@@ -116,7 +116,7 @@ class CLI(LightningCLI):
             skip = self.subcommands()[self.command]
             self._options = parser.add_method_arguments(lightning.Trainer, self.command, skip=skip)
             return
-        self._options = parser.add_function_arguments(self._function, skip={"run"})
+        self._options = parser.add_function_arguments(self._function, as_group=False, skip={"run"})
         parser.add_argument("--ckpt_path", type=str | None, help="Checkpoint of the model; without it and without a "
                                                                  "config the newest run's.")
         parser.add_argument("--weights_only", type=bool | None, help="Has no effect here (it stands in the "

@@ -18,6 +18,8 @@ COMMANDS = {
     "analyze": ("how far back a model must look, by length, without training",
                 "--config configs/add.yaml --data.task.style paper"),
     "certify": ("prove that a model is exact at every length, or find where it errs", "--ckpt_path last"),
+    "data": ("write trajectories as a data set for datasets and TRL",
+             "--config configs/add.yaml --out data --count 100000"),
     "export": ("write a trained model for transformers", "--out folder"),
     "sweep": ("run a grid of trainings; cells that are done are skipped",
               "configs/sweeps/addition.yaml --parallel 2"),

@@ -17,6 +17,7 @@ from length_gen.lightning_modules.commands.arguments import Arguments
 from length_gen.lightning_modules.commands.certify import certify
 from length_gen.lightning_modules.commands.collect import collect
 from length_gen.lightning_modules.commands.command_line import CLI
+from length_gen.lightning_modules.commands.data import data
 from length_gen.lightning_modules.commands.export import export
 from length_gen.lightning_modules.commands.help import COMMANDS, overview
 from length_gen.lightning_modules.commands.parser import Parser
@@ -36,7 +37,7 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(  # what is
 
 
 FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "certify": (certify, True),
-             "analyze": (analyze, False)}
+             "analyze": (analyze, False), "data": (data, False)}
 """Commands on a run, and whether they need its weights."""
 
 PAGES = {"report": report, "reproduce": reproduce, "sweep": sweep, "collect": collect}
