@@ -122,6 +122,24 @@ class Rounding:
         least = torch.where((x.lo < SILU_AT + 1e-6) & (x.hi > SILU_AT - 1e-6), SILU_LEAST, torch.minimum(a, b))
         return self.widened(Box(least, torch.maximum(a, b)), FUNCTION)
 
+    def silu_beside(self, x: Box, slope: Tensor, pieces: int = 4) -> Box:
+        """silu(x) - slope x for any slope: what is left of silu beside a line.
+
+        Between two points it is off the straight line through them by a 16th of their squared distance at most, since
+        |silu''| <= 1/2. So its range is that at the ends of `pieces` parts, and this much more.
+        """
+        width = x.hi - x.lo
+        points = [x.lo + width * (i / pieces) for i in range(pieces)] + [x.hi]
+        lo = hi = None
+        for point in points:
+            value = point * torch.sigmoid(point) - slope * point
+            lo, hi = (value, value) if lo is None else (torch.minimum(lo, value), torch.maximum(hi, value))
+        bend = (width / pieces) ** 2 / 16 * (1 + 64 * UNIT)
+        # The points, which round, are off by a few units of their size, and so is the line; silu by 16 of its own.
+        size = x.hi.clamp(min=-SILU_LEAST) + (1 + slope.abs()) * x.size
+        slack = bend + self.gamma(FUNCTION + 4) * size + TINY
+        return self.widened(Box(lo - slack, hi + slack), 1)
+
     def softplus(self, x: Box) -> Box:
         """log(1 + exp(x)), with torch's threshold or without."""
         lo, hi = (end.clamp(min=0) + torch.log1p(torch.exp(-end.abs())) for end in x)

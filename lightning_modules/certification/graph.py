@@ -1,5 +1,7 @@
 """The windows of the last K tokens of all trajectories of all lengths, as tensors on a device."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,29 @@ class Graph:
         lo, hi = (reduce(end, self.degrees, kind) for end, kind in zip(edges, ("min", "max"), strict=True))
         lo[self.root], hi[self.root] = 0, 0
         return Box(lo, hi)
+
+    def before(self, edges: Tensor) -> tuple[Tensor, Callable[[Box], Box]]:
+        """The edges that lead to where these begin, and what makes hulls at these [edges, ...] of boxes there; 0 where
+        they begin at the root."""
+        nodes, place = torch.unique(self.source[edges], return_inverse=True)
+        degrees = self.degrees[nodes]
+        shift = self.starts[nodes] - (degrees.cumsum(0) - degrees)
+        earlier = torch.repeat_interleave(shift, degrees)
+        earlier += torch.arange(len(earlier), device=earlier.device)
+        first = nodes == self.root
+
+        def hull(box: Box) -> Box:
+            lo, hi = (reduce(end, degrees, kind) for end, kind in zip(box, ("min", "max"), strict=True))
+            lo[first], hi[first] = 0, 0
+            return Box(lo[place], hi[place])
+
+        return earlier, hull
+
+    def ending_alike(self, length: int) -> list[Tensor]:
+        """The edges in groups: those that lead to windows with the same last `length` tokens."""
+        windows = self.windows[self.target][:, self.windows.shape[1] - length:]
+        _, group = torch.unique(windows, dim=0, return_inverse=True)
+        return list(torch.split(torch.argsort(group, stable=True), torch.bincount(group).tolist()))
 
     def shorter(self, length: int) -> tuple["Graph", Tensor, Tensor]:
         """The graph of the windows' last `length` tokens, the node in it of every node, and its edge of every edge."""

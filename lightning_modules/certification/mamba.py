@@ -9,10 +9,11 @@ from torch import Tensor
 from length_gen.lightning_modules.backbones.layered import Block
 from length_gen.lightning_modules.backbones.mamba import Mamba
 from length_gen.lightning_modules.certification.bounds import FUNCTION, Box, Rounding, corners
+from length_gen.lightning_modules.certification.convolution import Convolution
 from length_gen.lightning_modules.certification.fixpoint import fixpoint, short_windows
 from length_gen.lightning_modules.certification.graph import Graph
 from length_gen.lightning_modules.certification.model_bounds import LayeredBounds
-from length_gen.lightning_modules.certification.stream import Stream, blocks
+from length_gen.lightning_modules.certification.stream import Normalized, Stream, blocks, joined
 
 CELLS = 4_000_000
 """Elements of the largest arrays on a CPU, whose caches like them small: states of as many channels at once as fit."""
@@ -67,46 +68,33 @@ class MambaLayer:
 
         Raises NotFadingError where a state is not proved to fade.
         """
-        inputs, gate = self._inwards(stream)
-        u = self.rounding.silu(self._convolved(inputs))
-        steps, inputs, outputs = self._selected(u)
-        y = self._scanned(u, steps, inputs, outputs, progress)
+        normed = Normalized(stream, self.norm, self.eps)
+        read, gate = self._inwards(normed)
+        self.keep("convolution", self.graph.hull(read))
+        convolution = Convolution(self.graph, self.rounding, normed, self.inwards[: self.channels], read, self.taps,
+                                  self.bias)
+        u = convolution.outputs
+        y = self._scanned(u, *self._selected(convolution), progress)
         y = self.rounding.add(y, self.rounding.multiply(Box(self.skip, self.skip), u))
         return self.rounding.multiply(y, self.rounding.silu(gate))
 
-    def _inwards(self, stream: Stream) -> tuple[Box, Box]:
+    def _inwards(self, normed: Normalized) -> tuple[Box, Box]:
         """Inputs of convolution and gate [edges, D] each."""
-        composed = stream.compose(self.inwards * self.norm)
-        parts = [stream.project(rows, self.inwards, self.norm, self.eps, composed)
-                 for rows in blocks(self.graph.edges)]
-        box = Box(torch.cat([part.lo for part in parts]), torch.cat([part.hi for part in parts]))
+        composed = normed.compose(self.inwards)
+        box = joined([normed.project(rows, self.inwards, composed) for rows in blocks(self.graph.edges)])
         return box[:, : self.channels], box[:, self.channels :]
 
-    def _convolved(self, inputs: Box) -> Box:
-        """The convolution [edges, D] of the inputs of an edge and of what its node kept of those before."""
-        box, width = inputs, self.taps.shape[1]
-        centre, spread = self.bias, self.rounding.gamma(width + 2) * self.bias.abs()
-        for back in range(width):
-            if back:
-                kept = self.graph.hull(box)
-                self.keep("convolution", kept)
-                box = kept[self.graph.source]
-            tap = self.taps[:, width - 1 - back]
-            middle, radius = box.centred()
-            centre = centre + middle * tap
-            spread = spread + (radius + self.rounding.gamma(width + 4) * (middle.abs() + radius)) * tap.abs()
-        return self.rounding.around(centre, spread * (1 + self.rounding.gamma(width)))
-
-    def _selected(self, u: Box) -> tuple[Box, Box, Box]:
-        """Step sizes [edges, D], input and output matrices [edges, N], for the convolution's outputs u."""
-        rank, rounding = self.step.shape[1], self.rounding
+    def _selected(self, convolution: Convolution) -> tuple[Box, Box, Box]:
+        """Step sizes [edges, D], input and output matrices [edges, N]."""
+        rank, states = self.step.shape[1], self.states
         low, others = self.selection[:rank], self.selection[rank:]
-        # Composed: a step size is linear in u.
-        steps = rounding.linear(u, self.step @ low, self.step_bias, self.step.abs() @ low.abs(), rank + 8)
-        steps = rounding.softplus(steps)
-        steps = rounding.add(steps, Box(*(torch.full_like(end, self.floor) for end in steps)))
-        both = rounding.linear(u, others)
-        return steps, both[:, : self.states], both[:, self.states :]
+        # Composed: a step size is softplus of what is linear in the convolution's outputs.
+        box = convolution.through(torch.cat([self.step @ low, others]),
+                                  torch.cat([self.step_bias, self.step_bias.new_zeros(2 * states)]),
+                                  torch.cat([self.step.abs() @ low.abs(), others.abs()]), rank + 8)
+        steps = self.rounding.softplus(box[:, : self.channels])
+        steps = self.rounding.add(steps, Box(*(torch.full_like(end, self.floor) for end in steps)))
+        return steps, box[:, self.channels : self.channels + states], box[:, self.channels + states :]
 
     def _scanned(self, u: Box, steps: Box, inputs: Box, outputs: Box, progress: Callable[[float], None]) -> Box:
         """C h [edges, D] of the state h after an edge's token, over all paths to it."""
@@ -124,7 +112,7 @@ class MambaLayer:
             slack = error * terms.size.sum(-1)
             parts.append(rounding.widened(Box(terms.lo.sum(-1) - slack, terms.hi.sum(-1) + slack), 2))
             progress((chosen.stop - chosen.start) / self.channels)
-        return Box(torch.cat([part.lo for part in parts], 1), torch.cat([part.hi for part in parts], 1))
+        return joined(parts, 1)
 
 
 def cells(device: torch.device) -> int:

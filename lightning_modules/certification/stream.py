@@ -38,16 +38,18 @@ class Stream:
         self.radii.append(update.centred()[1])
         self.matrices.append(matrix)
 
-    def functional(self, rows: slice | Tensor, matrix: Tensor, composed: list[Tensor]) -> Box:
+    def functional(self, rows: slice | Tensor, matrix: Tensor, composed: list[Tensor], sizes: Tensor | None = None,
+                   inner: int = 0) -> Box:
         """matrix @ x [rows, m] for the stream x, each coordinate off by as many units as a norm and a product take.
 
-        matrix: [m, d]; composed: |matrix @ W_k| [m, D_k]
+        matrix: [m, d]; composed: |matrix @ W_k| [m, D_k]; sizes, inner: as of `Rounding.linear`, where the matrix is
+        a product
         """
         centre = self.centre[rows]
         width = max([matrix.shape[1], *(part.shape[1] for part in composed)])
-        error = self.rounding.gamma(2 * width + FUNCTION + 8)
-        sizes = centre.abs() + self.radius[rows]
-        spread = (self.error[rows] + error * sizes) @ matrix.abs().mT
+        error = self.rounding.gamma(2 * width + FUNCTION + inner + 8)
+        most = centre.abs() + self.radius[rows]
+        spread = (self.error[rows] + error * most) @ (matrix.abs() if sizes is None else sizes).mT
         for radius, part in zip(self.radii, composed, strict=True):
             spread = spread + radius[rows] @ part.mT
         return self.rounding.around(centre @ matrix.mT, spread * (1 + error))
@@ -78,15 +80,31 @@ class Stream:
         together = Box(own * (1 - error) - moved * (1 + error), (own + moved + far) * (1 + error))
         return rounding.inverse_rms(apart.narrower(together)[..., None], width, eps)
 
-    def project(self, rows: slice, matrix: Tensor, weight: Tensor, eps: float, composed: list[Tensor]) -> Box:
+
+class Normalized:
+    """An RMS norm [edges, d] of a stream as it is now, and what is linear in it."""
+
+    def __init__(self, stream: Stream, weight: Tensor, eps: float) -> None:
+        self.stream, self.weight, self.eps = stream, weight, eps
+        rows = blocks(len(stream.centre))
+        self.scale = joined([stream.inverse_rms(part, eps) for part in rows])
+        self.apart = joined([stream.rounding.normalized(stream.coordinates(part), weight, eps) for part in rows])
+
+    def compose(self, matrix: Tensor) -> list[Tensor]:
+        """|matrix @ diag(weight) @ W_k| for every layer so far."""
+        return self.stream.compose(matrix * self.weight)
+
+    def project(self, rows: slice | Tensor, matrix: Tensor, composed: list[Tensor], sizes: Tensor | None = None,
+                inner: int = 0) -> Box:
         """matrix @ norm(x) [rows, m] of the stream x.
 
-        matrix: [m, d]; weight [d] and eps: of the norm; composed: `compose(matrix * weight)`
+        matrix: [m, d]; composed: `compose(matrix)`; sizes, inner: as of `Rounding.linear`, where it is a product
         """
-        rounding = self.rounding
-        apart = rounding.linear(rounding.normalized(self.coordinates(rows), weight, eps), matrix)
-        together = rounding.multiply(self.inverse_rms(rows, eps), self.functional(rows, matrix * weight, composed))
-        return apart.narrower(together)
+        rounding = self.stream.rounding
+        apart = rounding.linear(self.apart[rows], matrix, None, sizes, inner)
+        together = self.stream.functional(rows, matrix * self.weight, composed,
+                                          None if sizes is None else sizes * self.weight.abs(), inner)
+        return apart.narrower(rounding.multiply(self.scale[rows], together))
 
 
 def blocks(count: int, size: int = 4096) -> list[slice]:
@@ -94,3 +112,6 @@ def blocks(count: int, size: int = 4096) -> list[slice]:
     return [slice(start, min(count, start + size)) for start in range(0, count, size)]
 
 
+def joined(parts: list[Box], dimension: int = 0) -> Box:
+    """Boxes end to end."""
+    return Box(torch.cat([part.lo for part in parts], dimension), torch.cat([part.hi for part in parts], dimension))

@@ -1,5 +1,7 @@
 """Boxes hold what is computed from the points in them, exactly and with errors of up to u."""
 
+import hypothesis
+import hypothesis.strategies as st
 import mpmath
 import numpy as np
 import pytest
@@ -52,6 +54,26 @@ def test_functions(name, u):
             values = [exact(mpmath.mpf(v)) for v in inner(rng, x).tolist()]
             assert holds(found, values)
             assert holds(found, [v * (1 + (-1) ** place * most * u) for v in values])
+
+
+@hypothesis.given(st.floats(-40, 40), st.floats(0, 1) | st.floats(0, 30), st.floats(-0.1, 1.1), st.floats(0, 1),
+                  st.sampled_from(UNITS), st.sampled_from([-1, 1]))
+def test_silu_beside_a_line(low, width, slope, place, u, sign):
+    high = low + width
+    box = Box(*torch.tensor([[low], [high]], dtype=torch.float64))
+    found = Rounding(u).silu_beside(box, torch.tensor([slope], dtype=torch.float64))
+    x = mpmath.mpf(min(high, max(low, low + place * width)))
+    assert holds(found, [FUNCTIONS["silu"][1](x) * (1 + sign * 16 * u) - mpmath.mpf(slope) * x])
+    # It is not wider than what a line of the slope that differs most can leave, with the bend of four parts.
+    assert float(found.hi - found.lo) < 1.2 * width + width**2 / 64 + 200 * (u + 1e-15) * (1 + abs(high) + abs(low))
+
+
+def test_silu_bends_by_a_half_at_most():
+    def second(x):
+        return mpmath.diff(FUNCTIONS["silu"][1], x, 2)
+
+    assert abs(second(0) - mpmath.mpf(1) / 2) < 1e-20
+    assert all(-0.5 < second(x / 100) < 0.5 for x in range(-3000, 3000, 37) if x)
 
 
 @pytest.mark.parametrize("u", UNITS)
