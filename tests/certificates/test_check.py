@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 PATH = Path(__file__).parents[2] / "certificates" / "check.py"
 spec = spec_from_file_location("check", PATH)
@@ -57,6 +58,13 @@ def test_proves_the_margin_that_the_prover_found(certified):
     arrays, header, weights = parts(certified)
     found = margin(arrays, header, weights, hashed=False)
     assert found > 0 and found == pytest.approx(header["least_margin"], rel=0.05)
+
+
+def test_other_libraries_prove_the_same(certified):
+    """PyTorch stands for all that have NumPy's names; the arrays that it makes are its own."""
+    arrays, _, weights = parts(certified)
+    found = check.Checker(arrays, weights, torch, torch.asarray, 10 * check.CELLS).run()
+    assert found == pytest.approx(check.Checker(arrays, weights).run(), rel=1e-9)
 
 
 @pytest.mark.parametrize("what", ["weights", "boxes", "automaton"])
