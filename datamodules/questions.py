@@ -1,6 +1,6 @@
 """All questions of a task, as a finite automaton that reads them token by token."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Sequence
 
 FIRST, LAST = "start", "end"
 
@@ -24,46 +24,15 @@ def accepts(questions: Questions, prompt: Sequence[str]) -> bool:
     return LAST in places
 
 
-def among(questions: Questions, tokens: Container[str]) -> Questions:
-    """Those that are made of these tokens alone; what no longer leads to the end is left out."""
-    kept = [(before, tuple(filter(tokens.__contains__, said)), after) for before, said, after in questions]
-    ends, size = {LAST}, 0
-    while size < len(ends):
-        size = len(ends)
-        ends |= {before for before, said, after in kept if said and after in ends}
-    return tuple((before, said, after) for before, said, after in kept if said and after in ends)
-
-
-def count(questions: Questions) -> int | None:
-    """How many ways lead from `start` to `end`, at least as many as there are questions; None: without end."""
-    leaving: dict[str, list[tuple[int, str]]] = {}
+def standing_in(questions: Questions, names: Sequence[str], few: Sequence[str]) -> Questions:
+    """Questions in which `few` names stand for all. Raises ValueError where one name leads where another does not."""
+    found = []
     for before, tokens, after in questions:
-        leaving.setdefault(before, []).append((len(tokens), after))
-    ways: dict[str, int | None] = {}  # from each place to the end; None while that is being found
-
-    def found(place: str) -> int:
-        if place not in ways:
-            ways[place] = None
-            ways[place] = (place == LAST) + sum(number * found(after) for number, after in leaving.get(place, ()))
-        if ways[place] is None:
-            raise RecursionError(f"round and round at {place}")
-        return ways[place]
-
-    try:
-        return found(FIRST)
-    except RecursionError:
-        return None
-
-
-def every(questions: Questions) -> Iterator[tuple[str, ...]]:
-    """All questions, some perhaps twice; there must be finitely many, see `count`."""
-    todo: list[tuple[str, tuple[str, ...]]] = [(FIRST, ())]
-    while todo:
-        place, prompt = todo.pop()
-        if place == LAST:
-            yield prompt
-        todo += [(after, (*prompt, token)) for before, tokens, after in questions if before == place
-                 for token in tokens]
+        others = tuple(token for token in tokens if token not in names)
+        if len(others) < len(tokens) and not all(name in tokens for name in names):
+            raise ValueError(f"from {before} to {after} it matters which name it is")
+        found.append((before, (*others, *(few if len(others) < len(tokens) else ())), after))
+    return tuple(found)
 
 
 def number(first: str, following: str, last: str, name: str) -> Questions:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from length_gen.datamodules.automaton.frozen import Constants, Freezer
-from length_gen.datamodules.automaton.machine import UNKNOWN, Handle, Looked, Machine, Request, Stopped, enter
+from length_gen.datamodules.automaton.machine import UNKNOWN, Handle, Looked, Machine, Name, Request, Stopped, enter
 from length_gen.datamodules.automaton.memory import KINDS
 from length_gen.datamodules.automaton.program import Unsupported
 from length_gen.datamodules.questions import Questions
@@ -87,7 +87,7 @@ class Explorer:
             raise Unsupported(f"{task.name} in setting {task.setting} has a {type(tool).__name__}: only algorithms "
                               f"with a {known} can be explored")
         self.task, self.memory = task, KINDS[type(tool)](tool, questions)
-        self.constants = Constants(task, SCRIBE)
+        self.names, self.constants = frozenset(task.names), Constants(task, SCRIBE)
         self.freezer = Freezer(self.constants)
 
     def states(self) -> States:
@@ -185,7 +185,12 @@ class Explorer:
         return [(world, symbol, said)
                 for world, (symbol,), said in self._command(machine, world, handle, f"p{handle.number}.read")]
 
-    def _command(self, machine: Machine, world: World, handle: Handle, *tokens: str) -> list:
+    def _seen(self, token: str) -> str | Name:
+        """What the algorithm gets to see of a token."""
+        return Name(token, self.names) if token in self.names else token
+
+    def _command(self, machine: Machine, world: World, handle: Handle, *given: Any) -> list:
+        tokens = [self._token(machine, token) for token in given]
         found: list[tuple[World, tuple[str, ...], Said]] = [(world, (), ())]
         for token in tokens:
             if token in self.memory.commands:
@@ -195,17 +200,23 @@ class Explorer:
             else:
                 found = [(self._written(machine, world, token, 0), observed, (*said, (token, True)))
                          for world, observed, said in found]
-        return [(world, observed, (*said, *((token, False) for token in observed))) for world, observed, said in found]
+        return [(world, tuple(map(self._seen, observed)), (*said, *((token, False) for token in observed)))
+                for world, observed, said in found]
 
-    def _think(self, machine: Machine, world: World, handle: Handle, *tokens: str) -> list:
+    def _think(self, machine: Machine, world: World, handle: Handle, *given: Any) -> list:
+        tokens = [self._token(machine, token) for token in given]
         for index, token in enumerate(tokens):
             world = self._written(machine, world, token, index)
         return [(world, None, tuple((token, True) for token in tokens))]
 
     _output = _think
 
+    @staticmethod
+    def _token(machine: Machine, given: Any) -> str:
+        if not isinstance(given, str | Name):
+            raise Unsupported(f"{machine.where()}: {given!r} is written, which is no token")
+        return given.token if isinstance(given, Name) else given
+
     def _written(self, machine: Machine, world: World, token: str, index: int) -> World:
-        if not isinstance(token, str):
-            raise Unsupported(f"{machine.where()}: {token!r} is written, which is no token")
         memory = self.memory.write(world.memory, token, (world.phase, machine.site(), index))
         return world._replace(memory=memory, said=token)

@@ -6,7 +6,17 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from length_gen.datamodules.automaton.machine import UNKNOWN, Closure, Cursor, Frame, Handle, Scope, Together, short
+from length_gen.datamodules.automaton.machine import (
+    UNKNOWN,
+    Closure,
+    Cursor,
+    Frame,
+    Handle,
+    Name,
+    Scope,
+    Together,
+    short,
+)
 from length_gen.datamodules.automaton.program import Unsupported
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, range, type(...), enum.Enum, types.ModuleType, type)
@@ -117,6 +127,8 @@ class Freezer:
             return self.constants.objects[parts[0]]
         if kind is types.MethodType:
             return getattr(self._thaw(parts[1], made), parts[0])
+        if kind is Name:
+            return Name(*parts)
         if kind is Handle:
             made.append(parts[0](parts[1]))
             return made[-1]
@@ -180,6 +192,8 @@ class _Frost:
         kind = type(value)
         if kind is str or value is None:
             return value
+        if kind is Name:
+            return Name, value.token, value.among
         if isinstance(value, _ATOMS):
             return _Atom, kind, value, repr(value) if kind in (float, complex) else ""  # 0.0 and -0.0 are equal
         if kind in (tuple, frozenset):

@@ -2,6 +2,7 @@
 
 import builtins
 import inspect
+import operator
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,27 @@ class Unknown:
 
 
 UNKNOWN = Unknown()
+
+
+class Name:
+    """One of a task's `names`, which an algorithm may only copy: to look at it is refused, but for whether it is some
+    token that is none of them, which it is not.
+
+    among: all names
+    """
+
+    def __init__(self, token: str, among: frozenset[str]) -> None:
+        self.token, self.among = token, among
+
+    def _refuse(self, *_: Any) -> Any:
+        raise Looked("an algorithm that looks at one of its task's `names`, and not only copies it, cannot be "
+                     "explored; leave them out")
+
+    def __eq__(self, other: object) -> bool:
+        return self._refuse() if isinstance(other, Name) or other in self.among else False
+
+    __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __iter__ = __len__ = __contains__ = __str__ = __repr__ = _refuse
+    __hash__ = _refuse  # type: ignore[assignment]
 
 
 class Handle:
@@ -274,6 +296,8 @@ class Machine:
             stack.append(UNKNOWN if value is UNKNOWN else self._attribute(value, argument))
         elif operation == "binary":
             right, left = stack.pop(), stack.pop()
+            if argument in (operator.is_, operator.is_not) and left is not None and right is not None:
+                _copied_only((left, right))
             stack.append(UNKNOWN if _unknown((left, right)) else argument(left, right))
         elif operation == "unary":
             value = stack.pop()
@@ -327,6 +351,7 @@ class Machine:
         return value
 
     def _attribute(self, owner: Any, name: str) -> Any:
+        _copied_only((owner,))
         value = getattr(owner, name)
         if self.constants is not None and (isinstance(owner, type | types.ModuleType) or owner in self.constants):
             self.constants.add(value)
@@ -344,13 +369,15 @@ class Machine:
         if isinstance(handle, Handle) and function.__name__ in handle.own:
             return Request(handle, function.__name__, tuple(arguments), named)
         everything = (function, *arguments, *named.values())
-        if isinstance(function, Closure) or (is_python(function) and any(map(_holds_handle, everything))):
+        if isinstance(function, Closure) or (is_python(function) and any(map(_is_explored, everything))):
             if any(isinstance(value, _ITERATOR) for value in everything):
                 raise Unsupported(f"{self.where()}: a generator expression is given away; write a list")
             frame.place += 1
             del frame.stack[len(frame.stack) - count - 1 :]
             self.frames.append(enter(function, arguments, named))
             return None
+        if not isinstance(handle, list):  # which looks for what is equal, if at all
+            _copied_only(everything)
         if _unknown((*everything, handle)):
             value = UNKNOWN
         elif type(handle) is dict and function.__name__ in ("items", "values"):
@@ -381,7 +408,7 @@ def _unknown(values: tuple) -> bool:
     if not any(value is UNKNOWN for value in values):
         return False
     for value in values:
-        if isinstance(value, list | dict | set) or _holds_handle(value):
+        if isinstance(value, list | dict | set) or _is_explored(value):
             raise Unsupported(f"what becomes of {short(value)} with {UNKNOWN!r} cannot be explored")
     return True
 
@@ -438,16 +465,26 @@ def _is_plain(function: Any) -> bool:
 
 def short(value: Any) -> str:
     """A value in a few words."""
-    text = repr(value)
+    text = value.token if isinstance(value, Name) else repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _holds_handle(value: Any) -> bool:
-    """Whether something that a function is given leads to the scribe, or to a function of the algorithm's own."""
-    if isinstance(value, Handle | Closure):
+def _copied_only(values: Iterable) -> None:
+    """Raises Looked if one of them is a name."""
+    for value in values:
+        if isinstance(value, Name):
+            value._refuse()
+
+
+def _is_explored(value: Any) -> bool:
+    """Whether what a function is given makes it one to explore: it leads to the scribe, to a function of the
+    algorithm's own, or to a name."""
+    if isinstance(value, Handle | Closure | Name):
         return True
+    if isinstance(value, Together):
+        value = value.sources
     if isinstance(value, tuple | list | set | frozenset):
-        return any(map(_holds_handle, value))
+        return any(map(_is_explored, value))
     if isinstance(value, dict):
-        return any(map(_holds_handle, (*value.keys(), *value.values())))
+        return any(map(_is_explored, (*value.keys(), *value.values())))
     return isinstance(getattr(value, "__self__", None), Handle)

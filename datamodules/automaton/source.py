@@ -15,15 +15,15 @@ from length_gen.datamodules.trajectory import Pointer, Scribe
 OWN = "length_gen"
 
 
-def source_digest(task: Task, variants: Sequence[str] | None = None, among: Sequence[str] | None = None) -> str:
+def source_digest(task: Task, variants: Sequence[str] | None = None) -> str:
     """SHA-256, in hexadecimal, of the source of a task's algorithm, tool and setting, of the scribe, and of all that
     they name of the suite or of the task's own package; and of the task's tokens, questions and settings. Neither of
     comments and docstrings, nor of `max_length`: an automaton is of all lengths.
 
-    variants, among: as of `automaton`
+    variants: as of `automaton`
     """
     found: list[str] = [repr(task.vocabulary().tokens)]
-    for part, questions in parts_of(task, variants, among):
+    for part, questions in parts_of(task, variants):
         own = {name: value for name, value in vars(part).items() if name not in ("max_length", "_setting")}
         found += [part.name, _text(own), repr(questions), *_sources(part)]
     return hashlib.sha256("\0".join(found).encode()).hexdigest()

@@ -13,15 +13,19 @@ from length_gen.tools import UserError
 
 
 class Ambiguous(UserError):
-    """Two different tokens are to be predicted after the same window: it is too short, or no length is enough."""
+    """Two different tokens are to be predicted after the same window of `order` tokens: it is too short, or no length
+    is enough."""
+
+    order = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Automaton:
     """Nodes are windows of the last K tokens that a model has read; an edge appends a token.
 
-    windows: int32 [N, K], token ids, the newest last, -1 before the first token. Rows are different and in
-             lexicographic order, so that node 0 is the root: nothing has been read
+    windows: int32 [N, K], token ids, the newest last, -1 before the first token and for one that is forgotten (never
+             the newest). Rows are different and in lexicographic order, so that node 0 is the root: nothing has been
+             read
     source:  int64 [E], node that an edge leaves; every window is reached from the root
     target:  int64 [E], node that it enters, in growing order (sources grow within a target). The token of an edge is
              its target's newest, `windows[target, -1]`
@@ -59,18 +63,17 @@ class Automaton:
                 and bool((self.wanted[here[asked]] == other.wanted[asked]).all()))
 
 
-def of_steps(windows: np.ndarray, tokens: np.ndarray, predicted: np.ndarray, vocabulary: Vocabulary) -> Automaton:
+def of_steps(windows: np.ndarray, after: np.ndarray, predicted: np.ndarray, vocabulary: Vocabulary) -> Automaton:
     """The graph that has at least these edges, given in any order and as often as one likes.
 
-    windows:   int [M, K], what the last K tokens were, -1 before the first
-    tokens:    int [M], what came next
+    windows:   int [M, K], what the last K tokens were, -1 before the first and for one that is forgotten
+    after:     int [M, K], the window then, the newest token of which came next
     predicted: bool [M], whether the model had to predict it
 
     Raises Ambiguous if different tokens were to be predicted after one window.
     """
     count, order = windows.shape
-    base = len(vocabulary) + 1
-    after = np.concatenate([windows[:, 1:], tokens[:, None]], axis=1)
+    base, tokens = len(vocabulary) + 1, after[:, -1]
     rows = np.concatenate([windows, after]) + 1
     # Numbers of windows of 1, 2, ... tokens, each from the one before: in lexicographic order, and exact.
     number = np.zeros(2 * count, dtype=np.int64)
@@ -83,7 +86,9 @@ def of_steps(windows: np.ndarray, tokens: np.ndarray, predicted: np.ndarray, voc
         row = windows[clash[0]]
         said = " ".join(vocabulary.decode(row[row >= 0]))
         both = " and ".join(repr(token) for token in vocabulary.decode([tokens[clash[0]], wanted[before[clash[0]]]]))
-        raise Ambiguous(f"the last {order} tokens do not determine the next: after {said!r} come {both}")
+        error = Ambiguous(f"the last {order} tokens do not determine the next: after {said!r} come {both}")
+        error.order = order
+        raise error
     edges = np.unique(following * np.int64(len(first)) + before)
     return Automaton((rows[first] - 1).astype(np.int32), edges % len(first), edges // len(first), wanted)
 
@@ -94,7 +99,7 @@ def of_trajectories(trajectories: Iterable[Trajectory], vocabulary: Vocabulary, 
 
 
 def steps_of(trajectories: Iterable[Trajectory], vocabulary: Vocabulary, order: int) -> tuple[np.ndarray, ...]:
-    """The windows of trajectories, what comes next, and whether it is predicted, as `of_steps` takes them."""
+    """The windows of trajectories, those a token later, and whether it is predicted, as `of_steps` takes them."""
     found: list[np.ndarray] = []
     for trajectory in trajectories:
         ids = vocabulary.encode(trajectory.tokens)
@@ -103,4 +108,4 @@ def steps_of(trajectories: Iterable[Trajectory], vocabulary: Vocabulary, order: 
         rows = np.column_stack([np.lib.stride_tricks.sliding_window_view(padded, order + 1), predicted])
         found.append(np.unique(rows, axis=0) if len(rows) > 10_000 else rows)
     rows = np.concatenate(found)
-    return rows[:, :order], rows[:, order], rows[:, order + 1].astype(bool)
+    return rows[:, :order], rows[:, 1 : order + 1], rows[:, order + 1].astype(bool)

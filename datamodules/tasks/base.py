@@ -181,6 +181,8 @@ class ToolTask(Task):
 
     symbols: tuple[str, ...]
     """Tokens of prompts, thoughts and outputs, without [ANS], [END] and [EDGE]."""
+    names: tuple[str, ...] = ()
+    """Symbols that the algorithm only copies, as the names of disks: it does the same whatever they are."""
     phases: tuple[str, ...]
 
     def __init__(self, max_length: int, style: str = "local", setting: Setting | str = "interactive") -> None:

@@ -23,14 +23,13 @@ class Hanoi(ToolTask):
     disk, the rod that it leaves and the rod that it goes to: `7 A C`. Length: number of disks.
     """
 
+    names = SIZES
     longest = 20  # 12 disks take 4,095 moves, 20 over a million
 
     def questions(self, variant: str) -> Questions:
-        """Any number of disks, so up to as many as there are sizes."""
-        disks = tuple((f"on {below}", (size,), f"on {size}") for i, size in enumerate(SIZES)
-                      for below in ("A", *SIZES[i + 1 :]))
-        return ((FIRST, "A", "on A"), *disks, *((f"on {size}", "B", "B") for size in SIZES), ("B", "C", "C"),
-                ("C", "=", LAST))
+        """Any number of disks, and of any sizes: the algorithms do not look at them."""
+        return ((FIRST, "A", "A"), ("A", SIZES, "disks"), ("disks", SIZES, "disks"), ("disks", "B", "B"),
+                ("B", "C", "C"), ("C", "=", LAST))
 
     def sample(self, rng: random.Random, length: int, variant: str = "") -> Problem:
         return self._problem(rng.sample(range(1, len(SIZES) + 1), length))
@@ -125,23 +124,18 @@ class HanoiIterative(Hanoi):
         mark = _to_mark(pointer.right, pointer)
         scribe.phase(f"look{mark}")
         disk, rod = self._next(pointer)
-        target = RODS[(RODS.index(rod) + (1 if mark == FORWARD else 2)) % 3]
-        self._write_move(scribe, disk, rod, target)
+        self._write_move(scribe, disk, rod, _after(rod, mark))
         scribe.phase(f"rewind{mark}")
         _to_mark(pointer.left, pointer)
         scribe.phase(f"move{mark}")
         scribe.think(mark)
-        pointer.right()
-        scribe.think(pointer.read())
-        pointer.right()
-        pointer.read()
-        scribe.think(target)
+        scribe.think(_after(self._copy_disk(scribe, pointer), mark))
         self._copy_rest(scribe, pointer, "rest_small")
 
     def _move_other(self, scribe: Scribe, pointer: Pointer) -> bool:
         """Move the smallest disk that is not on the smallest disk's rod; False if there is none: all is done."""
         scribe.phase("to_big")
-        mark = _to_mark(pointer.right, pointer)
+        _to_mark(pointer.right, pointer)
         scribe.phase("look")
         _, home = self._next(pointer)
         scribe.phase(f"look_{home}")
@@ -150,19 +144,15 @@ class HanoiIterative(Hanoi):
             disk, rod = self._next(pointer)
             if disk == EDGE:
                 return False
-        target = next(r for r in RODS if r not in (home, rod))
-        self._write_move(scribe, disk, rod, target)
+        self._write_move(scribe, disk, rod, _third(home, rod))
         scribe.phase(f"rewind_{home}")
-        _to_mark(pointer.left, pointer)
+        mark = _to_mark(pointer.left, pointer)
         scribe.phase(f"move_{home}")
         scribe.think(mark)
         rod = home
         while rod == home:
-            pointer.right()
-            scribe.think(pointer.read())
-            pointer.right()
-            rod = pointer.read()
-            scribe.think(home if rod == home else target)
+            rod = self._copy_disk(scribe, pointer)
+            scribe.think(home if rod == home else _third(home, rod))
         self._copy_rest(scribe, pointer, "rest_big")
         return True
 
@@ -174,7 +164,15 @@ class HanoiIterative(Hanoi):
         if disk == EDGE:
             return disk, ""
         pointer.right()
-        return disk, pointer.read()
+        return disk, _rod(pointer)
+
+    @staticmethod
+    def _copy_disk(scribe: Scribe, pointer: Pointer) -> str:
+        """Copy the next disk of a state, and return its rod."""
+        pointer.right()
+        scribe.think(pointer.read())
+        pointer.right()
+        return _rod(pointer)
 
     @staticmethod
     def _write_move(scribe: Scribe, disk: str, rod: str, target: str) -> None:
@@ -187,6 +185,8 @@ class HanoiIterative(Hanoi):
         scribe.phase(phase)
         pointer.right()
         while (token := pointer.read()) != ANSWER:
+            if token == EDGE:
+                raise ValueError("no move follows the state that is copied")
             scribe.think(token)
             pointer.right()
 
@@ -258,11 +258,30 @@ class HanoiRecursive(Hanoi):
         """
         scribe.phase(f"swap_{pair}")
         write = scribe.output if last else scribe.think
-        swapped = dict(zip(pair, reversed(pair), strict=True))
+        one, other = pair
         moves.right()
         while (token := moves.read()) not in ("#", ANSWER):
-            write(swapped.get(token, token))
+            write(other if token == one else one if token == other else token)
             moves.right()
+        if last != (token == ANSWER):
+            raise ValueError("the list that is copied is not followed by the one that is written")
+
+
+def _after(rod: str, mark: str) -> str:
+    """The rod that the smallest disk goes to."""
+    return RODS[(RODS.index(rod) + (1 if mark == FORWARD else 2)) % 3]
+
+
+def _third(rod: str, other: str) -> str:
+    """The rod that is neither."""
+    return next(third for third in RODS if third not in (rod, other))
+
+
+def _rod(pointer: Pointer) -> str:
+    """The rod under a pointer."""
+    if (rod := pointer.read()) not in RODS:
+        raise ValueError("no rod follows a disk: the state of the rods is torn")
+    return rod
 
 
 def _to_mark(move, pointer: Pointer) -> str:

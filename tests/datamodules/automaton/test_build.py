@@ -2,10 +2,12 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from length_gen.datamodules.automaton import automaton, source_digest
-from length_gen.datamodules.automaton.windows import of_trajectories
+from length_gen.datamodules.automaton.explore import Explorer
+from length_gen.datamodules.automaton.windows import Automaton, of_trajectories
 from length_gen.datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Problem, Reverse, Turing
 from length_gen.datamodules.tasks.base import ToolTask
 from length_gen.tools import PointerMemory, UserError
@@ -106,28 +108,104 @@ def test_where_no_window_suffices(task):
         automaton(task, 7, 7)
 
 
-def test_questions_of_some_tokens():
-    task = Copy(5, **SETTING)
-    some, every = (automaton(task, 4, among=among) for among in ("ab=", None))
-    assert every.contains(some) and len(some.windows) < len(every.windows)
-    letters = [task.record(task.parse(text)) for text in ("abba", "b", "aa", "c")]
-    inside = [some.contains(of_trajectories([trajectory], task.vocabulary(), 4)) for trajectory in letters]
-    assert inside == [True, True, True, False]
-    with pytest.raises(UserError, match=r"^copy has no question of the tokens a b alone: give more of them$"):
-        automaton(task, 4, among="ab")
-    with pytest.raises(UserError, match=r"^copy has no variant 'n': expected ''$"):
-        automaton(task, 4, variants=["n"])
+def kept(automaton, names, newest):
+    """What `contains` wants of windows that hold names among the newest tokens only."""
+    windows = automaton.windows.copy()
+    windows[:, :-newest][np.isin(windows[:, :-newest], names)] = -1
+    rows, place = np.unique(windows, axis=0, return_inverse=True)
+    wanted = np.full(len(rows), -1, dtype=np.int32)
+    asked = automaton.wanted >= 0
+    wanted[place[asked]] = automaton.wanted[asked]
+    return Automaton(rows, place[automaton.source], place[automaton.target], wanted)
 
 
-@pytest.mark.parametrize("name", ["hanoi_iterative", "hanoi_recursive"])
-def test_where_questions_can_be_counted_each_is_recorded(name):
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "newest"), [("hanoi_recursive", 1), ("hanoi_iterative", 5)])
+def test_a_few_names_stand_for_all(name, newest):
     task = MAKERS[name](**SETTING)
-    found = automaton(task, 8, among=(*"ABC=", "3", "40", "41", "90"))
-    every = [[size for i, size in enumerate((90, 41, 40, 3)) if chosen >> i & 1] for chosen in range(1, 16)]
-    recorded = [task.record(task.parse(" ".join(map(str, sizes)))) for sizes in every]
-    exactly = of_trajectories(recorded, task.vocabulary(), 8)
-    assert found.digest() == exactly.digest()
-    assert not found.contains(of_trajectories([task.record(task.parse("5"))], task.vocabulary(), 8))
+    vocabulary = task.vocabulary()
+    found = automaton(task, 8)
+    names = [vocabulary.id(size) for size in task.names]
+    assert not np.isin(found.windows[:, :-newest], names).any()
+    assert set(names) <= set(found.windows[:, -1]) and set(names) <= set(found.wanted)
+    sampled = kept(of_trajectories(recorded(task, 1, (3, 7)), vocabulary, 8), names, newest)
+    assert found.contains(sampled)
+    # All names are alike: another order of them changes nothing.
+    order = np.arange(len(vocabulary) + 1)
+    order[names], order[-1] = names[::-1], -1
+    rows = order[found.windows]
+    again = rows[np.lexsort(rows.T[::-1])]
+    assert np.array_equal(again, found.windows)
+
+
+class Named(Copy):
+    """Writes each letter with the one before it, and so has two names in a window."""
+
+    names = tuple("abcdefghij")
+
+    def questions(self, variant):
+        return ("start", self.names, "start"), ("start", "=", "end")
+
+    def solve(self, problem, scribe):
+        scribe.phase("copy")
+        pointer = scribe.pointer(1)
+        scribe.answer()
+        before = None
+        while (symbol := pointer.read()) != "=":
+            if before is not None:
+                scribe.output(before)
+            scribe.output(symbol)
+            before = symbol
+            pointer.right()
+
+
+def test_as_many_names_are_explored_as_a_window_holds(monkeypatch):
+    explored = []
+    original = Explorer.states
+    monkeypatch.setattr(Explorer, "states", lambda self: explored.append(self) or original(self))
+    task = Named(5, **SETTING)
+    found = automaton(task, 8)
+    texts = ["abcd", "aaba", "jihg", "cc", ""]
+    recorded = [task.record(task.parse(text)) if text else task.record(Problem(("=",), 1)) for text in texts]
+    names = [task.vocabulary().id(name) for name in task.names]
+    newest = next(n for n in range(8, 0, -1) if np.isin(found.windows[:, -n], names).any())
+    assert len(explored) == 3  # with two names, three and four
+    assert found.contains(kept(of_trajectories(recorded, task.vocabulary(), 8), names, newest))
+
+
+LOOKS = [  # one a line, as the explorer finds a function by its line
+    lambda name, other: name == other,
+    lambda name, other: name == "a",
+    lambda name, other: name in {"=": 1},
+    lambda name, other: name in ("=", "b"),
+    lambda name, other: f"{name}",
+    lambda name, other: name.isdigit(),
+    lambda name, other: isinstance(name, str),
+    lambda name, other: name is other,
+    lambda name, other: not name,
+    lambda name, other: sorted([name, other]),
+    lambda name, other: name + other]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_an_algorithm_that_looks_at_a_name_is_refused(monkeypatch, look):
+    def solve(self, problem, scribe):
+        scribe.phase("copy")
+        pointer = scribe.pointer(1)
+        if look(pointer.read(), pointer.read()):
+            scribe.think("=")
+
+    monkeypatch.setattr(Named, "solve", solve)
+    monkeypatch.setattr(Named, "questions", lambda self, variant: (("start", self.names, "more"), ("more", "=", "end")))
+    said = r"test_build.py:\d+: (an algorithm that looks at one of its task's `names`, |TypeError: )"
+    with pytest.raises(UserError, match=said):
+        automaton(Named(5, **SETTING), 8)
+
+
+def test_names_that_the_questions_tell_apart_are_none(monkeypatch):
+    monkeypatch.setattr(Named, "questions", lambda self, variant: (("start", "abc", "more"), ("more", "=", "end")))
+    with pytest.raises(UserError, match=r"^the questions of copy tell its names apart: from start to more it matters "):
+        automaton(Named(5, **SETTING), 8)
 
 
 def test_windows_that_become_too_many_did_not_suffice(monkeypatch):
