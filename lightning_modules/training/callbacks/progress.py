@@ -55,6 +55,7 @@ class RunProgress(RichProgressBar):
             before = sum(work[shorter] for shorter in lengths[:place])
             self.progress.update(bar, completed=before + work[length] * done / max(total, 1),
                                  description=f"{name} {length:,}", place=f"length {place + 1} of {len(lengths)}")
+            self.refresh()  # Lightning's bar draws itself when told to, not by the clock
 
         for task in others:
             self.progress.update(task, visible=False)

@@ -1,7 +1,9 @@
 import io
+import time
 from types import SimpleNamespace
 
 import pytest
+import rich
 from rich.console import Console
 
 from length_gen.lightning_modules.training.callbacks import RunProgress
@@ -28,6 +30,22 @@ def test_the_bar_of_an_evaluation_says_the_length_and_is_gone_afterwards(trainer
         line, = console.export_text().splitlines()
         assert "rollout 1,000" in line and "length 2 of 2" in line and line.rstrip().endswith("left")
     assert not bar.progress.tasks
+    bar.progress.stop()
+
+
+def test_what_an_evaluation_tells_is_on_the_screen_while_it_goes_on(trainer, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(rich, "_console", Console())  # the bar sets it up anew
+    bar = RunProgress()
+    bar._console_kwargs = {"file": screen, "force_terminal": True, "width": 80}
+    trainer.progress_bar_callback = bar
+    with bar.evaluating(trainer, "rollout", {10: 320, 1000: 16_000}) as watch:
+        watch(1000, 1, 4)
+        for _ in range(100):
+            if "length 2 of 2" in screen.getvalue():
+                break
+            time.sleep(0.05)
+        assert "length 2 of 2" in screen.getvalue()
     bar.progress.stop()
 
 
