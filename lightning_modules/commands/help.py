@@ -122,5 +122,10 @@ def program() -> None:
     if sys.argv[1:2] in ([], ["-h"], ["--help"]):
         print(overview(Path(sys.argv[0]).name))
         return
+    seen = sys.stderr.isatty()
+    if seen:
+        print("loading PyTorch and Lightning ...", end="\r", file=sys.stderr, flush=True)
     from length_gen.lightning_modules.commands.main import main
+    if seen:
+        print("\x1b[2K", end="", file=sys.stderr, flush=True)  # the line is gone
     main(sys.argv[1:])
