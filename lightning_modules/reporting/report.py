@@ -12,6 +12,7 @@ from length_gen.lightning_modules.reporting.details import (
     horizons_page,
     recipes_page,
 )
+from length_gen.lightning_modules.reporting.explorer import write_explorer
 from length_gen.lightning_modules.reporting.overview import overview
 from length_gen.lightning_modules.reporting.pages import Pages
 from length_gen.lightning_modules.reporting.prose import documents
@@ -25,7 +26,7 @@ HORIZON = ("task", "setting", "style", "verdicts"), ("horizon", "length", "varia
 
 
 def report(results: str = "results", out: str = "docs/results.md", queue: str = "configs/sweeps/paper.yaml",
-           check: bool = False) -> None:
+           check: bool = False, html: str | None = None) -> None:
     """Write the results page, and those that it leads to, from the files in a folder, and fill in the numbers of other
     documents; print how much of the paper's grid is there.
 
@@ -35,6 +36,7 @@ def report(results: str = "results", out: str = "docs/results.md", queue: str = 
             which numbers of which other documents are from which records (reporting/prose.py)
         queue: the sweep file of the paper's grid
         check: write nothing, and fail if a page is not what the files give, or a number has no record
+        html: write this file instead, one page to look through all results in a browser
     """
     if not Path(results).is_dir():
         raise UserError(f"there is no folder {results}: give the folder of results")
@@ -46,7 +48,15 @@ def report(results: str = "results", out: str = "docs/results.md", queue: str = 
     cells = read_sweep(queue) if Path(queue).is_file() else []
     state = f"{queue}: {sum(cell.result.is_file() for cell in cells)} of {len(cells)} cells are there"
     rows = paper_rows(everything, pages.results / "paper.yaml")
-    make(pages, runs, everything, rows, f" ({state})" if cells else "")
+    horizons = [read_results(path, *HORIZON) for path in sorted(pages.results.glob("horizon/*.json"))]
+    if html:
+        print(f"packing {plural(models(runs), 'trained model')} and Vega-Lite into {html} ...", flush=True)
+        proofs = {f"certificates/{path.name}": read_results(path)
+                  for path in sorted(pages.results.glob("certificates/*.json"))}
+        write_explorer(Path(html), proofs, runs, everything, rows, horizons)
+        print(f"{html} ({Path(html).stat().st_size / 1e6:.1f} MB) needs nothing beside it: open it in a browser")
+        return
+    make(pages, runs, everything, rows, horizons, f" ({state})" if cells else "")
     wrong = []
     if (claims := Path(out).with_name("claims.yaml")).is_file():
         texts, wrong = documents(claims, {
@@ -66,9 +76,8 @@ def report(results: str = "results", out: str = "docs/results.md", queue: str = 
 
 
 def make(pages: Pages, runs: Sequence[Run], everything: Sequence[Curve], rows: Sequence[dict[str, Any]],
-         state: str) -> None:
+         horizons: Sequence[dict[str, Any]], state: str) -> None:
     """Add all pages; `rows`: of the paper's tables, `state`: of its grid, for the main page."""
-    horizons = [read_results(path, *HORIZON) for path in sorted(Path(pages.results, "horizon").glob("*.json"))]
     recipes_page(pages, rows, horizons)
     horizons_page(pages, horizons)
     growth_page(pages, everything)

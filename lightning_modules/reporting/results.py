@@ -167,6 +167,12 @@ def read_results(path: Path, facts: Iterable[str] = (), names: Iterable[str] = (
     return {**content, "records": records}
 
 
+def kind(record: Record) -> tuple[str, str, str, str]:
+    """What a record's problems are: task, variant (structured problems are one of their own), setting and style."""
+    hard = "structured" * (record.get("problem_set") == "structured")
+    return record["task"], " ".join(filter(None, (record["variant"], hard))), record["setting"], record["style"]
+
+
 def curves(runs: Iterable[Run]) -> list[Curve]:
     """The runs' records by recipe (the file's name without its seed) and kind of problem.
 
@@ -177,10 +183,7 @@ def curves(runs: Iterable[Run]) -> list[Curve]:
     for run in runs:
         recipe, seed = SEED.sub("", run.name), run.facts.get("seed", run.name)
         for record in run.records:
-            hard = "structured" * (record.get("problem_set") == "structured")
-            kind = [record["task"], " ".join(filter(None, (record["variant"], hard))), record["setting"],
-                    record["style"]]
-            cells[(run.experiment, recipe, *kind, run.facts.get("backbone", ""))][seed].append((run, record))
+            cells[(run.experiment, recipe, *kind(record), run.facts.get("backbone", ""))][seed].append((run, record))
     return [_curve(key, seeds) for key, seeds in cells.items()]
 
 
