@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from length_gen.datamodules.rollout import Rollout
 from length_gen.datamodules.tasks import Addition, Copy, HanoiIterative, LogicalGraph, Multiplication, ToolTask, Turing
 from length_gen.datamodules.tokens import END
 from length_gen.lightning_modules.backbones import Backbone
-from length_gen.lightning_modules.decoding.rollout import Rollout, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.provenance import origin
 from length_gen.tools.base import bare

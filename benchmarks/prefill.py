@@ -21,13 +21,14 @@ from rich.table import Table
 from torch import Tensor
 
 from length_gen.datamodules.collection import Collection, start_collection
+from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Addition, CodeFixing, LogicalGraph, Problem, Task
 from length_gen.datamodules.tokens import Kind
 from length_gen.datamodules.trajectory import Trajectory
 from length_gen.lightning_modules import backbones
 from length_gen.lightning_modules.backbones import Backbone
 from length_gen.lightning_modules.decoding.prefill import PrefillPlan
-from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.provenance import origin
 

@@ -25,10 +25,11 @@ from models import copy_bandwidth, floor, keep, trained
 from rich.console import Console
 from rich.table import Table
 
+from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding, Rows
-from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.provenance import origin
 

@@ -22,9 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Addition, HanoiIterative, LogicalGraph, Mixture, Multiplication, Sort
 from length_gen.lightning_modules.backbones import Mamba
-from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.evaluation.plots import COLOURS, save_figure
 from length_gen.lightning_modules.evaluation.verify import verify

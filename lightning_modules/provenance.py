@@ -15,6 +15,9 @@ import torch
 
 from length_gen.tools.system import cores
 
+NAME = "tool-use-length-generalization"
+"""Of the package where it is installed."""
+
 CHECKPOINT, PREVIOUS = Path("checkpoints") / "last.ckpt", Path("checkpoints") / "previous.ckpt"
 """In a run folder: the newest checkpoint, and the one before it, for when the newest is torn."""
 
@@ -57,6 +60,12 @@ def origin(device: torch.device) -> dict[str, Any]:
             else f"{platform.machine()} CPU, {min(torch.get_num_threads(), cores())} threads",
             "versions": {"python": platform.python_version()} | {
                 name: found for name in ("torch", "lightning", "mamba-ssm", "numba") if (found := _version(name))}}
+
+
+def program() -> str:
+    """The suite as a result cites it: its name, version and commit."""
+    commit = _commit()
+    return f"{NAME} {_version(NAME) or 'of a source folder'}" + f", commit {commit}" * bool(commit)
 
 
 def _commit() -> str | None:

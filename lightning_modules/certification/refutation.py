@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Problem, Task
 from length_gen.datamodules.tokens import PREDICTED
 from length_gen.datamodules.trajectory import Trajectory
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
-from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.tools import UserError
 
 WEAKEST, KEPT, BATCH, LONGEST = 64, 32, 64, 12

@@ -25,6 +25,7 @@ COMMANDS = {
               "configs/sweeps/addition.yaml --parallel 2"),
     "reproduce": ("train one cell of the paper's tables by its recipe, and compare", "table1 mamba/multiplication"),
     "report": ("write docs/results.md and its pages from the files in results/", ""),
+    "score": ("score any model's trajectories or answers on a benchmark", "answers.jsonl"),
     "collect": ("collect trajectories for configs/codefix.yaml", "trajectories/interactive"),
 }
 """Name of each command -> what it does, and arguments of an example."""

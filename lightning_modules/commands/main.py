@@ -23,6 +23,7 @@ from length_gen.lightning_modules.commands.help import COMMANDS, overview
 from length_gen.lightning_modules.commands.parser import Parser
 from length_gen.lightning_modules.commands.reproduce import reproduce
 from length_gen.lightning_modules.commands.rollout import rollout
+from length_gen.lightning_modules.commands.score import score
 from length_gen.lightning_modules.errors import is_lost_process
 from length_gen.lightning_modules.reporting.report import report
 from length_gen.lightning_modules.runs.sweep import sweep
@@ -40,7 +41,7 @@ FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "certify": (c
              "analyze": (analyze, False), "data": (data, False)}
 """Commands on a run, and whether they need its weights."""
 
-PAGES = {"report": report, "reproduce": reproduce, "sweep": sweep, "collect": collect}
+PAGES = {"report": report, "reproduce": reproduce, "sweep": sweep, "collect": collect, "score": score}
 """Commands without a run."""
 
 

@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Problem
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
-from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.metrics import LengthMetrics, Record
 from length_gen.lightning_modules.evaluation.outcome import Outcome, judge
 from length_gen.lightning_modules.evaluation.verify import expected_tokens, verify, verify_streamed

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len
 
+from length_gen.datamodules.rollout import Rollout
 from length_gen.datamodules.tasks import Problem, Task
-from length_gen.lightning_modules.decoding.rollout import Rollout
 from length_gen.lightning_modules.evaluation.traces import visible
 
 AROUND = 12

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from length_gen.datamodules.rollout import Rollout
 from length_gen.datamodules.tasks import Task
 from length_gen.datamodules.tokens import Kind, turns
 from length_gen.datamodules.trajectory import Trajectory
-from length_gen.lightning_modules.decoding.rollout import Rollout
 
 
 @dataclass(slots=True)

@@ -10,15 +10,17 @@ from length_gen.lightning_modules.evaluation.metrics import CELL_FIELDS, DEFAULT
 
 NOTHING = "\N{EM DASH}"
 
-COLUMNS = ("length", "exact match (95%)", "answer", "tokens", "problems", "first errors")
+COLUMNS = ("length", "{} (95%)", "answer", "tokens", "problems", "first errors")
 
 
-def records_table(records: Iterable[Record], train_length: int | None = None, title: str | None = None) -> Table:
+def records_table(records: Iterable[Record], train_length: int | None = None, title: str | None = None,
+                  measure: str = "exact match") -> Table:
     """Accuracy by length, a section for each curve (task, variant, evaluator, ...); fits 80 columns.
 
     records:      records of metrics.json
     train_length: largest length of the training data; lengths up to it get an asterisk
     title:        by default what all records have in common, e.g. `addition, local, rollout`
+    measure:      what exact match is called, where it is another share (`metrics.as_passes`)
 
     Exact match carries its 95% Wilson interval and is green at 100%, red at 0% and yellow between.
     """
@@ -33,18 +35,19 @@ def records_table(records: Iterable[Record], train_length: int | None = None, ti
     if train_length is not None:
         table.caption, table.caption_justify = f"* trained up to {train_length:,}", "left"
     for cell, section in sections.items():
-        table.add_row(_section(labels[cell], section, widths))
+        table.add_row(_section(labels[cell], section, widths, measure))
     if not sections:
         table.add_row(Text("no problems were evaluated", "dim"))
     return table
 
 
-def _section(heading: str, rows: list[list[Text]], widths: list[int]) -> Table:
+def _section(heading: str, rows: list[list[Text]], widths: list[int], measure: str) -> Table:
     section = Table(title=Text(heading) if heading else None, title_style="bold", title_justify="left",
                     box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
     for name, width in zip(COLUMNS, widths, strict=True):
-        left = name in ("exact match (95%)", "first errors")
+        left = name in (COLUMNS[1], COLUMNS[-1])
         last = name == COLUMNS[-1]  # the only one that may wrap
+        name = name.format(measure)
         section.add_column(name, justify="left" if left else "right", no_wrap=not last, overflow="fold",
                            min_width=len(name) if last else max(width, len(name)))  # fmt: skip
     for row in rows:

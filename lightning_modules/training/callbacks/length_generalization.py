@@ -18,11 +18,12 @@ from rich import get_console
 from rich.text import Text
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Task
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.agreement import check_agreement
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
-from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.diagnostics import diagnostics
 from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, PROBLEM_SETS, check_lengths, evaluate
 from length_gen.lightning_modules.evaluation.horizons import horizons

@@ -10,10 +10,10 @@ import pytest
 
 from length_gen.datamodules.collection import read_records, split, write_shard
 from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.rollout import Rollout, budget
 from length_gen.datamodules.stream import TrajectoryStream
 from length_gen.datamodules.tasks import CodeFixing
 from length_gen.datamodules.tokens import END, Kind
-from length_gen.lightning_modules.decoding.rollout import Rollout, budget
 from length_gen.lightning_modules.evaluation.outcome import judge
 from length_gen.tools import UserError
 from tests.agents import UNSANDBOXED

@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
+from length_gen.datamodules.rollout import Rollout, budget
 from length_gen.datamodules.tasks import HanoiIterative, HanoiRecursive
 from length_gen.datamodules.tokens import PREDICTED, Kind
-from length_gen.lightning_modules.decoding.rollout import Rollout, budget
 from length_gen.lightning_modules.evaluation.outcome import judge
 from length_gen.tools import UserError
 

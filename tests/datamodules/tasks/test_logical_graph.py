@@ -2,10 +2,10 @@ import random
 
 import pytest
 
+from length_gen.datamodules.rollout import Rollout, budget
 from length_gen.datamodules.tasks import LogicalGraph
 from length_gen.datamodules.tasks.logical_graph import NUMBERS, SYLLABLES, code
 from length_gen.datamodules.tokens import PREDICTED, Kind
-from length_gen.lightning_modules.decoding.rollout import Rollout, budget
 from length_gen.lightning_modules.evaluation.outcome import judge
 from length_gen.tools import UserError
 

@@ -3,10 +3,11 @@ import random
 import pytest
 import torch
 
+from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.stream import TrajectoryStream, collate
 from length_gen.datamodules.tasks import Addition, Copy
 from length_gen.lightning_modules.backbones import Suffix
-from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.outcome import judge
 from length_gen.lightning_modules.evaluation.verify import verify
 from length_gen.lightning_modules.model import masked_targets

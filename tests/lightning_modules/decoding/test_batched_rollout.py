@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
 from length_gen.datamodules.tokens import Kind
 from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, scan_cuda
@@ -12,7 +13,7 @@ from length_gen.lightning_modules.backbones.decoder import StepDecoder
 from length_gen.lightning_modules.decoding import batched_rollout, prefill
 from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding, Rows, drawn_from, gumbel
 from length_gen.lightning_modules.decoding.prefill import PrefillPlan
-from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.solve import solve
 from length_gen.tools import UserError
 

@@ -1,8 +1,8 @@
 import pytest
 
 from benchmarks.hostile import KINDS, ROW_BYTES, TASKS, row_memory, storm
+from length_gen.datamodules.rollout import Rollout, budget
 from length_gen.datamodules.tasks import HanoiIterative, LogicalGraph, Problem
-from length_gen.lightning_modules.decoding.rollout import Rollout, budget
 from length_gen.tools import SearchMemory, Tool
 
 

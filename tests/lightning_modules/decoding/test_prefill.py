@@ -6,13 +6,14 @@ from functools import partial
 import pytest
 import torch
 
+from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Addition, Problem
 from length_gen.datamodules.tokens import END, Kind
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones import LSTM, HuggingFace, Hybrid, Mamba, Mistral, Pythia, Suffix
 from length_gen.lightning_modules.decoding import prefill
 from length_gen.lightning_modules.decoding import rollout as module
-from length_gen.lightning_modules.decoding.rollout import budget, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.tools import Tool
 
 WORDS = [END, *"abcdefgh"]

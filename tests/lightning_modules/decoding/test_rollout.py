@@ -1,13 +1,14 @@
 import pytest
 import torch
 
+from length_gen.datamodules.rollout import Rollout, budget
 from length_gen.datamodules.settings import SETTINGS
 from length_gen.datamodules.tasks import Addition, Multiplication
 from length_gen.datamodules.tokens import Kind
 from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.backbones.decoder import StepDecoder
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
-from length_gen.lightning_modules.decoding.rollout import Rollout, budget, rollout
+from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.outcome import judge
 from length_gen.lightning_modules.evaluation.verify import verify
 
