@@ -4,6 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,14 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_
 class Decoder(ABC):
     """Steps of a fixed number of rows; the states are its own, and are changed in place.
 
+    backbone: whose formulas it computes, with its own weights where it has others
     prefills: whether some rows can take several tokens at once faster than step by step
     """
 
     prefills = True
+
+    def __init__(self, backbone) -> None:
+        self.backbone = backbone
 
     @abstractmethod
     def step(self, tokens: Tensor) -> Tensor:
@@ -27,11 +32,30 @@ class Decoder(ABC):
         """Give these rows, int64 [k], the initial state."""
 
     @abstractmethod
+    def state_of(self, rows: Tensor) -> Any:
+        """A copy of the state of these rows, int64 [k], from which the backbone can go on."""
+
+    @abstractmethod
+    def set_state(self, rows: Tensor, state: Any) -> None:
+        """Give these rows, int64 [k], a state that the backbone has left; all other rows stay."""
+
+    def context(self) -> AbstractContextManager:
+        """In which the backbone computes a pass as the steps compute."""
+        return nullcontext()
+
     def prefill(self, rows: Tensor, tokens: Tensor) -> None:
         """Let these rows, int64 [k], take `tokens`, int64 [k, T], as T steps would; all other rows stay.
 
         States are written when all else is done, so that what the memory is not enough for changes nothing.
         """
+        with self.context():
+            state = self.backbone.prefill(tokens, self.state_of(rows))
+        self.set_state(rows, state)
+
+    def look_ahead(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Any]:
+        """Logits [k, T, V] that T steps would give these rows, and the state after them; all rows stay as they are."""
+        with self.context():
+            return self.backbone(tokens, self.state_of(rows))
 
 
 class StepDecoder(Decoder):
@@ -44,7 +68,8 @@ class StepDecoder(Decoder):
     def __init__(self, backbone, rows: int, length: int, weights: torch.dtype = torch.float32) -> None:
         if next(backbone.parameters()).dtype != weights:
             backbone = copy.deepcopy(backbone).to(weights)
-        self.backbone, self.initial = backbone, backbone.initial_state(1)
+        super().__init__(backbone)
+        self.initial = backbone.initial_state(1)
         self.state = backbone.reserve(backbone.initial_state(rows), length)
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -59,14 +84,16 @@ class StepDecoder(Decoder):
         tree_map_(lambda state, initial: state.index_copy_(0, rows, initial.expand(len(rows), *state.shape[1:])
                                                            .to(state.dtype)), self.state, self.initial)
 
-    def prefill(self, rows: Tensor, tokens: Tensor) -> None:
-        new = self.backbone.prefill(tokens, tree_map(lambda leaf: leaf.index_select(0, rows), self.state))
-        new = tree_map(lambda state, after: after.to(state.dtype), self.state, new)
-        tree_map_(lambda state, after: state.index_copy_(0, rows, after), self.state, new)
+    def state_of(self, rows: Tensor) -> Any:
+        return tree_map(lambda leaf: leaf.index_select(0, rows), self.state)
+
+    def set_state(self, rows: Tensor, state: Any) -> None:
+        state = tree_map(lambda old, new: new.to(old.dtype), self.state, state)
+        tree_map_(lambda old, new: old.index_copy_(0, rows, new), self.state, state)
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, int64 [k]."""
-        self.state = tree_map(lambda leaf: leaf.index_select(0, rows), self.state)
+        self.state = self.state_of(rows)
 
 
 class MixedDecoder(StepDecoder):
@@ -87,9 +114,9 @@ class MixedDecoder(StepDecoder):
             if isinstance(module, nn.Linear) and not any(module.weight is table for table in tables):
                 module.to(weights).register_forward_pre_hook(lambda _, inputs: (inputs[0].to(weights), *inputs[1:]))
 
-    def prefill(self, rows: Tensor, tokens: Tensor) -> None:
-        with torch.autocast(tokens.device.type, self.weights, enabled=self.weights != torch.float32):
-            super().prefill(rows, tokens)
+    def context(self) -> AbstractContextManager:
+        device = next(self.backbone.parameters()).device.type
+        return torch.autocast(device, self.weights, enabled=self.weights != torch.float32)
 
 
 def device_guard(device: torch.device) -> AbstractContextManager:

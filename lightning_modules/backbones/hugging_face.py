@@ -290,7 +290,8 @@ class GrowingDecoder(Decoder):
     """Steps of a HuggingFace backbone, whose state may change its shape, so that no CUDA graph can hold one."""
 
     def __init__(self, backbone: HuggingFace, rows: int) -> None:
-        self.backbone, self.state = backbone, backbone.initial_state(rows)
+        super().__init__(backbone)
+        self.state = backbone.initial_state(rows)
         self.prefills = backbone._chunks
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -301,11 +302,13 @@ class GrowingDecoder(Decoder):
         chosen = torch.zeros(len(self.state[0]), dtype=torch.bool, device=rows.device).index_fill_(0, rows, True)
         self.state = reset_rows(self.state, chosen, self.backbone.initial_state(1))
 
-    def prefill(self, rows: Tensor, tokens: Tensor) -> None:
-        taken = self.backbone.prefill(tokens, select_rows(self.state, rows))
+    def state_of(self, rows: Tensor) -> State:
+        return select_rows(self.state, rows)
+
+    def set_state(self, rows: Tensor, state: State) -> None:
         # Slots are aligned at their end: those that one has before the other's first are seen by nobody there.
-        state, taken = (tree_map(_padded, *pair) for pair in ((self.state, taken), (taken, self.state)))
-        self.state = self.backbone.trimmed(tree_map(lambda old, new: old.index_copy(0, rows, new), state, taken))
+        old, new = (tree_map(_padded, *pair) for pair in ((self.state, state), (state, self.state)))
+        self.state = self.backbone.trimmed(tree_map(lambda leaf, taken: leaf.index_copy(0, rows, taken), old, new))
 
 
 def _padded(leaf: Tensor, other: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ the latency of many small kernels where it is small. `MambaDecoder` has two ways
 How fast they are, and what was tried: docs/performance.md. Weights are [out, in], as torch has them.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -148,9 +149,10 @@ class Tiles:
 
 
 def can_decode(backbone) -> bool:
-    """Whether the kernels are written for a Mamba of this shape."""
+    """Whether the kernels are written for a Mamba of this shape; they have no floor under the step sizes."""
     mixer = backbone.backbone["layers"][0].mixer
-    return mixer.d_conv == TAPS and mixer.d_inner % 16 == 0 and mixer.d_state in (8, 16, 32, 64, 128)
+    sizes = mixer.d_conv == TAPS and mixer.d_inner % 16 == 0 and mixer.d_state in (8, 16, 32, 64, 128)
+    return sizes and not mixer.dt_floor
 
 
 class MambaDecoder(Decoder):
@@ -169,7 +171,8 @@ class MambaDecoder(Decoder):
                  kernels: str | None = None) -> None:
         layers, body = backbone.backbone["layers"], backbone.backbone
         mixer = layers[0].mixer
-        self.rows, self.eps, self.backbone, self.weights = rows, body["norm_f"].eps, backbone, weights
+        super().__init__(backbone)
+        self.rows, self.eps, self.weights = rows, body["norm_f"].eps, weights
         self.convolve_tiles, self.update_tiles = convolve_tiles, update_tiles
         self.W, self.D, self.N, self.V = (backbone.lm_head.in_features, mixer.d_inner, mixer.d_state,
                                           backbone.vocab_size)
@@ -231,18 +234,26 @@ class MambaDecoder(Decoder):
         self.recent[(slice(None), *self._place(rows))] = self.recent.new_zeros(())  # the host would wait for 0
         self.state.index_fill_(1, rows, 0)
 
-    def prefill(self, rows: Tensor, tokens: Tensor) -> None:
+    def context(self) -> AbstractContextManager:
+        return torch.autocast(self.embedding.device.type, self.weights, enabled=self.weights != torch.float32)
+
+    def state_of(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        place = self._inputs(rows)
+        return [(recent[place].flatten(2), state[rows])
+                for recent, state in zip(self.recent, self.state, strict=True)]
+
+    def set_state(self, rows: Tensor, state: list[tuple[Tensor, Tensor]]) -> None:
+        place = self._inputs(rows)
+        state = [(recent.to(self.recent.dtype), h.to(self.state.dtype)) for recent, h in state]
+        for i, (recent, h) in enumerate(state):
+            self.recent[(i, *place)] = recent.unflatten(2, self.recent.shape[4:])
+            self.state[i, rows] = h
+
+    def _inputs(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Of the recent inputs of rows, the oldest first, in those of a layer."""
         # A ring, whose oldest input the next step takes at its own number modulo the ring's length.
         order = (torch.arange(1, TAPS, device=rows.device) + self.clock) % (TAPS - 1)
-        place = (*(index[:, None] for index in self._place(rows)), order)
-        before = [(recent[place].flatten(2), state[rows])
-                  for recent, state in zip(self.recent, self.state, strict=True)]
-        with torch.autocast(rows.device.type, self.weights, enabled=self.weights != torch.float32):
-            after = self.backbone.prefill(tokens, before)
-        after = [(recent.to(self.recent.dtype), state.to(self.state.dtype)) for recent, state in after]
-        for i, (recent, state) in enumerate(after):
-            self.recent[(i, *place)] = recent.unflatten(2, self.recent.shape[4:])
-            self.state[i, rows] = state
+        return (*(index[:, None] for index in self._place(rows)), order)
 
     def _place(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of rows in `recent`."""
