@@ -1,8 +1,8 @@
 """Mamba-1 (Gu and Dao 2023, arXiv 2312.00752), with the parameter names and the initialisation of mamba-ssm.
 
 `Mixer.forward` takes mamba-ssm's or the suite's own scan on CUDA, and selective_scan.py where they are not;
-`Mixer.step` is one token. On CUDA rollouts do not take `step`, but the kernels of mamba_decode.py, where those are for
-the shape.
+`Mixer.step` is one token. Rollouts do not take `step`, but the kernels of mamba_decode.py on CUDA, and those of
+mamba_decode_cpu.py, where those are for the shape.
 """
 
 import math
@@ -82,17 +82,21 @@ class Mamba(LayeredBackbone):
 
             if can_decode(self):
                 return MambaDecoder(self, rows, weights, states)
+        if self.lm_head.weight.device.type == "cpu" and self.is_plain():
+            from length_gen.lightning_modules.backbones import mamba_decode_cpu
+
+            if mamba_decode_cpu.can_decode(self):
+                return mamba_decode_cpu.CompiledDecoder(self, rows, length)
         return StepDecoder(self, rows, length)  # the parameters of the recurrence need float32
 
     def is_plain(self) -> bool:
         """Whether it computes what its weights alone tell, so that a decoder may read those: no part of it is changed
-        by a subclass, replaced by another module or hooked into, nor is there a floor under its step sizes."""
+        by a subclass, replaced by another module or hooked into."""
         _, blocks, norm, head = self.parts
         return (unchanged(self, Mamba, "forward", "step", "prefill", "parts", "_features")
                 and all(unchanged(block, Block, "forward", "step", "add") and type(block.norm) is nn.RMSNorm
                         and unchanged(block.mixer, Mixer, "forward", "step", "_convolve", "_selection")
                         and block.mixer.in_proj.bias is block.mixer.x_proj.bias is block.mixer.out_proj.bias is None
-                        and not block.mixer.dt_floor
                         for block in blocks) and type(norm) is nn.RMSNorm and head.bias is None
                 and not any(part._forward_hooks or part._forward_pre_hooks for part in self.modules()))
 

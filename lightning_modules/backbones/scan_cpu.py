@@ -128,6 +128,82 @@ def step(x, delta, a, b, c, skip, z, state, y):
             y[row, d] = (out + skip[d] * x[row, d]) * gate * (_f(1) if gate > 0 else decay) / (_f(1) + decay)
 
 
+@njit(inline="always", fastmath=True)
+def _silu(x):
+    decay = _exp(-abs(x))
+    return x * (_f(1) if x > 0 else decay) / (_f(1) + decay)
+
+
+@njit(inline="always", fastmath=True)
+def _normed(x, weight, eps, y):
+    """RMS norm of x [W] into y."""
+    total = _f(0)
+    for k in range(x.shape[0]):
+        total += x[k] * x[k]
+    scale = _f(1) / np.sqrt(total / _f(x.shape[0]) + _f(eps))
+    for k in range(x.shape[0]):
+        y[k] = x[k] * scale * weight[k]
+
+
+@njit(inline="always", fastmath=True)
+def _product(x, weight, y):
+    """x [K] times weight [K, M] into y."""
+    for m in range(weight.shape[1]):
+        y[m] = _f(0)
+    for k in range(weight.shape[0]):
+        value, line = x[k], weight[k]
+        for m in range(weight.shape[1]):
+            y[m] += value * line[m]
+
+
+@compiled
+def block_step(hidden, norm, eps, inwards, taps, bias, selection, dt_weight, dt_bias, floor, a, skip, outwards, recent,
+               state):
+    """One step of a whole Mamba block on hidden [B, W], recent [B, K - 1, D] and state [B, D, N], all in place.
+
+    Weights are [in, out]: inwards [W, 2 D], selection [D, R + 2 N], dt_weight [R, D], outwards [D, W]; taps [K, D];
+    a [D, N]
+    """
+    for row in prange(hidden.shape[0]):
+        width, size, rank = a.shape[0], a.shape[1], dt_weight.shape[0]
+        normed, xz = np.empty(hidden.shape[1], _f), np.empty(2 * width, _f)
+        x, delta, chosen = np.empty(width, _f), np.empty(width, _f), np.empty(rank + 2 * size, _f)
+        _normed(hidden[row], norm, eps, normed)
+        _product(normed, inwards, xz)
+        before, last = recent[row], taps.shape[0] - 1
+        for d in range(width):
+            x[d] = bias[d] + taps[last, d] * xz[d]
+        for k in range(last):
+            for d in range(width):
+                x[d] += taps[k, d] * before[k, d]
+                before[k, d] = before[k + 1, d] if k + 1 < last else xz[d]
+        for d in range(width):
+            x[d] = _silu(x[d])
+        _product(x, selection, chosen)
+        _product(chosen, dt_weight, delta)
+        into, read = chosen[rank : rank + size], chosen[rank + size :]
+        for d in range(width):
+            step = delta[d] + dt_bias[d]
+            step = max(step, _f(0)) + np.log1p(_exp(-abs(step))) + _f(floor)
+            h, rates, inflow, out = state[row, d], a[d], step * x[d], skip[d] * x[d]
+            for n in range(size):
+                h[n] = _exp(step * rates[n]) * h[n] + inflow * into[n]
+                out += h[n] * read[n]
+            x[d] = out * _silu(xz[width + d])
+        _product(x, outwards, normed)
+        for k in range(hidden.shape[1]):
+            hidden[row, k] += normed[k]
+
+
+@compiled
+def score(hidden, norm, eps, head, logits):
+    """Logits [B, V] of hidden [B, W]: the last norm, and head [W, V]."""
+    for row in prange(hidden.shape[0]):
+        normed = np.empty(hidden.shape[1], _f)
+        _normed(hidden[row], norm, eps, normed)
+        _product(normed, head, logits[row])
+
+
 @compiled
 def forward(u, delta, a, b, c, state, y, kept):
     """The scan into y: u, delta, y [B, T, D], a [N, D], b, c [B, T, N], state [B, N, D] (becomes the last).
