@@ -19,6 +19,7 @@ class Rollout:
     prompt: what the model reads of the question, which the tool has; None: all of it
     tokens, kinds: so far, the prompt included; a `Kind` for each token
     reason, detail: empty while the row goes on; `detail` is what the tool said where it ended the row
+    engine: what took its tokens, see `Decoding`
     """
 
     problem: Problem
@@ -29,6 +30,7 @@ class Rollout:
     kinds: bytearray = field(default_factory=bytearray)
     reason: str = ""
     detail: str = ""
+    engine: str = "host"
     _given: deque[str] = field(default_factory=deque)
     _answer: Sequence[str] | None = None
     _answering: bool = False
@@ -115,6 +117,11 @@ class Rollout:
     def forced(self) -> int:
         """How many tokens can be taken before the row may end, whatever the model says."""
         return max(0, min(len(self._given), self.budget - len(self.tokens) - 1)) if self._given else 0
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next token can be taken at once: the row has not ended, and no tool is at work."""
+        return not self.reason and self._answer is None
 
     def outputs(self) -> tuple[str, ...]:
         """The answer that was given: the tokens of kind OUTPUT."""

@@ -23,7 +23,7 @@ from length_gen.lightning_modules.decoding.prefill import PrefillPlan
 from length_gen.tools import Tool, UserError
 from length_gen.tools.batched import NO_TOKEN, BatchedMemory, Operation, can_batch
 
-ENGINES = ("auto", "device", "host")
+ENGINES = ("auto", "device", "host", "draft")
 
 REASONS = ("", "end", "budget", "invalid_command")
 """By number, as a row's `reason` has it; the first: it goes on."""
@@ -46,8 +46,10 @@ class Decoding:
 
     Args:
         engine: `device`: no host between two tokens, for tools of one token a call (pointer memory, tape); `host`: any
-            tool, asked token by token; `auto`: the first where it can and there is a GPU (on a CPU, where small tensor
-            operations cost more than plain Python, only to draw tokens)
+            tool, asked token by token; `draft`: as host, but where a caller knows what a row is likely to say, such as
+            the reference trajectory, the model checks hundreds of tokens in a pass, and steps decide all that differs:
+            the same tokens, greedy and in float32 only; `auto`: device where it can and there is a GPU (on a CPU, where
+            small tensor operations cost more than plain Python, only to draw tokens), else draft on a CPU, else host
         weights: type of the weights, float32 or bfloat16
         states: type of the states; where a backbone makes no difference between the two, that of the weights counts
         temperature: 0 is greedy; else tokens are drawn from the softmax of the logits over it
@@ -69,6 +71,19 @@ class Decoding:
         if not (self.temperature == 0 or LOWEST_TEMPERATURE <= self.temperature < math.inf):
             raise UserError(f"temperature {self.temperature} is not allowed: expected 0 (greedy), or a number from "
                             f"{LOWEST_TEMPERATURE} on")
+        if self.engine == "draft" and not self._exact:
+            raise UserError(f"engine draft has no weights {self.weights}, states {self.states}, temperature "
+                            f"{self.temperature}: it needs float32, float32 and 0; or give engine auto or host")
+
+    @property
+    def _exact(self) -> bool:
+        """Whether passes and steps agree so far that a pass can tell what a step would take."""
+        return self.weights == self.states == "float32" and not self.temperature
+
+    def drafting(self, backbone: Backbone) -> bool:
+        """Whether rollouts take drafts."""
+        chosen = self.engine == "draft" or (self.engine == "auto" and not next(backbone.parameters()).is_cuda)
+        return self._exact and chosen
 
     def batched(self, backbone: Backbone, tools: Sequence[Tool]) -> bool:
         """Whether rollouts with these tools stay on the device; raises UserError where they were to, but cannot."""

@@ -22,6 +22,10 @@ PROBLEM_SETS = ("uniform", "structured")
 """Problems that the task draws at random, and those that look for trouble (`Task.structured`)."""
 
 
+UNDRAFTED = 4
+"""Problems of a record that are rolled out without a draft, from the first on, however the others are."""
+
+
 def check_lengths(lengths: Sequence[int], shortest: int = 1) -> None:
     """Raises UserError unless all lengths are at least `shortest`, and each is larger than the one before."""
     if any(length < shortest for length in lengths):
@@ -59,8 +63,8 @@ def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[i
             outcomes = [outcome for variant, own in asked.items()
                         for outcome in _streamed(backbone, data, own, length, variant, rank, folder, watch)]
         else:
-            outcomes = _outcomes(backbone, data, [p for own in asked.values() for p in own], evaluator, batch_size,
-                                 decoding, partial(watch, length))
+            outcomes = _outcomes(backbone, data, list(asked.values()), evaluator, batch_size, decoding,
+                                 partial(watch, length))
         cells = [variant for variant, own in asked.items() for _ in own]
         for variant, outcome in zip(cells, outcomes, strict=True):
             metrics[variant].update(outcome)
@@ -73,9 +77,11 @@ def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[i
     backbone.train(was_training)
 
 
-def _outcomes(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence[Problem], evaluator: str,
+def _outcomes(backbone: Backbone, data: TrajectoryDataModule, asked: Sequence[Sequence[Problem]], evaluator: str,
               batch_size: int, decoding: Decoding, watch: Callable[[int, int], None]) -> list[Outcome]:
+    """Of the problems of each record, one after the other."""
     task, vocabulary = data.task, data.vocabulary
+    problems = [problem for own in asked for problem in own]
     watch(0, 1)
     references = task.references(problems)
     total, done = sum(len(reference.tokens) for reference in references), 0
@@ -88,7 +94,9 @@ def _outcomes(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence
     if evaluator == "verify":
         return verify(backbone, vocabulary, references, batch_size=batch_size, progress=progress)
     budgets = [(problem, budget(reference)) for problem, reference in zip(problems, references, strict=True)]
-    rows = rollout(backbone, vocabulary, task, budgets, batch_size, decoding, progress)
+    drafted = [number >= UNDRAFTED for own in asked for number in range(len(own))]
+    drafts = [reference.tokens if wanted else None for wanted, reference in zip(drafted, references, strict=True)]
+    rows = rollout(backbone, vocabulary, task, budgets, batch_size, decoding, progress, drafts)
     return [judge(row, task, reference) for row, reference in zip(rows, references, strict=True)]
 
 

@@ -18,6 +18,9 @@ from length_gen.tools.files import atomic_path
 REASONS = ("end", "budget", "invalid_command", "tool_error", "verify")
 """Why an evaluation ended: the four of a rollout, and `verify` for the chunked parallel pass."""
 
+ENGINES = ("host", "draft", "device", "verify")
+"""What took the tokens of an evaluated problem: an engine of `Decoding`, or `verify`'s pass."""
+
 CELL_FIELDS = ("task", "variant", "problem_set", "setting", "style", "backbone", "evaluator", "seed")
 """Keys that tell curves apart: records that agree in all of them are one curve over lengths."""
 
@@ -91,7 +94,7 @@ class LengthMetrics(Metric):
         self.phases = (*(p for p in dict.fromkeys(phases) if p), "")
         self.reasons = tuple(dict.fromkeys(reasons))
         for name, size in (("counts", len(_COUNTS)), ("phase_counts", len(self.phases)),
-                           ("reason_counts", len(self.reasons))):  # fmt: skip
+                           ("reason_counts", len(self.reasons)), ("engine_counts", len(ENGINES))):  # fmt: skip
             self.add_state(name, torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("first_errors", [], dist_reduce_fx="cat")
         self._start_list()
@@ -107,12 +110,13 @@ class LengthMetrics(Metric):
 
     def update(self, outcome: Outcome) -> None:
         """Add one problem. Raises ValueError for a phase or reason that the constructor was not given."""
-        reason = _index(self.reasons, outcome.reason, "reason")
+        reason, engine = _index(self.reasons, outcome.reason, "reason"), _index(ENGINES, outcome.engine, "engine")
         phase = _index(self.phases, outcome.phase or "", "phase") if outcome.first_error is not None else None
         row = (1, outcome.exact, outcome.answer_correct is not None, bool(outcome.answer_correct),
                outcome.predicted_tokens, outcome.correct_tokens, outcome.turns, outcome.tokens)  # fmt: skip
         self.counts += torch.tensor([int(v) for v in row], device=self.counts.device)
         self.reason_counts[reason] += 1
+        self.engine_counts[engine] += 1
         if phase is not None:
             self.phase_counts[phase] += 1
             self.first_errors.append(torch.tensor([outcome.first_error], device=self.counts.device))
@@ -140,6 +144,7 @@ class LengthMetrics(Metric):
             "first_error": self._first_error(dim_zero_cat(self.first_errors)),
             "first_error_phases": _nonzero(self.phases, self.phase_counts),
             "reasons": _nonzero(self.reasons, self.reason_counts),
+            "engines": _nonzero(ENGINES, self.engine_counts),
             "turns": _ratio(count["turns"], n),
             "tokens": _ratio(count["tokens"], n),
         }

@@ -22,6 +22,7 @@ class Outcome:
     turns:            tool calls that an observation answered
     tokens:           length of the trajectory, prompt included
     reason:           one of `metrics.REASONS`
+    engine:           one of `metrics.ENGINES`: what took the tokens
 
     Raises ValueError for numbers that contradict each other.
     """
@@ -35,6 +36,7 @@ class Outcome:
     turns: int
     tokens: int
     reason: str
+    engine: str
 
     def __post_init__(self) -> None:
         if self.exact and self.first_error is not None:
@@ -52,7 +54,7 @@ def judge(row: Rollout, task: Task, reference: Trajectory) -> Outcome:
     return Outcome(exact=exact, answer_correct=task.solved(row.problem, row.outputs(), row.reason, row.tool),
                    predicted_tokens=len(predicted), correct_tokens=correct, first_error=first_error,
                    phase=None if first_error is None else reference.phase_at(first_error),
-                   turns=turns(row.kinds), tokens=len(row.tokens), reason=row.reason)
+                   turns=turns(row.kinds), tokens=len(row.tokens), reason=row.reason, engine=row.engine)
 
 
 def first_difference(tokens: Sequence[str], reference: Sequence[str]) -> int | None:

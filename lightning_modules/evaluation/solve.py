@@ -1,6 +1,6 @@
 """One problem, step by step: the model's rollout with the real tool, beside the reference trajectory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class RolloutResult:
     first_error:   position of the first token that is not the reference's; None if there is none
     due:           the reference's token there, and `due_phase` its phase; empty if there is no error
     reason:        why it ended (`end`, `budget`, `invalid_command`, `tool_error`); `detail` says more, or is empty
+    engine:        what took the tokens, see `Decoding`; `draft`: the reference's tokens were checked many at a time
     confidence:    how likely the model held what it wrote
     memory:        what the tool held at each step; None of a tool that has nothing to show
     """
@@ -55,6 +56,7 @@ class RolloutResult:
     due_phase: str
     reason: str
     detail: str
+    engine: str
     confidence: Confidence = field(repr=False, compare=False)
     memory: MemoryTrace | None = field(repr=False, compare=False)
 
@@ -73,7 +75,8 @@ class RolloutResult:
         console.print(f"answer {escape(shortened(self.outputs)) or 'none'}: {verdict} "
                       f"(expected {escape(shortened(self.expected))}); "
                       f"trajectory {'exact' if self.exact else 'not the reference'}, {len(self.tokens):,} tokens, "
-                      f"ended by {self.reason}{': ' + escape(self.detail) if self.detail else ''}", soft_wrap=True)
+                      f"ended by {self.reason}{': ' + escape(self.detail) if self.detail else ''}; "
+                      f"engine {self.engine}", soft_wrap=True)
         if self.first_error is not None:
             console.print(self._error(), soft_wrap=True)
         step = self.first_error if around is None else around
@@ -118,15 +121,25 @@ def typed(task: Task, problem: Problem) -> str:
 
 
 def solve(backbone: Backbone, vocabulary: Vocabulary, task: Task, prompts: Sequence[str],
-          decoding: Decoding = Decoding()) -> list[RolloutResult]:  # noqa: B008 (frozen)
+          decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+          progress: Callable[[int, int], None] = lambda done, total: None) -> list[RolloutResult]:
     """Roll out problems that are written as a person would, such as 123x42, side by side; one result each.
+
+    progress: called now and then with how many tokens there are, and how many the references have
 
     Raises UserError for a text that is no problem of the task.
     """
     problems = [task.parse(prompt) for prompt in prompts]
     references = task.references(problems)
+    total, done = sum(len(reference.tokens) for reference in references), 0
+
+    def more(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        progress(min(done, total), total)  # a rollout may take more than its reference
+
     rows = rollout(backbone, vocabulary, task, [(p, budget(r)) for p, r in zip(problems, references, strict=True)],
-                   decoding=decoding)
+                   decoding=decoding, progress=more, drafts=[reference.tokens for reference in references])
     results = []
     for row, problem, reference in zip(rows, problems, references, strict=True):
         outcome = judge(row, task, reference)
@@ -138,6 +151,6 @@ def solve(backbone: Backbone, vocabulary: Vocabulary, task: Task, prompts: Seque
             problem.prompt, tuple(row.tokens), tuple(map(Kind, row.kinds)),
             tuple(phase for phase in reference.phases if phase[0] < end), tuple(row.outputs()),
             tuple(task.outputs(problem)), bool(outcome.answer_correct), outcome.exact, outcome.first_error, due,
-            outcome.phase or "", row.reason, row.detail, confidence(backbone, vocabulary, row.tokens, expected),
-            replay(task, problem, row.tokens)))
+            outcome.phase or "", row.reason, row.detail, row.engine,
+            confidence(backbone, vocabulary, row.tokens, expected), replay(task, problem, row.tokens)))
     return results

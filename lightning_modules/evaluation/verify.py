@@ -143,7 +143,8 @@ class TeacherForcing:
         self._settle()
         return [Outcome(exact=error is None, answer_correct=None, predicted_tokens=int(predicted),
                         correct_tokens=int(predicted - wrong), first_error=error and error[0],
-                        phase=error and error[1], turns=int(turns), tokens=int(tokens), reason="verify")
+                        phase=error and error[1], turns=int(turns), tokens=int(tokens), reason="verify",
+                        engine="verify")
                 for error, tokens, predicted, wrong, turns in zip(self.errors, *self.counts, strict=True)]
 
     def save(self, path: Path, key: str, done: int) -> None:

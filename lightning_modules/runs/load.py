@@ -7,7 +7,7 @@
     run.evaluate(lengths=[10, 100], problems=32)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,16 +61,20 @@ class Run:
         """The task's tokens, by the ids that the backbone takes."""
         return self.data.vocabulary
 
-    def rollout(self, prompt: str) -> RolloutResult:
-        """Solve one problem, written as a person would, with the real tool. Raises UserError if it is none."""
-        return self.rollouts([prompt])[0]
+    def rollout(self, prompt: str, progress: Callable[[int, int], None] = lambda done, total: None) -> RolloutResult:
+        """Solve one problem, written as a person would, with the real tool. Raises UserError if it is none.
 
-    def rollouts(self, prompts: Sequence[str]) -> list[RolloutResult]:
+        progress: called now and then with how many tokens there are, and how many the reference has
+        """
+        return self.rollouts([prompt], progress)[0]
+
+    def rollouts(self, prompts: Sequence[str],
+                 progress: Callable[[int, int], None] = lambda done, total: None) -> list[RolloutResult]:
         """`rollout` of several problems, side by side; results in their order. Raises UserError as it does."""
         for prompt in prompts:
             self.task.parse(prompt)  # before what takes longer
         self._checked  # noqa: B018
-        return solve(self.backbone, self.vocabulary, self.task, prompts, self.decoding)
+        return solve(self.backbone, self.vocabulary, self.task, prompts, self.decoding, progress)
 
     def verify(self, prompt: str) -> Outcome:
         """Whether the model would write the reference trajectory of a problem, by one pass over it.

@@ -102,7 +102,7 @@ def test_passes_say_what_steps_say(name, most, passes, monkeypatch):
     found = rollout(backbone, vocabulary, Echoes(), rows, batch_size=3)
     assert all(count * length <= most and count <= 2 for count, length in passes)
     assert len(passes) > 2 or name == "mamba"  # which goes on a token at a time only
-    monkeypatch.setattr(module, "_prefill", lambda *_: None)
+    monkeypatch.setattr(module, "_pass_over", lambda *_: None)
     assert same(found, rollout(backbone, vocabulary, Echoes(), rows, batch_size=3))
     assert theirs or name == "Suffix" or any(row.kinds.count(Kind.OBSERVATION) > 20 for row in found)
 

@@ -9,6 +9,7 @@ from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.tasks import Copy
 from length_gen.lightning_modules.backbones import Suffix
 from length_gen.lightning_modules.decoding import rollout as rollouts
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.evaluation.evaluate import evaluate
 from length_gen.lightning_modules.model import masked_targets
 
@@ -27,6 +28,16 @@ def learnt():
             model.learn(ids[:, :-1], masked_targets(ids, kinds))
             tokens[length] += len(reference.tokens)
     return data, model, tokens
+
+
+def test_drafts_change_nothing_but_who_took_the_tokens(learnt):
+    """The first four problems of a length go step by step; the learner knows three of all, and errs on others."""
+    data, model, _ = learnt
+    drafted, stepped = (list(evaluate(model, data, LENGTHS, lambda length: 7, "rollout", "test", decoding=decoding))
+                        for decoding in (Decoding(), Decoding("host")))
+    assert [record.pop("engines") for record in drafted] == [{"host": 4, "draft": 3}] * len(drafted)
+    assert [record.pop("engines") for record in stepped] == [{"host": 7}] * len(stepped)
+    assert drafted == stepped and all(3 / 7 <= record["exact_match"] < 1 for record in drafted)
 
 
 @pytest.mark.parametrize(("evaluator", "settings"), [("rollout", {}), ("verify", {}), ("verify", {"stream_from": 40})])

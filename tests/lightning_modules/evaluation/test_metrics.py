@@ -20,14 +20,14 @@ PHASES = ["find_plus", "carry_out", "write"]
 
 RIGHT = Outcome(
     exact=True, answer_correct=True, predicted_tokens=100, correct_tokens=100, first_error=None, phase=None, turns=30,
-    tokens=160, reason="end",
+    tokens=160, reason="end", engine="host",
 )  # fmt: skip
 WRONG = replace(RIGHT, exact=False, answer_correct=False, correct_tokens=97)
 OUTCOMES = [
     RIGHT,
     replace(WRONG, first_error=50, phase="carry_out", reason="budget", turns=90, tokens=400),
     replace(WRONG, first_error=7_000_000_001, phase="write", reason="invalid_command"),  # beyond int32 and float32
-    replace(WRONG, first_error=20, phase="carry_out", answer_correct=True),
+    replace(WRONG, first_error=20, phase="carry_out", answer_correct=True, engine="draft"),
     replace(WRONG, first_error=40, phase=None, reason="tool_error", correct_tokens=0),
 ]
 # Of four positions 20, 40, 50, 7e9 the lower median is 40; 2 of 4 first errors are in carry_out.
@@ -46,6 +46,7 @@ EXPECTED = {
     "first_error": {"position": 40, "phase": "carry_out"},
     "first_error_phases": {"carry_out": 2, "write": 1, "": 1},
     "reasons": {"end": 2, "budget": 1, "invalid_command": 1, "tool_error": 1},
+    "engines": {"host": 4, "draft": 1},
     "turns": (4 * 30 + 90) / 5,
     "tokens": (4 * 160 + 400) / 5,
 }
