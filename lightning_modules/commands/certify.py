@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -24,6 +25,9 @@ EXIT = {"certified": 0, "refuted": 1, "unknown": 3}
 
 CHECKER = Path(__file__).resolve().parents[2] / "certificates" / "check.py"
 """Beside the source, in a clone."""
+
+GPU_CELLS = 100_000_000
+"""Elements of the checker's largest arrays on a GPU."""
 
 
 def certify(run: Run, precision: str = "float64", window: int = 8, longest_window: int = 12,
@@ -71,7 +75,7 @@ def certify(run: Run, precision: str = "float64", window: int = 8, longest_windo
         result["certificate_bytes"] = path.stat().st_size
         result["certificate_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         if check:
-            result["checker_seconds"], result["checker_margin"] = checked(path)
+            result["checker_seconds"], result["checker_margin"] = checked(path, next(run.backbone.parameters()).device)
     for file in filter(None, (folder / "verdict.json", record)):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as temporary:
@@ -102,13 +106,14 @@ def told(verdict: Verdict, precision: str) -> list[str]:
     return lines
 
 
-def checked(path: Path) -> tuple[float, str]:
-    """Seconds that the independent checker takes for a certificate, and the margin that it proves.
+def checked(path: Path, device: torch.device) -> tuple[float, str]:
+    """Seconds that the independent checker takes for a certificate, and the margin that it proves; on a GPU by torch.
 
     Raises UserError where it refuses the certificate.
     """
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-I", str(CHECKER), str(path), str(path.with_name("weights.npz"))],
+    how = [] if device.type == "cpu" else ["--library", "torch", "--device", str(device), "--cells", str(GPU_CELLS)]
+    done = subprocess.run([sys.executable, "-I", str(CHECKER), str(path), str(path.with_name("weights.npz")), *how],
                           capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"certificates/check.py does not prove {path}: {done.stdout.strip() or done.stderr.strip()}")

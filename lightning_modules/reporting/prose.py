@@ -24,7 +24,7 @@ does not matter.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -33,7 +33,7 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 from jmespath.functions import Functions, signature
 
-from length_gen.lightning_modules.reporting.text import table
+from length_gen.lightning_modules.reporting.text import NOTHING, table
 from length_gen.tools import UserError
 from length_gen.tools.files import read_json, read_yaml
 
@@ -119,8 +119,28 @@ def _filled_table(name: str, text: str, block: str, spec: Mapping[str, Any], sou
         wrong.append(f"{name} has no place for the table {block}: {begin.strip()} and {end}")
         return text
     rows = _found(spec["rows"], _content(spec["from"], sources), block)
-    lines = table(list(spec["columns"]), [[cell.format(**row) for cell in spec["columns"].values()] for row in rows])
+    known = {name for row in rows for name in row}
+    lines = table(list(spec["columns"]), [[cell.format_map(_Row(row, known)) for cell in spec["columns"].values()]
+                                          for row in rows])
     return before + mark + "\n" + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+
+
+class _Row(dict):
+    """A row's values by name; a dash for one that other rows have. KeyError for one that none has."""
+
+    def __init__(self, row: Mapping[str, Any], known: Collection[str]) -> None:
+        super().__init__(row)
+        self.known = known
+
+    def __missing__(self, name: str) -> Any:
+        if name not in self.known:
+            raise KeyError(name)
+        return _Nothing()
+
+
+class _Nothing:
+    def __format__(self, spec: str) -> str:
+        return NOTHING
 
 
 def _content(given: str | Sequence[str], sources: Mapping[str, Any]) -> Any:

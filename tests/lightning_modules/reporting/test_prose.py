@@ -72,6 +72,16 @@ def test_tables_are_made_of_records(made):
         "README.md has no place for the table a: <!-- table: a --> and <!-- end -->"]
 
 
+def test_what_one_row_alone_lacks_is_a_dash(made, tmp_path):
+    for k, content in enumerate(({"a": 1, "b": 2.0}, {"a": 3})):
+        (tmp_path / f"part{k}.json").write_text(json.dumps(content))
+    spec = {"from": "part*.json", "rows": "[*]", "columns": {"x": "{a}", "y": "{b:.1f}"}}
+    text, _ = made("<!-- table: t -->\n<!-- end -->", tables={"t": spec})
+    assert "| 1 | 2.0 |\n| 3 | \N{EM DASH} |" in text
+    with pytest.raises(UserError, match="KeyError: 'c'"):
+        made("<!-- table: t -->\n<!-- end -->", tables={"t": {**spec, "columns": {"z": "{c}"}}})
+
+
 def test_what_a_claim_can_compute(made, tmp_path):
     for k in (1, 2):
         (tmp_path / f"run{k}.json").write_text(json.dumps({"seed": k, "rate": 1234.5 * k}))
