@@ -75,6 +75,26 @@ def test_the_first_run_computes_what_later_ones_do(tmp_path):
     assert first == later and len(first) > 10_000
 
 
+THREADS = """
+import torch, numba
+from length_gen.lightning_modules.backbones.selective_scan import selective_scan
+before = torch.get_num_threads()
+u, a, b = torch.rand(2, 8, 4), -torch.rand(4, 2), torch.rand(2, 8, 2)
+selective_scan(u, u, a, b, b, torch.zeros(2, 4, 2))
+assert torch.get_num_threads() == before, (torch.get_num_threads(), before)
+assert numba.get_num_threads() == min(before, numba.config.NUMBA_NUM_THREADS), numba.get_num_threads()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [{"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "1"}])
+def test_the_scan_leaves_torch_its_threads(threads):
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | threads
+    ended = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True,
+                           env=environment | {"PYTHONPATH": str(Path(__file__).parents[3])})
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
 def test_no_folder_for_the_cache(square, tmp_path):
     (tmp_path / "__pycache__").write_text("")  # a file where a folder is due: root, too, cannot write there
     (tmp_path / "home").write_text("")
