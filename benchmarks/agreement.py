@@ -10,23 +10,18 @@ preferred its own: rounding decides where two logits are closer than it. Prints 
 results/benchmarks/agreement.json, or agreement_cpu.json.
 """
 
-import argparse
 import functools
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import lightning
 import torch
-from models import keep
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
 from length_gen.lightning_modules.backbones.base import Backbone, reset_rows
 from length_gen.lightning_modules.backbones.decoder import capture
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 VOCABULARY, ROWS, AGAIN = 40, 3, 1
 SIZES = (1, 7, 333, 64, 1024, 3, 2049)
@@ -49,32 +44,23 @@ def backbones(small: bool) -> dict[str, functools.partial]:
 
 def main() -> None:
     """Compare the ways through each backbone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=10_000)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=list(backbones(True)), default=list(backbones(True)))
-    parser.add_argument("--out", default=None)
-    options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    out = options.out or f"results/benchmarks/agreement{'' if device.type == 'cuda' else '_cpu'}.json"
-    table = Table("backbone", "against the whole", "type", "tokens", "largest difference", "logits' deviation",
-                  "other choices", "of", "widest margin")
-    console = Console(width=150)
+    options = arguments(__doc__, f"agreement{'' if device.type == 'cuda' else '_cpu'}", tokens=10_000, small=False,
+                        only=backbones(True))
+    key = ("backbone", "what", "type", "tokens")
+    records = Records(options.out, device, key)
     for name in options.only:
         lightning.seed_everything(1, verbose=False)
         model = backbones(options.small)[name](VOCABULARY).to(device).eval()
         tokens = torch.randint(VOCABULARY, (ROWS, options.tokens), device=device)
         try:
             for way, kind, logits in results(model, tokens):
-                key = {"backbone": model.description, "what": way, "type": kind, "tokens": options.tokens}
-                record = key | compare(whole(model, tokens), logits)
-                table.add_row(*(f"{value:.2g}" if isinstance(value, float) else str(value)
-                                for value in record.values()))
-                console.print(record)
-                keep(Path(out), record, origin(device) | {"rows": ROWS, "seed": 1}, tuple(key))
+                place = (model.description, way, kind, options.tokens)
+                records.add(dict(zip(key, place, strict=True)) | compare(whole(model, tokens), logits)
+                            | {"rows": ROWS, "seed": 1})
         except Exception as error:  # one backbone must not cost the others
-            console.print(f"[red]{name}: {type(error).__name__}: {str(error)[:300]}[/red]")
-    console.print(table)
+            print(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+    records.show()
 
 
 @torch.inference_mode()

@@ -9,7 +9,6 @@ With its defence switched off it must succeed, which shows that it is an attack.
 results/benchmarks/attacks.json or judgements.json, and exits with 1 if one was not contained or a verdict was wrong.
 """
 
-import argparse
 import contextlib
 import ctypes
 import multiprocessing
@@ -27,10 +26,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from benchmarks.attackers.commands import COMMANDS
 from benchmarks.attackers.files import FILES
@@ -39,8 +34,7 @@ from benchmarks.attackers.submissions import FIXES, HOSTILE, SLOW, SUBMISSIONS, 
 from benchmarks.attackers.supervisors import SUPERVISORS
 from benchmarks.attackers.trial import cgroups, children, status, trial
 from length_gen.datamodules.codebases import CodeBase, code_base
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 ATTACKS = [*COMMANDS, *RESOURCES, *SUPERVISORS, *SUBMISSIONS, *FILES]
 
@@ -132,39 +126,27 @@ def judgements(count: int, seed: int, processes: int = 2) -> tuple[list[dict[str
 
 def main() -> None:
     """Run the attacks, or judge the submissions; exits with 1 where the attacker or a wrong verdict won."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--judgements", type=int, help="judge so many submissions instead, one in ten of them hostile")
-    parser.add_argument("--seed", type=int, help="of the submissions; a random one where none is given")
-    parser.add_argument("--only", default="", help="attacks with this text in their kind or name; writes no file")
-    parser.add_argument("--out", help="results/benchmarks/attacks.json or judgements.json")
-    options = parser.parse_args()
-    facts, console = origin(torch.device("cpu")), Console(width=160, emoji=False)
+    options = arguments(
+        __doc__, lambda options: "judgements" if options.judgements else "attacks",
+        judgements=(int, "judge so many submissions instead, one in ten of them hostile"),
+        seed=(int, "of the submissions; a random one where none is given"),
+        only=("", "attacks with this text in their kind or name; writes no file"))
+    records, failed = Records(None if options.only else options.out), False
     if options.judgements:
-        rows, more = judgements(options.judgements, secrets.randbelow(10**6) if options.seed is None else options.seed)
-        table = Table("submission", "judgements", "wrong")
-        for row in rows:
-            table.add_row(*map(str, row.values()))
-        console.print(table, more)
-        failed = more["wrong"] or any(more["left"].values())
-        name, facts = "judgements", facts | more
-    else:
-        rows, failed, name = [], False, "attacks"
-        table = Table("attack", "contained", "s", "host MiB", "without the defence")
-        for attack in ATTACKS:
-            if options.only not in f"{attack.kind}: {attack.name}":
-                continue
+        seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+        found, facts = judgements(options.judgements, seed)
+        for row in found:
+            records.add(row, **facts)
+        print(facts)
+        failed = facts["wrong"] or any(facts["left"].values())
+    for attack in () if options.judgements else ATTACKS:
+        if options.only in f"{attack.kind}: {attack.name}":
             outcome, undefended = trial(attack), trial(attack, False)
             failed |= bool(outcome.got) or not undefended.got
-            rows.append({"what": f"{attack.kind}: {attack.name}", "contained": not outcome.got, "got": outcome.got,
+            records.add({"what": f"{attack.kind}: {attack.name}", "contained": not outcome.got, "got": outcome.got,
                          "seconds": round(outcome.seconds, 2), "host MiB": round(outcome.grown / 2**20, 1),
                          "got without the defence": undefended.got})
-            row = [rows[-1]["what"], outcome.got or "yes", f"{outcome.seconds:.1f}", str(rows[-1]["host MiB"]),
-                   undefended.got or "nothing"]
-            print(" | ".join(row), flush=True)
-            table.add_row(*map(escape, row))
-        console.print(table)
-    if not options.only:
-        write_metrics(options.out or f"results/benchmarks/{name}.json", rows, **facts)
+    records.show()
     raise SystemExit(bool(failed))
 
 

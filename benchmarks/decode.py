@@ -9,18 +9,14 @@ are the tokens/s at which weights are read once a step, and states read and writ
 copy; `alternative` are the six kernels. Writes results/benchmarks/decode.json, where rows of other runs are kept.
 """
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from models import copy_bandwidth, floor, keep
-from rich.console import Console
-from rich.table import Table
+from models import copy_bandwidth, floor
 
 from length_gen.lightning_modules.backbones import Mamba
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 LABELS = {"six": "six kernels a layer", "layer": "three kernels a layer"}
 KERNELS = ("enter", "convolve", "select", "update", "leave", "add")
@@ -28,19 +24,12 @@ KERNELS = ("enter", "convolve", "select", "update", "leave", "add")
 
 def main() -> None:
     """Time the kernels for each number of rows and types."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--out", default="results/benchmarks/decode.json")
-    options = parser.parse_args()
+    options = arguments(__doc__, "decode", rows=[64, 256, 1024], layers=24)
     from length_gen.lightning_modules.backbones import mamba_layer
     from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder
 
     model = Mamba(40, n_layer=options.layers, d_model=768).cuda().eval()
-    table = Table("rows", "weights", "states", "kernels", *KERNELS, "a layer", "step", "tokens/s", "ratio",
-                  "of the floor", title="microseconds")
-    out, bandwidth, device = Path(options.out), copy_bandwidth(), torch.device("cuda")
-    facts = origin(device)
+    records, bandwidth, device = Records(options.out, "cuda", ("what",)), copy_bandwidth(), torch.device("cuda")
     for rows in options.rows:
         for names in (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")):
             weights, states = (getattr(torch, name) for name in names)
@@ -54,14 +43,11 @@ def main() -> None:
                 step = time_graph(lambda d=decoder, tokens=tokens: d.step(tokens))
                 speed = rows / step * 1e6
                 six = six or speed
-                table.add_row(str(rows), *names, kernels,
-                              *([""] * len(KERNELS) if way else (f"{part:.1f}" for part in parts)), f"{sum(parts):.1f}",
-                              f"{step:.0f}", f"{speed:,.0f}", f"{speed / six:.2f}", f"{speed / lowest:.0%}")
                 what = f"{rows:,} rows, {model.description}, weights {names[0]}, states {names[1]}, {LABELS[kernels]}"
-                keep(out, {"what": what, "ours": speed, "alternative": six, "alternative_name": LABELS["six"],
-                           "unit": "tokens/s", "ratio": speed / six, "floor": lowest, "step_us": step,
-                           "layer_us": sum(parts)}, facts)
-    Console(width=150).print(table)
+                records.add({"what": what, "ours": speed, "alternative": six, "alternative_name": LABELS["six"],
+                            "unit": "tokens/s", "ratio": speed / six, "floor": lowest, "step_us": step,
+                            "layer_us": sum(parts), **({} if way else dict(zip(KERNELS, parts, strict=True)))})
+    records.show()
 
 
 def works(decoder) -> list[Callable[[], object]]:

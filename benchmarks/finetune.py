@@ -10,7 +10,6 @@ long they take, with weights and optimizer shared out over the devices (FSDP). P
 results/benchmarks/finetune.json.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -21,15 +20,12 @@ from typing import Any
 
 import torch
 from lightning import Callback
-from rich.console import Console
-from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
 from length_gen.lightning_modules.commands.arguments import Arguments
 from length_gen.lightning_modules.commands.command_line import CLI
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()
@@ -40,20 +36,16 @@ TOKENS = 50277
 
 def main() -> None:
     """Finetune each model in processes that torchrun starts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--devices", type=int, default=2)
-    parser.add_argument("--models", nargs="+", default=list(VOCABULARY), choices=list(VOCABULARY))
-    parser.add_argument("--trajectories", default="trajectories/interactive", help="that collect wrote")
-    parser.add_argument("--steps", type=int, default=4, help="of the optimizer, the first of which is not timed")
-    parser.add_argument("--accumulate", type=int, default=4, help="rows of a step, for each device")
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", default="results/benchmarks/finetune.json")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)  # settings of a process that torchrun has started
-    options = parser.parse_args()
+    options = arguments(
+        __doc__, "finetune", devices=2, models=VOCABULARY,
+        trajectories=("trajectories/interactive", "that collect wrote"),
+        steps=(4, "of the optimizer, the first of which is not timed"),
+        accumulate=(4, "rows of a step, for each device"), tiny=False,
+        worker=(str, None))  # settings of a process that torchrun has started
     if options.worker:
         work(json.loads(options.worker))
         return
-    rows = []
+    records = Records(options.out, "cuda" if GPU else "cpu")
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder:
             pretrain(name, options.tiny, folder)
@@ -62,12 +54,8 @@ def main() -> None:
                        str(options.devices), __file__, "--worker",
                        json.dumps(vars(options) | {"name": name, "folder": folder, "result": str(result)})]
             subprocess.run(command, check=True, cwd=ROOT)
-            rows.append(json.loads(result.read_text()))
-        write_metrics(options.out, rows, **origin(torch.device("cuda" if GPU else "cpu")))
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=150).print(table)
+            records.add(json.loads(result.read_text()))
+    records.show()
 
 
 def pretrain(name: str, tiny: bool, folder: str) -> None:

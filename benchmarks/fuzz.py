@@ -10,7 +10,6 @@ longer than --seconds is cut off. Prints a table, writes results/benchmarks/fuzz
 line, `hangs` those that were cut off before the trainer had them.
 """
 
-import argparse
 import contextlib
 import copy
 import functools
@@ -36,17 +35,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # where there is no network a name that is n
 
 import torch
 import yaml
-from rich.console import Console
-from rich.table import Table
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
 from length_gen.datamodules.collection import META, Collection, start_collection
 from length_gen.datamodules.text import TextCodec
 from length_gen.lightning_modules.commands import main as commands
 from length_gen.lightning_modules.commands.command_line import CLI, Trainer
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.model import TrajectoryModel
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 ROOT = Path(__file__).parent.parent
 
@@ -356,17 +352,10 @@ def fuzz(cases: int, seed: int, seconds: float, memory: int, first: int = 0, tra
 
 def main() -> None:
     """Run the cases and count how they end."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first case, to see one again")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of one case")
-    parser.add_argument("--memory", type=float, default=4.0, help="GiB that a case may take")
-    parser.add_argument("--verbose", action="store_true", help="print every case")
-    parser.add_argument("--out", default="results/benchmarks/fuzz.json")
-    options = parser.parse_args()
-    begun, stdout = time.time(), sys.stdout
-    out = Path(options.out).resolve()
+    options = arguments(
+        __doc__, "fuzz", cases=2000, first=(0, "number of the first case, to see one again"), seed=0,
+        seconds=(20.0, "of one case"), memory=(4.0, "GiB that a case may take"), verbose=(False, "print every case"))
+    begun, stdout, records = time.time(), sys.stdout, Records(options.out, seed=options.seed)
 
     def report(number: int, source: Source, train: bool, said: str, path: Path, outcome: Outcome) -> None:
         if options.verbose or outcome.end in ("traceback", "hangs"):
@@ -378,13 +367,9 @@ def main() -> None:
     counts = fuzz(options.cases, options.seed, options.seconds, int(options.memory * 2**30), options.first,
                   report=report)
     names = ("cases", "past parsing", "runs", "line", "cut off", "hangs", "traceback")
-    rows = [{"what": kind, **{name: count[name] for name in names}} for kind, count in counts.items()]
-    rows.append({"what": "all", **{name: sum(row[name] for row in rows) for name in names}})
-    table = Table("file", *names)
-    for row in rows:
-        table.add_row(row["what"], *(f"{row[name]:,}" for name in names))
-    Console(width=120).print(table)
-    write_metrics(out, rows, **origin(torch.device("cpu")), seed=options.seed, seconds=time.time() - begun)
+    for kind, count in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
+        records.add({"what": kind, **{name: count[name] for name in names}}, seconds=time.time() - begun)
+    records.show()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Every task and setting is rolled out with every kind of nonsense (see `KINDS`), 
 are rolled out again alone: they must be the same. Prints a table and writes results/benchmarks/hostile.json.
 """
 
-import argparse
+import itertools
 import random
 import resource
 import time
@@ -14,8 +14,6 @@ import tracemalloc
 from collections import Counter
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from length_gen.datamodules.rollout import Rollout
@@ -23,8 +21,7 @@ from length_gen.datamodules.tasks import Addition, Copy, HanoiIterative, Logical
 from length_gen.datamodules.tokens import END
 from length_gen.lightning_modules.backbones import Backbone
 from length_gen.lightning_modules.decoding.rollout import rollout
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 from length_gen.tools.base import bare
 
 KINDS = ("uniform", "commands", "thoughts", "left", "right", "searches", "end")
@@ -118,36 +115,25 @@ def row_memory(task: ToolTask, kind: str, budget: int, seed: int = 0) -> float:
 
 def main() -> None:
     """Roll out nonsense until enough tokens are written, and measure the memory of a row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=10_000_000, help="to write in all")
-    parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--budget", type=int, default=4000, help="tokens of a row")
-    parser.add_argument("--again", type=int, default=8, help="rows of every storm that are rolled out again alone")
-    parser.add_argument("--out", default="results/benchmarks/hostile.json")
-    options = parser.parse_args()
-    totals: dict[tuple[str, str], Counter] = {}
+    options = arguments(
+        __doc__, "hostile", tokens=(10_000_000, "to write in all"), rows=64, budget=(4000, "tokens of a row"),
+        again=(8, "rows of every storm that are rolled out again alone"))
+    totals: dict[tuple[ToolTask, str], Counter] = {}
     done, seed, begun = 0, 0, time.time()
     memory = []
     while done < options.tokens:
-        for task in TASKS:
-            for kind in KINDS:
-                tokens, reasons = storm(task, kind, options.rows, options.budget, seed, options.again)
-                done += tokens
-                name = f"{task.name}, {task.setting}", kind
-                totals.setdefault(name, Counter()).update({"tokens": tokens, **reasons})
+        for task, kind in itertools.product(TASKS, KINDS):
+            tokens, reasons = storm(task, kind, options.rows, options.budget, seed, options.again)
+            done += tokens
+            totals.setdefault((task, kind), Counter()).update({"tokens": tokens, **reasons})
         seed += 1
         memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         print(f"{done:,} tokens, {time.time() - begun:.0f} s, {memory[-1]:,} MiB at most", flush=True)
-    table, rows = Table("task", "nonsense", "tokens", "reasons"), []
-    for (task_name, kind), counts in totals.items():
-        task = next(task for task in TASKS if f"{task.name}, {task.setting}" == task_name)
-        reasons = {k: v for k, v in counts.items() if k != "tokens"}
-        table.add_row(task_name, kind, f"{counts['tokens']:,}", ", ".join(f"{k} {v}" for k, v in reasons.items()))
-        rows.append({"what": f"{task_name}, {kind}", "tokens": counts["tokens"],
-                     "bytes/token of a row": round(row_memory(task, kind, options.budget)), **reasons})
-    Console(width=120).print(table)
-    write_metrics(options.out, rows, **origin(torch.device("cpu")), tokens=done, seconds=time.time() - begun,
-                  peak_mib_by_round=memory)
+    records = Records(options.out, tokens=done, seconds=time.time() - begun, peak_mib_by_round=memory)
+    for (task, kind), counts in totals.items():
+        records.add({"what": f"{task.name}, {task.setting}, {kind}", "tokens": counts.pop("tokens"),
+                     "bytes/token of a row": round(row_memory(task, kind, options.budget)), **counts})
+    records.show()
 
 
 if __name__ == "__main__":

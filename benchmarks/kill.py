@@ -8,7 +8,6 @@ and metrics.json must equal those of the uninterrupted run, bit by bit. Trials g
 and with 2 workers. Prints a table and writes results/benchmarks/kill.json.
 """
 
-import argparse
 import json
 import random
 import shutil
@@ -21,13 +20,11 @@ from pathlib import Path
 
 import torch
 from lightning import Callback
-from rich.console import Console
-from rich.table import Table
 
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks.processes import Command
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
-from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS, origin
+from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -51,39 +48,30 @@ class Mark(Callback):
 
 def main() -> None:
     """Run trials until there are enough kills."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="results/benchmarks/kill.json")
-    options = parser.parse_args()
-    facts, rng, kinds, rows = origin(torch.device("cpu")), random.Random(options.seed), Counter(), []
-    table = Table("rows", "workers", "killed in", "at step (of its newest checkpoint)", "equal")
+    options = arguments(__doc__, "kill", kills=40, steps=60, seed=0)
+    records = Records(options.out, steps=options.steps, seed=options.seed)
+    rng, kinds = random.Random(options.seed), Counter()
     with tempfile.TemporaryDirectory() as folder:
         whole: dict[tuple[str, str], tuple[Path, float]] = {}
         Command(["fit", "--help"], Path(folder)).wait()  # imports, which the times below are without
         while kinds.total() < options.kills:
-            way = WAYS[len(rows) % len(WAYS)]
+            way = WAYS[len(records) % len(WAYS)]
             if way not in whole:
                 begun, place = time.time(), Path(folder) / "-".join(way)
                 run = start(place, way, options.steps)
                 assert run.wait() == 0, run.stderr[-3000:]
                 whole[way] = place, time.time() - begun
-            place = Path(folder) / f"trial{len(rows)}"
+            place = Path(folder) / f"trial{len(records)}"
             moments = rng.sample(MOMENTS, len(MOMENTS))
             moments.sort(key="evaluation".__eq__)  # after it nothing but an evaluation is left to kill
             at = trial(place, way, options.steps, whole[way][1], rng, moments)
             equal = same(whole[way][0], place)
             kinds.update(moment for moment, _ in at)
-            rows.append({"rows": way[0], "workers": int(way[1]), "killed_in": [moment for moment, _ in at],
-                         "at_step": [step for _, step in at], "equal": equal})
-            table.add_row(*way, *(", ".join(map(str, column)) for column in zip(*at, strict=True)), str(equal))
             shutil.rmtree(place)
-            print(f"{kinds.total()} kills, all equal: {all(row['equal'] for row in rows)}", flush=True)
-            write_metrics(options.out, rows, **facts, kills=kinds.total(), kinds=dict(kinds), steps=options.steps,
-                          seed=options.seed)
-    Console().print(table)
-    if not all(row["equal"] for row in rows):
+            records.add({"rows": way[0], "workers": int(way[1]), "killed_in": [moment for moment, _ in at],
+                         "at_step": [step for _, step in at], "equal": equal}, kills=kinds.total(), kinds=dict(kinds))
+    records.show()
+    if not all(row["equal"] for row in records):
         raise SystemExit("a resumed run differs from the uninterrupted one")
 
 

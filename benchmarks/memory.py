@@ -7,7 +7,6 @@ and `above` what of it was not there before; the trajectories of all lengths are
 process of its own. Writes results/benchmarks/memory.json.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -16,14 +15,11 @@ import threading
 import time
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules import backbones
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.evaluation.verify import verify
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 LENGTHS = (10_000, 100_000, 1_000_000)
 GROWING = (10_000, 20_000)
@@ -35,17 +31,11 @@ MODELS = {"Mamba": LENGTHS, "Mamba2": LENGTHS, "LSTM": LENGTHS, "GRU": LENGTHS, 
 
 def main() -> None:
     """Measure each model in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--longest", type=int, default=max(LENGTHS), help="tokens")
-    parser.add_argument("--out", default="results/benchmarks/memory.json")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = arguments(__doc__, "memory", only=MODELS, longest=(max(LENGTHS), "tokens"), one=(str, None))
     if options.one:
         print(json.dumps(measure(options.one, [n for n in MODELS[options.one] if n <= options.longest])))
         return
-    table = Table("backbone", "tokens", "peak, MB", "of the shortest's", "above before, MB", "state, bytes", "seconds")
-    rows = []
+    records = Records(options.out)
     for name in options.only:
         command = [sys.executable, __file__, "--one", name, "--longest", str(options.longest)]
         # One thread: a single row gains nothing by more, and their buffers would count.
@@ -55,16 +45,12 @@ def main() -> None:
             raise SystemExit(f"{name}: {result.stderr[-2000:]}")
         cells = json.loads(result.stdout.splitlines()[-1])
         for cell in cells:
-            ratio = cell["peak"] / cells[0]["peak"]
-            rows.append({"what": f"verify of {cell['tokens']:,} tokens, {cell['backbone']}", "ours": cell["peak"],
+            records.add({"what": f"verify of {cell['tokens']:,} tokens, {cell['backbone']}", "ours": cell["peak"],
                          "alternative": cells[0]["peak"], "alternative_name": f"{cells[0]['tokens']:,} tokens",
-                         "unit": "MB", "ratio": ratio, "floor": None, "device": "CPU", "tokens": cell["tokens"],
-                         "above": cell["above"], "state_bytes": cell["state"], "seconds": cell["seconds"]})
-            table.add_row(cell["backbone"], f"{cell['tokens']:,}", f"{cell['peak']:.0f}", f"{ratio:.2f}",
-                          f"{cell['above']:.1f}", f"{cell['state']:,}", f"{cell['seconds']:.0f}")
-            print(f"{cell['backbone']}, {cell['tokens']:,} tokens: {cell['peak']:.0f} MB, {cell['above']:.1f} more")
-        write_metrics(options.out, rows, **origin(torch.device("cpu")))
-    Console(width=120).print(table)
+                         "unit": "MB", "ratio": cell["peak"] / cells[0]["peak"], "floor": None, "device": "CPU",
+                         "tokens": cell["tokens"], "above": cell["above"], "state_bytes": cell["state"],
+                         "seconds": cell["seconds"]})
+    records.show()
 
 
 def measure(name: str, lengths: list[int]) -> list[dict]:

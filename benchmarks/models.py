@@ -1,8 +1,6 @@
-"""What benchmarks share: models trained by the suite's own loop, the speed of memory, records of runs before."""
+"""What benchmarks share: models trained by the suite's own loop, the speed of memory."""
 
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import lightning
 import torch
@@ -11,7 +9,6 @@ from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.tasks import ToolTask
 from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.backbones.base import Backbone
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.model import TrajectoryModel
 
 
@@ -53,24 +50,3 @@ def floor(backbone: Mamba, batch: int, weights: str, states: str, bandwidth: flo
     row = layers * (recent.numel() * size[weights] + h.numel() * size[states])
     step = (backbone.num_parameters * size[weights] + 2 * batch * row) / bandwidth
     return batch / step
-
-
-def kept(out: Path) -> list[dict]:
-    """Rows of a file of before, each with the command, commit, device and versions that it was measured with."""
-    if not out.is_file():
-        return []
-    facts = json.loads(out.read_text(encoding="utf-8"))
-    return [{name: value for name, value in facts.items() if name not in ("records", "targets")} | row
-            for row in facts["records"]]
-
-
-def keep(out: Path, row: dict, facts: dict, key: Sequence[str] = ("what",), **settings: object) -> None:
-    """Write a row and what it was measured with into a file, in the place of the one of the same key, if there is one.
-
-    settings: what else the file says of all of its rows
-    """
-    rows = kept(out)
-    same = [place for place, other in enumerate(rows) if all(other.get(name) == row[name] for name in key)]
-    place = same[0] if same else len(rows)
-    rows[place : place + 1] = [row | facts]
-    write_metrics(out, rows, **facts, **settings)

@@ -8,61 +8,35 @@ greatest length, by variant, among all that are drawn, and among those that keep
 trajectories costs in padding. Writes results/benchmarks/packing.json.
 """
 
-import argparse
 import random
 from collections import Counter
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
+from length_gen.datamodules import tasks
 from length_gen.datamodules.stream import pack
-from length_gen.datamodules.tasks import (
-    Addition,
-    Copy,
-    HanoiIterative,
-    HanoiRecursive,
-    LogicalGraph,
-    Mixture,
-    Multiplication,
-    Reverse,
-    Sort,
-    Task,
-    Turing,
-)
 from length_gen.datamodules.tasks.machine import FOLDER
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
-TRAININGS: list[tuple[Task, int, int]] = [
-    (Addition(5), 24, 512), (Addition(20), 16, 768), (Multiplication(5), 20, 768), (Multiplication(10), 20, 768),
-    (Multiplication(10), 64, 1024), (Multiplication(20), 12, 1280), (Copy(10), 24, 512), (Reverse(10), 24, 512),
-    (Sort(10), 24, 768), (LogicalGraph(10), 16, 1024), (LogicalGraph(10), 64, 1024), (HanoiIterative(5), 6, 2816),
-    (HanoiRecursive(7), 4, 4224), (Mixture([Multiplication(20), Addition(20)]), 12, 1280),
-    *((Turing(path.stem, 6), 8, 1536) for path in sorted(FOLDER.glob("*.yaml")))]
+TRAININGS = (
+    (tasks.Addition(5), 24, 512), (tasks.Addition(20), 16, 768), (tasks.Multiplication(5), 20, 768),
+    (tasks.Multiplication(10), 20, 768), (tasks.Multiplication(10), 64, 1024), (tasks.Multiplication(20), 12, 1280),
+    (tasks.Copy(10), 24, 512), (tasks.Reverse(10), 24, 512), (tasks.Sort(10), 24, 768),
+    (tasks.LogicalGraph(10), 16, 1024), (tasks.LogicalGraph(10), 64, 1024), (tasks.HanoiIterative(5), 6, 2816),
+    (tasks.HanoiRecursive(7), 4, 4224), (tasks.Mixture([tasks.Multiplication(20), tasks.Addition(20)]), 12, 1280),
+    *((tasks.Turing(path.stem, 6), 8, 1536) for path in sorted(FOLDER.glob("*.yaml"))))
 """Task, rows of a step, tokens of a row."""
 
 
 def main() -> None:
     """Measure each training."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trajectories", type=int, default=10_000, help="of each training")
-    parser.add_argument("--out", default="results/benchmarks/packing.json")
-    options = parser.parse_args()
-    table = Table("training", "rows", "of the longest: drawn", "packed whole", "end to end", "keep their ends",
-                  "of all", "padding", "rows of a step")
-    rows = []
-    for task, count, length in TRAININGS:
-        for row in measure(task, count, length, options.trajectories):
-            rows.append(row)
-            table.add_row(row["what"], f"{count} x {length}", *(f"{row[key]:.1%}" for key in (
-                "drawn", "ours", "alternative", "longest_kept", "all_kept", "padding")),
-                f"{row['fewest_rows']} to {row['most_rows']}")
-    Console(width=160).print(table)
-    write_metrics(options.out, rows, **origin(torch.device("cpu")), trajectories=options.trajectories)
+    options = arguments(__doc__, "packing", trajectories=(10_000, "of each training"))
+    records = Records(options.out, trajectories=options.trajectories)
+    for training in TRAININGS:
+        for row in measure(*training, options.trajectories):
+            records.add(row)
+    records.show()
 
 
-def measure(task: Task, count: int, row_length: int, trajectories: int) -> list[dict]:
+def measure(task: tasks.Task, count: int, row_length: int, trajectories: int) -> list[dict]:
     """A row for each variant that is trained on."""
     rng, drawn, kept, sizes, free = random.Random(0), Counter(), Counter(), [], 0
     for _ in range(trajectories):

@@ -16,8 +16,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from length_gen.datamodules.collection import Collection, start_collection
@@ -29,8 +27,7 @@ from length_gen.lightning_modules import backbones
 from length_gen.lightning_modules.backbones import Backbone
 from length_gen.lightning_modules.decoding.prefill import PrefillPlan
 from length_gen.lightning_modules.decoding.rollout import rollout
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 FACTOR = 6364136223846793005
 
@@ -96,19 +93,11 @@ def measure(model: Backbone, task: Task, problems: Sequence[Problem], references
 
 def main() -> None:
     """Compare passes with steps, on a GPU if there is one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=8)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--backbones", nargs="+", default=["Mamba", "LSTM"])
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--nodes", type=int, default=100, help="of the graphs")
-    parser.add_argument("--functions", type=int, default=48, help="of the code bases")
-    parser.add_argument("--digits", type=int, default=100, help="of the sums")
-    parser.add_argument("--unsandboxed", action="store_true")
-    parser.add_argument("--out", default=None)
-    options = parser.parse_args()
     cuda = torch.cuda.is_available()
-    options.out = options.out or f"results/benchmarks/prefill{'' if cuda else '_cpu'}.json"
+    options = arguments(
+        __doc__, f"prefill{'' if cuda else '_cpu'}", problems=8, batches=[1, 8], backbones=["Mamba", "LSTM"], repeats=2,
+        nodes=(100, "of the graphs"), functions=(48, "of the code bases"), digits=(100, "of the sums"),
+        unsandboxed=False)
     shape = {"n_layer": 24, "d_model": 768} if cuda else {"n_layer": 4, "d_model": 256}
     device = torch.device("cuda" if cuda else "cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -123,9 +112,8 @@ def main() -> None:
 
 def compare(tasks: Sequence[tuple[Task, int, str]], shape: dict[str, int], device: torch.device,
             options: argparse.Namespace) -> None:
-    """Measure every task, backbone and batch, print the rows as they come, and write the file."""
-    console, records = Console(width=150), []
-    table = Table("what", "prompt", "observed", "tokens", "passes", "token by token", "ratio", title="tokens/s")
+    """Measure every task, backbone and batch, print and write the rows as they come."""
+    records = Records(options.out, device)
     for task, length, unit in tasks:
         problems = [task.problem("test", 0, length, index, task.variants[0]) for index in range(options.problems)]
         references = task.references(problems)
@@ -143,15 +131,11 @@ def compare(tasks: Sequence[tuple[Task, int, str]], shape: dict[str, int], devic
                     with patch.object(PrefillPlan, "passes", lambda *_: ()):
                         other = max(other, measure(model, task, problems, references, batch))
                 what = f"{task.name} of {length} {unit}, {model.model.description}, batch {batch}"
-                records.append({"what": what, "ours": ours, "alternative": other, "alternative_name": "token by token",
+                records.add({"what": what, "ours": ours, "alternative": other, "alternative_name": "token by token",
                                 "unit": "tokens/s", "ratio": ours / other, "floor": None,
-                                "device": origin(device)["device"], "tokens": len(kinds) // len(references),
+                                "device": records.origin["device"], "tokens": len(kinds) // len(references),
                                 "prompt": shares[0], "observation": shares[1]})
-                table.add_row(what, f"{shares[0]:.0%}", f"{shares[1]:.0%}", f"{len(kinds) // len(references):,}",
-                              f"{ours:,.0f}", f"{other:,.0f}", f"{ours / other:.2f}")
-                console.print(f"{what}: {ours:,.0f} against {other:,.0f} tokens/s", highlight=False)
-                write_metrics(options.out, records, **origin(device))
-    console.print(table)
+    records.show()
 
 
 if __name__ == "__main__":

@@ -13,17 +13,12 @@ batch the weights are read once, and the states read and written once, at the sp
 results/benchmarks/rollout.json, where rows of other batches are kept.
 """
 
-import argparse
 import functools
 import gc
-import math
 import time
-from pathlib import Path
 
 import torch
-from models import copy_bandwidth, floor, keep, trained
-from rich.console import Console
-from rich.table import Table
+from models import copy_bandwidth, floor, trained
 
 from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Addition
@@ -31,20 +26,15 @@ from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding, Rows
 from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.model import TrajectoryModel
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 TARGETS = {64: 150_000, 256: 400_000, 1024: 700_000}
 
 
 def main() -> None:
     """Train a model, and measure its rollouts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--batches", type=int, nargs="+", default=None)
-    parser.add_argument("--digits", type=int, default=None, help="of the sums")
-    parser.add_argument("--steps", type=int, default=None, help="of the training before")
-    parser.add_argument("--out", default=None)
-    options = parser.parse_args()
+    options = arguments(__doc__, lambda options: "rollout" + "_cpu" * options.small, small=False, batches=[int],
+                        digits=(int, "of the sums"), steps=(int, "of the training before"))
     task = Addition(5)
     if options.small:
         shape, steps, rows, length = {"n_layer": 2, "d_model": 64}, 300, 32, 512
@@ -52,22 +42,14 @@ def main() -> None:
         shape, steps, rows, length = {"n_layer": 24, "d_model": 768}, 150, 64, 1024
     model = trained(task, functools.partial(Mamba, **shape, dt_min=0.1, dt_max=1.0),
                     steps if options.steps is None else options.steps, rows, length)
-    console = Console(width=150)
-    table = Table("what", "tokens/s", "seconds", "start, s", "alternative", "tokens/s of it", "ratio", "of the floor",
-                  "exact")
-    out = Path(options.out or f"results/benchmarks/rollout{'_cpu' if options.small else ''}.json")
+    records = Records(options.out, model.device, ("what", "alternative_name"), targets=TARGETS)
 
     def add(what: str, ours: float, name: str, alternative: float | None, floor: float | None, exact: float,
             seconds: float, prompt: float, start: float | None = None) -> dict:
-        facts, ratio = origin(model.device), ours / alternative if alternative else None
         row = {"what": what, "ours": ours, "alternative": alternative, "alternative_name": name, "unit": "tokens/s",
-               "ratio": ratio, "floor": floor, "exact_match": exact, "seconds": seconds, "start_seconds": start,
-               "prompt": prompt}
-        table.add_row(what, f"{ours:,.0f}", f"{seconds:.1f}", "" if start is None else f"{start:.2f}", name,
-                      f"{alternative:,.0f}" if alternative else "",
-                      f"{ratio:.2f}" if ratio else "", f"{ours / floor:.0%}" if floor else "", f"{exact:.0%}")
-        console.print(f"{what}: {ours:,.0f} tokens/s, {name} {alternative or math.nan:,.0f}", highlight=False)
-        keep(out, row, facts, ("what", "alternative_name"), targets=TARGETS)
+               "ratio": ours / alternative if alternative else None, "floor": floor, "exact_match": exact,
+               "seconds": seconds, "start_seconds": start, "prompt": prompt}
+        records.add(row)
         return row
 
     if options.small:
@@ -79,7 +61,7 @@ def main() -> None:
                 prompt)
     else:
         bandwidth, digits, first = copy_bandwidth(), options.digits or 200, None
-        console.print(f"copy: {bandwidth / 1e12:.2f} TB/s")
+        print(f"copy: {bandwidth / 1e12:.2f} TB/s")
         for batch in options.batches or TARGETS:
             for weights, states in (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")):
                 if weights == "float32" and batch != 64:
@@ -97,7 +79,7 @@ def main() -> None:
         batch, row = first
         add(row["what"], row["ours"], "Hugging Face generate", hugging_face_generate(model, batch), None,
             row["exact_match"], row["seconds"], row["prompt"], row["start_seconds"])
-    console.print(table)
+    records.show()
 
 
 def measure(model: TrajectoryModel, task: Addition, problems: int, batch: int, digits: int,

@@ -13,44 +13,28 @@ import math
 import random
 
 import numpy as np
-import torch
-from rich.console import Console
-from rich.table import Table
 
 from length_gen.datamodules.stream import Item, collate
 from length_gen.datamodules.tasks import Turing
 from length_gen.lightning_modules.backbones import Suffix
 from length_gen.lightning_modules.evaluation.horizons import horizons
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.evaluation.verify import verify
 from length_gen.lightning_modules.model import masked_targets
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 
 def main() -> None:
     """Measure each machine."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--machines", nargs="+", default=["increment", "add", "sort", "palindrome", "brackets", "copy"])
-    parser.add_argument("--max_length", type=int, default=6, help="n0: longest training input")
-    parser.add_argument("--length", type=int, default=50, help="of the test inputs")
-    parser.add_argument("--problems", type=int, default=16, help="test inputs")
-    parser.add_argument("--trials", type=int, default=10, help="independent draws of the training trajectories")
-    parser.add_argument("--epsilon", type=float, default=0.1)
-    parser.add_argument("--delta", type=float, default=0.1)
-    parser.add_argument("--most", type=int, default=1024, help="give up beyond so many trajectories")
-    parser.add_argument("--out", default="results/theory/sample_complexity.json")
-    options = parser.parse_args()
-    table = Table("machine", "states x symbols", "horizon", "needed", "bound", "needed / bound",
-                  "errors by trajectories")
-    rows = []
+    options = arguments(
+        __doc__, "results/theory/sample_complexity",
+        machines=["increment", "add", "sort", "palindrome", "brackets", "copy"],
+        max_length=(6, "n0: longest training input"), length=(50, "of the test inputs"), problems=(16, "test inputs"),
+        trials=(10, "independent draws of the training trajectories"), epsilon=0.1, delta=0.1,
+        most=(1024, "give up beyond so many trajectories"))
+    records = Records(options.out, settings=vars(options))
     for name in options.machines:
-        row = measure(name, options)
-        rows.append(row)
-        table.add_row(name, f"{row['states']} x {row['symbols']}", str(row["horizon"]), str(row["needed"] or "more"),
-                      f"{row['bound']:,}", f"{row['needed'] / row['bound']:.3f}" if row["needed"] else "",
-                      " ".join(f"{m}:{sum(e) / len(e):.2f}" for m, e in row["errors"].items()))
-    Console(width=160).print(table)
-    write_metrics(options.out, rows, **origin(torch.device("cpu")), settings=vars(options))
+        records.add(measure(name, options))
+    records.show()
 
 
 def measure(name: str, options: argparse.Namespace) -> dict:

@@ -9,7 +9,6 @@ held against the binomial distribution (Poisson's, where it is rare), and all of
 test. Prints a table and writes results/benchmarks/sampling_cuda.json, or sampling_cpu.json.
 """
 
-import argparse
 import math
 import random
 import time
@@ -17,16 +16,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from length_gen.datamodules.tokens import END
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones import Backbone
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding, Rows
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 from length_gen.tools import EDGE, PointerMemory
 
 IMPOSSIBLE, RARE = 4, 4
@@ -96,31 +92,21 @@ def _gamma(function: Callable, shape: float, place: float) -> float:
 
 def main() -> None:
     """Draw, test, and exit with an error where a frequency is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=10**8)
-    parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--rows", type=int, default=4096)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", default=None)
-    options = parser.parse_args()
+    options = arguments(__doc__, lambda options: f"sampling_{options.device}", draws=10**8, temperature=0.7, rows=4096,
+                        device="cuda" if torch.cuda.is_available() else "cpu")
     device, chances, begun = torch.device(options.device), probabilities(), time.time()
     counts = drawn(chances, options.draws, options.temperature, device, options.rows)
     draws, seconds = int(counts.sum()), time.time() - begun
-    table, records = Table("probability", "expected", "drawn", "p-value", title=f"{draws:,} draws"), []
+    records = Records(options.out, device, draws=draws, temperature=options.temperature, seconds=round(seconds, 1))
     for chance, count in zip(chances.tolist(), counts.tolist(), strict=True):
-        expected, p = chance * draws, p_value(count, draws, chance)
-        records.append({"what": f"a token of probability {chance:.3g}", "probability": chance, "expected": expected,
-                        "drawn": count, "p_value": p})
-        table.add_row(f"{chance:.3g}", f"{expected:,.0f}", f"{count:,}", f"{p:.3f}")
+        records.add({"what": f"a token of probability {chance:.3g}", "probability": chance,
+                     "expected": chance * draws, "drawn": count, "p_value": p_value(count, draws, chance)})
     possible = chances > 0
     square = float(((counts - chances * draws) ** 2 / (chances * draws))[possible].sum())
     freedom = int(possible.sum()) - 1
-    p = _gamma(torch.special.gammaincc, freedom / 2, square / 2)
-    records.append({"what": f"chi-square of {freedom} degrees of freedom", "chi_square": square, "p_value": p})
-    table.add_row(f"chi-square ({freedom})", "", f"{square:.1f}", f"{p:.3f}")
-    Console(width=100).print(table)
-    write_metrics(options.out or f"results/benchmarks/sampling_{device.type}.json", records,
-                  **origin(device), draws=draws, temperature=options.temperature, seconds=round(seconds, 1))
+    records.add({"what": f"chi-square of {freedom} degrees of freedom", "chi_square": square,
+                 "p_value": _gamma(torch.special.gammaincc, freedom / 2, square / 2)})
+    records.show()
     if wrong := [record["what"] for record in records if record["p_value"] < LEAST]:
         raise SystemExit(f"not the softmax's frequencies: {', '.join(wrong)}")
 

@@ -6,30 +6,21 @@ Sandboxed and plain take turns, so that a busy machine slows both. Prints a tabl
 results/benchmarks/sandbox.json.
 """
 
-import argparse
 import re
 import time
 from collections.abc import Callable
 from statistics import median
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
 from length_gen.datamodules.codebases import CodeBase, code_base
 from length_gen.datamodules.collection import Collection
 from length_gen.datamodules.judge import check
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 from length_gen.tools.sandbox import Sandbox
 
 
 def main() -> None:
     """Time everything in turns, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--out", default="results/benchmarks/sandbox.json")
-    options = parser.parse_args()
+    options = arguments(__doc__, "sandbox", rounds=100)
     code = code_base("benchmark", 16)
     files, numbers = fixed(code), iter(range(10**9))
 
@@ -48,12 +39,10 @@ def main() -> None:
             "a judgement (16 functions)": lambda plain: check(code, files, plain),
             "a trajectory (interactive, 4 to 16 functions)": lambda plain: Collection(unsandboxed=plain).record(
                 next(numbers) // 2)}
-        rows = [row(name, thing, options.rounds) for name, thing in things.items()]
-    table = Table("what", "sandboxed, ms", "as plain processes, ms", "ratio")
-    for entry in rows:
-        table.add_row(entry["what"], f"{entry['ours']:.1f}", f"{entry['alternative']:.1f}", f"{entry['ratio']:.2f}")
-    Console(width=120).print(table)
-    write_metrics(options.out, rows, **origin(torch.device("cpu")), rounds=options.rounds)
+        records = Records(options.out, rounds=options.rounds)
+        for name, thing in things.items():
+            records.add(row(name, thing, options.rounds))
+    records.show()
 
 
 def row(name: str, thing: Callable[[bool], object], rounds: int) -> dict:

@@ -14,7 +14,6 @@ For every model, strategy and number of devices, in processes that torchrun star
 Prints a table and writes results/benchmarks/scaling.json, or scaling_cpu.json.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -27,15 +26,12 @@ import lightning
 import torch
 import torch.distributed as dist
 from lightning import Callback
-from rich.console import Console
-from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from length_gen.lightning_modules.commands.arguments import Arguments
 from length_gen.lightning_modules.commands.command_line import CLI
 from length_gen.lightning_modules.evaluation.evaluate import evaluate
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()
@@ -47,25 +43,21 @@ COMMON = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false",
 
 def main() -> None:
     """Run every model, strategy and number of devices."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--models", nargs="+", default=["tiny"], help="tiny, or the name of a file in configs/model/")
-    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
-    parser.add_argument("--rows", type=int, default=64 if GPU else 4, help="of a device's batch")
-    parser.add_argument("--row_length", type=int, default=1024 if GPU else 768)
-    parser.add_argument("--steps", type=int, default=40 if GPU else 20, help="that are timed")
-    parser.add_argument("--curve_steps", type=int, default=20, help="of the loss curve")
-    parser.add_argument("--length", type=int, default=1000 if GPU else 30, help="of the problems of the evaluation")
-    parser.add_argument("--evaluators", nargs="+", default=["rollout", "verify"], choices=["rollout", "verify"])
-    parser.add_argument("--out", default=f"results/benchmarks/scaling{'' if GPU else '_cpu'}.json")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)  # settings of a process that torchrun has started
-    options = parser.parse_args()
+    options = arguments(
+        __doc__, f"scaling{'' if GPU else '_cpu'}", devices=[1, 2],
+        models=(["tiny"], "tiny, or the name of a file in configs/model/"), strategies=STRATEGIES,
+        rows=(64 if GPU else 4, "of a device's batch"), row_length=1024 if GPU else 768,
+        steps=(40 if GPU else 20, "that are timed"), curve_steps=(20, "of the loss curve"),
+        length=(1000 if GPU else 30, "of the problems of the evaluation"),
+        evaluators=dict.fromkeys(("rollout", "verify")),
+        worker=(str, None))  # settings of a process that torchrun has started
     if options.worker:
         work(json.loads(options.worker))
         return
     if options.devices[0] != 1 or (GPU and max(options.devices) > torch.cuda.device_count()):
-        parser.error(f"--devices {options.devices}: the first must be 1, and {torch.cuda.device_count()} GPUs are here")
-    facts, rows = origin(torch.device("cuda" if GPU else "cpu")), []
+        raise SystemExit(f"--devices {options.devices}: the first must be 1; {torch.cuda.device_count()} GPUs are here")
+    records = Records(options.out, "cuda" if GPU else "cpu", rows_a_device=options.rows, row_length=options.row_length,
+                seed=42)
     for model in options.models:
         one = None
         for devices in options.devices:
@@ -73,14 +65,8 @@ def main() -> None:
                 result = launch(vars(options) | {"model": model, "strategy": strategy, "devices": devices,
                                                  "problems": max(options.devices) * 64 - 1 if GPU else 13})
                 one = one or result
-                rows.append(compare(result, one))
-                print(rows[-1], flush=True)
-                write_metrics(options.out, rows, **facts, rows_a_device=options.rows, row_length=options.row_length,
-                              seed=42)
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=200).print(table)
+                records.add(compare(result, one))
+    records.show()
 
 
 def launch(settings: dict[str, Any]) -> dict[str, Any]:

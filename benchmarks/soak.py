@@ -8,7 +8,6 @@ verifies others. Speeds are tokens per second of this process's own CPU time, so
 disturb them less. Writes results/benchmarks/soak.json and docs/figures/soak.png.
 """
 
-import argparse
 import functools
 import gc
 import time
@@ -18,19 +17,16 @@ from statistics import median
 
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Addition, HanoiIterative, LogicalGraph, Mixture, Multiplication, Sort
 from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.decoding.rollout import rollout
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.evaluation.plots import COLOURS, save_figure
 from length_gen.lightning_modules.evaluation.verify import verify
 from length_gen.lightning_modules.model import TrajectoryModel
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 PARTS = ("train", "rollout", "verify")
 
@@ -102,34 +98,24 @@ def change(values: list[float]) -> float:
 
 def main() -> None:
     """Go round until the time is up, and sample memory and speed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=120.0)
-    parser.add_argument("--samples", type=int, default=24, help="how often memory and speed are read")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="results/benchmarks/soak.json")
-    parser.add_argument("--figure", default="docs/figures/soak.png")
-    options = parser.parse_args()
+    options = arguments(__doc__, "soak", minutes=120.0, samples=(24, "how often memory and speed are read"), seed=0,
+                        figure="docs/figures/soak.png")
     torch.set_num_threads(1)
-    facts = origin(torch.device("cpu"))  # the commit that it began with
-    soak, begun, rows = Soak(options.seed), time.monotonic(), []
-    while len(rows) < options.samples:
+    soak, begun, records = Soak(options.seed), time.monotonic(), Records(options.out, seed=options.seed)
+    while len(records) < options.samples:
         soak.tokens.clear(), soak.seconds.clear()
-        until = begun + 60 * options.minutes * (len(rows) + 1) / options.samples
+        until = begun + 60 * options.minutes * (len(records) + 1) / options.samples
         while time.monotonic() < until or not soak.tokens:
             soak.round()
         gc.collect()
-        rows.append({"minutes": round((time.monotonic() - begun) / 60, 2), "rounds": soak.rounds,
-                     "resident MiB": round(resident(), 1), "objects": len(gc.get_objects()),
-                     **{f"{part}, tokens/s": round(soak.tokens[part] / soak.seconds[part]) for part in PARTS}})
-        print(rows[-1], flush=True)
-        drift = {name: round(change([row[name] for row in rows]), 4) for name in list(rows[0])[2:]}
-        write_metrics(options.out, rows, **facts, seed=options.seed, minutes=rows[-1]["minutes"], change=drift)
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(f"{value:,}" for value in row.values()))
-    Console(width=140).print(table)
+        row = {"minutes": round((time.monotonic() - begun) / 60, 2), "rounds": soak.rounds,
+               "resident MiB": round(resident(), 1), "objects": len(gc.get_objects()),
+               **{f"{part}, tokens/s": round(soak.tokens[part] / soak.seconds[part]) for part in PARTS}}
+        drift = {name: round(change([other[name] for other in [*records, row]]), 4) for name in list(row)[2:]}
+        records.add(row, minutes=row["minutes"], change=drift)
+    records.show()
     print("last quarter against the second:", ", ".join(f"{name} {value:+.1%}" for name, value in drift.items()))
-    save_figure(soak_figure(rows), options.figure)
+    save_figure(soak_figure(records), options.figure)
 
 
 def soak_figure(rows: list[dict]) -> Figure:

@@ -2,7 +2,7 @@
 
     python benchmarks/train.py                       # paper scale, 64 x 1024 packed, bf16, on a GPU: about 4 minutes
     python benchmarks/train.py --small               # small shapes on the CPU, to try the benchmark
-    python benchmarks/train.py --only mamba --no-fit
+    python benchmarks/train.py --only mamba --no_fit
 
 `ours` is LightningModule.losses, clipping and AdamW as `fit` takes them; `alternative` is forward, cross-entropy,
 backward, clipping and a fused AdamW on the model of mamba-ssm, transformers or torch.nn with the same shape, on the
@@ -16,7 +16,6 @@ import contextlib
 import functools
 import gc
 import importlib
-import json
 import statistics
 import tempfile
 import time
@@ -26,16 +25,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
-from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 ROOT = Path(__file__).parent.parent
 FLOOR, MAMBA_FLOOR = 0.95, 1.5
@@ -104,20 +100,12 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.shape = SMALL if options.small else PAPER
         self.device = torch.device("cuda" if torch.cuda.is_available() and not options.small else "cpu")
-        self.seconds, self.out = options.seconds, options.out
+        self.seconds = options.seconds
         self.data = TrajectoryDataModule(Addition(5, "local"), self.shape.rows, row_length=self.shape.length,
                                          num_workers=0)
         self.batches = self._batches(4)
-        self.setting = {"batch": f"{self.shape.rows} x {self.shape.length}",
-                        "precision": "bf16 autocast" if self.device.type == "cuda" else "float32"}
-        self.earlier: list[dict] = []
-        if Path(self.out).is_file():
-            content = json.loads(Path(self.out).read_text(encoding="utf-8"))
-            if all(content.get(key) == value for key, value in self.setting.items()):
-                self.earlier = [{"commit": content.get("commit"), **row} for row in content["records"]]
-        self.rows: list[dict] = []
-        self.console = Console(width=150)
-        self.begun = time.time()
+        self.records = Records(options.out, self.device, ("what",), batch=f"{self.shape.rows} x {self.shape.length}",
+                               precision="bf16 autocast" if self.device.type == "cuda" else "float32")
 
     def _batches(self, count: int) -> list[dict[str, torch.Tensor]]:
         """Batches of exactly the shape, of rows that a training has."""
@@ -173,7 +161,7 @@ class Bench:
         try:
             title, other = self.alternative(name)
         except ImportError as error:
-            self.console.print(f"[yellow]{name}: nothing to compare with: {error}[/yellow]")
+            print(f"{name}: nothing to compare with: {error}")
             title, other = "not installed", None
         own = self.ours(name)
         if other is not None:  # a bare loop on other shapes would be no comparison
@@ -182,24 +170,6 @@ class Bench:
         rates = speeds([own, other] if other else [own], self.seconds)
         self.row(f"{name}, losses and AdamW", rates[0], rates[1] if other else None, title,
                  MAMBA_FLOOR if name == "mamba" else FLOOR)
-
-    def profile(self) -> None:
-        """Which kernels take the time of a step of Mamba, in the library's loop and in ours."""
-        if self.device.type == "cpu":
-            return
-        for title, make in (("mamba-ssm", lambda: self.alternative("mamba")[1]), ("ours", lambda: self.ours("mamba"))):
-            loop = make()
-            loop.run(3)
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-                loop.run(2)
-            kernels = sorted(profile.key_averages(), key=lambda e: -e.self_device_time_total)
-            table = Table("kernel", "calls a step", "ms a step", title=title)
-            table.add_row("all", "", f"{sum(e.self_device_time_total for e in kernels) / 2000:.1f}")
-            for event in kernels[:14]:
-                table.add_row(event.key[:90], str(event.count // 2), f"{event.self_device_time_total / 2000:.2f}")
-            self.console.print(table)
-            del loop
-            self.free()
 
     def compiled(self) -> None:
         """What compiling their layers brings to the transformers; not part of `fit`."""
@@ -234,38 +204,21 @@ class Bench:
             events = EventAccumulator(str(next(Path(folder).glob("*/*/events*"))))
             events.Reload()
             rates = [event.value for event in events.Scalars("train/tokens_per_second")]
-        alternative = next((row for row in self.rows if row["what"] == f"{name}, losses and AdamW"), None)
+        alternative = next((row for row in self.records if row["what"] == f"{name}, losses and AdamW"), None)
         self.row(f"{name}, through run.py fit", statistics.median(rates[-2:]),
                  alternative and alternative["alternative"], alternative["alternative_name"] if alternative else "",
                  MAMBA_FLOOR if name == "mamba" else FLOOR)
 
     def row(self, what: str, ours: float, alternative: float | None, name: str, floor: float | None) -> None:
         """Print a row, and write it to the file, in the place of an earlier one of the same name."""
-        ratio = ours / alternative if alternative else None
-        facts = origin(self.device)
-        self.rows.append({"what": what, "ours": ours, "alternative": alternative, "alternative_name": name,
-                          "unit": "tokens/s", "ratio": ratio, "floor": floor, "device": facts["device"],
-                          "commit": facts["commit"]})
-        self.earlier = [row for row in self.earlier if row["what"] != what]
-        beside = f", {alternative:,.0f} {name}: {ratio:.2f}" if ratio else ""
-        self.console.print(f"{time.time() - self.begun:4.0f} s  {what}: {ours:,.0f} tokens/s{beside}")
-        write_metrics(self.out, [*self.rows, *self.earlier], **facts, **self.setting)
+        self.records.add({"what": what, "ours": ours, "alternative": alternative, "alternative_name": name,
+                          "unit": "tokens/s", "ratio": ours / alternative if alternative else None, "floor": floor})
 
     def free(self) -> None:
         """Give memory of what was measured back."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def table(self) -> Table:
-        """The rows of this run."""
-        table = Table("what", "ours, tokens/s", "alternative, tokens/s", "of", "ratio", "floor",
-                      title=f"{self.shape.rows} x {self.shape.length} tokens a step")
-        for row in self.rows:
-            cells = [f"{row['alternative']:,.0f}" if row["alternative"] else "-", row["alternative_name"],
-                     f"{row['ratio']:.2f}" if row["ratio"] else "-", f"{row['floor']:.2f}" if row["floor"] else ""]
-            table.add_row(row["what"], f"{row['ours']:,.0f}", *cells)
-        return table
 
 
 def mamba_ssm_model(bench: Bench, layers: int, layer: str):
@@ -316,37 +269,28 @@ ALTERNATIVES = {
     "mistral": functools.partial(attention_model, name="Mistral"),
     "lstm": functools.partial(recurrent_model, cell=nn.LSTM),
     "gru": functools.partial(recurrent_model, cell=nn.GRU)}
-EXTRA = ("profile", "compiled")
 OVERLAYS = {"mamba": "mamba_130m.yaml", "mamba2": "mamba2_130m.yaml", "pythia": "pythia_paper.yaml",
             "mistral": "mistral_paper.yaml", "lstm": "lstm_paper.yaml", "gru": "gru_paper.yaml"}
 
 
 def main() -> None:
     """Measure what was asked for, what matters most first."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=[*ALTERNATIVES, *EXTRA], default=[*ALTERNATIVES, *EXTRA])
-    parser.add_argument("--small", action="store_true", help="small shapes on the CPU")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each loop's measurement")
-    parser.add_argument("--no-fit", action="store_true", help="leave out run.py fit")
-    parser.add_argument("--fit-steps", type=int, default=24)
-    parser.add_argument("--out", default=None)
-    options = parser.parse_args()
-    options.out = options.out or f"results/benchmarks/train{'_cpu' if options.small else ''}.json"
+    options = arguments(
+        __doc__, lambda options: f"train{'_cpu' if options.small else ''}", only=ALTERNATIVES | {"compiled": None},
+        small=(False, "small shapes on the CPU"), seconds=(4.0, "of each loop's measurement"),
+        no_fit=(False, "leave out run.py fit"), fit_steps=24)
     bench = Bench(options)
-    # What matters most comes first.
-    for name in ("mamba", "profile", *(n for n in ALTERNATIVES if n != "mamba"), "compiled"):
-        if name not in options.only:
-            continue
-        works = [getattr(bench, name)] if name in EXTRA else [functools.partial(bench.compare, name)]
+    for name in options.only:
+        works = [bench.compiled] if name == "compiled" else [functools.partial(bench.compare, name)]
         if name in ALTERNATIVES and not options.no_fit:
             works.append(functools.partial(bench.fit, name, options.fit_steps))
         for work in works:
             try:
                 work()
             except (Exception, SystemExit) as error:  # one row must not cost the others
-                bench.console.print(f"[red]{name}: {type(error).__name__}: {str(error)[:300]}[/red]")
+                print(f"{name}: {type(error).__name__}: {str(error)[:300]}")
             bench.free()
-    bench.console.print(bench.table())
+    bench.records.show()
 
 
 if __name__ == "__main__":

@@ -11,23 +11,19 @@ at 100,000 digits. --growth compares backbones of fixed and of growing memory at
 results/benchmarks/verify.json, or growth.json.
 """
 
-import argparse
 import functools
 import resource
 import time
-from pathlib import Path
 
 import torch
-from models import keep, trained
-from rich.console import Console
-from rich.table import Table
+from models import trained
 
 from length_gen.datamodules.recording import RecordedRows
 from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules.backbones import LSTM, Mamba, Mistral, Pythia
 from length_gen.lightning_modules.evaluation.verify import verify_streamed
 from length_gen.lightning_modules.model import TrajectoryModel
-from length_gen.lightning_modules.provenance import origin
+from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 LONGEST = {"pythia": 10_000, "mistral": 100_000, "lstm": 100_000}
 LONGEST_ON_CPU = {"pythia": 3_000, "mistral": 10_000}
@@ -36,31 +32,17 @@ LONGEST_ON_CPU = {"pythia": 3_000, "mistral": 10_000}
 
 def main() -> None:
     """Train a model, and verify problems of each length."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=None)
-    parser.add_argument("--steps", type=int, default=None, help="of the training before")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--large", action="store_true", help="only the model of 24 x 768")
-    parser.add_argument("--growth", action="store_true", help="only the comparison of backbones")
-    parser.add_argument("--out", default=None)
-    options = parser.parse_args()
-    task, console = Addition(5), Console(width=150)
-    name = ("growth" if options.growth else "verify") + ("_cpu" if options.small else "")
-    out = Path(options.out or f"results/benchmarks/{name}.json")
-    table = Table("what", "exact", "tokens", "seconds", "tokens/s", "recording alone", "ratio", "device MiB",
-                  "host MiB")
+    options = arguments(
+        __doc__, lambda options: ("growth" if options.growth else "verify") + "_cpu" * options.small, lengths=[int],
+        steps=(int, "of the training before"), seed=1, small=False, large=(False, "only the model of 24 x 768"),
+        growth=(False, "only the comparison of backbones"))
+    task, records = Addition(5), Records(options.out, "cuda" if torch.cuda.is_available() else "cpu", ("what",))
 
     def add(what: str, model: TrajectoryModel, length: int, record: bool = True, **settings) -> None:
         row = measure(model, task, length, record, **settings)
         row = {"what": what, "backbone": model.backbone.description, "length": length, "unit": "tokens/s",
                "alternative_name": "recording alone", "floor": row["alternative"], "seed": options.seed, **row}
-        table.add_row(what, str(row["exact"]), f"{row['tokens']:,}", f"{row['seconds']:.1f}", f"{row['ours']:,.0f}",
-                      f"{row['alternative'] or 0:,.0f}", f"{row['ratio'] or 0:.2f}", f"{row['device_mib']:,.0f}",
-                      f"{row['host_mib']:,.0f}")
-        console.print(f"{what}: exact {row['exact']}, first error {row['first_error']}, {row['seconds']:.1f} s",
-                      highlight=False)
-        keep(out, row, origin(model.device))
+        records.add(row)
 
     if options.large:
         model = trained(task, functools.partial(Mamba, n_layer=24, d_model=768), 0, 64, 1024)
@@ -84,11 +66,11 @@ def main() -> None:
         rate = 5e-3 if options.small else 3e-3
         model = trained(task, functools.partial(Mamba, n_layer=2, d_model=width, dt_min=0.1, dt_max=1.0),
                         options.steps if options.steps is not None else steps, rows, length, rate, options.seed)
-        console.print(f"trained in {time.perf_counter() - begun:.0f} s")
+        print(f"trained in {time.perf_counter() - begun:.0f} s")
         measure(model, task, 1000, False)  # what is compiled at the first time
         for digits in options.lengths or ([1_000, 10_000] if options.small else [10_000, 100_000, 1_000_000]):
             add(f"2 x {width}, seed {options.seed}, {digits:,} digits", model, digits, record=digits <= 10**6)
-    console.print(table)
+    records.show()
 
 
 def measure(model: TrajectoryModel, task: Addition, length: int, record: bool, **settings) -> dict:

@@ -16,16 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.attackers import trial
-from benchmarks.attackers.trial import (
-    NOBODY,
-    SMALL,
-    Attack,
-    Stage,
-    no_filter,
-    own_namespaces,
-    plain,
-    visible,
-)
+from benchmarks.attackers.trial import NOBODY, SMALL, Attack, Stage, no_filter, own_namespaces, plain, visible
 from length_gen.tools.sandbox import Limits, Result, bubblewrap
 
 PRELUDE = """
@@ -56,6 +47,17 @@ def pour(ends):
             while True: size += end.send(bytes(1 << 16))
         except OSError: pass
     return size
+
+def sockets(more, size=100 << 20):
+    "A filler for `hold`: calls `more`, which keeps sockets in a list and gives their bytes, until there are so many."
+    def fill():
+        global keep
+        keep, filled = [], 0
+        try:
+            while filled < size: filled += more(keep)
+        except OSError: pass
+        return filled
+    return fill
 
 def hold(fill, processes, target=3 * MEMORY, leave=False):
     "Fill memory in several processes, and see whether they all live with it."

@@ -8,13 +8,8 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.attackers.commands import command
-from benchmarks.attackers.trial import (
-    SMALL,
-    Attack,
-    Stage,
-    unwatched,
-)
-from length_gen.tools.sandbox import Result
+from benchmarks.attackers.trial import SMALL, Attack, Stage, unwatched
+from length_gen.tools.sandbox import Limits, Result
 from length_gen.tools.sandbox.cgroup import Cgroup
 
 
@@ -38,8 +33,9 @@ def big(files: Mapping[str, bytes]) -> str:
     return f"{size >> 20} MB" * (size > 2 * SMALL.disk)
 
 
-def without_cgroup(attack: Attack) -> Attack:
-    """Tried where a cgroup can be made, and as if none could."""
+def memory(kind: str, name: str, code: str, limits: Limits = SMALL) -> Attack:
+    """A command that takes memory, tried where a cgroup can be made, and as if none could."""
+    attack = command(kind, name, code, unwatched, limits=limits)
 
     def attempt(stage: Stage) -> str:
         if got := attack.attempt(stage):
@@ -51,56 +47,41 @@ def without_cgroup(attack: Attack) -> Attack:
 
 
 RESOURCES = [
-    without_cgroup(command("memory of processes", "many that hold a little each", """
+    memory("memory of processes", "many that hold a little each", """
 hold(lambda: bytearray(80 << 20), 5)
-""", unwatched)),
-    without_cgroup(command("memory of processes", "threads that outlive their leader", """
+"""),
+    memory("memory of processes", "threads that outlive their leader", """
 hold(lambda: bytearray(80 << 20), 5, leave=True)
-""", unwatched)),
-    without_cgroup(command("memory of processes", "while what watches is stopped", """
+"""),
+    memory("memory of processes", "while what watches is stopped", """
 for pid in others():
     try: os.kill(pid, signal.SIGSTOP)
     except OSError: pass
 hold(lambda: bytearray(80 << 20), 5)
-""", unwatched)),
-    without_cgroup(command("memory of sockets", "unix", """
-def fill():
-    kept, size = [], 0
-    try:
-        while size < 100 << 20: kept.append(socket.socketpair()); size += pour(kept[-1])
-    except OSError: pass
-    globals()["keep"] = kept
-    return size
-hold(fill, 12)
-""", unwatched)),
-    without_cgroup(command("memory of sockets", "TCP", """
-def fill():
-    kept, size = [socket.create_server(("127.0.0.1", 0))], 0
-    try:
-        while size < 100 << 20:
-            kept += [socket.create_connection(kept[0].getsockname()), kept[0].accept()[0]]
-            size += pour(kept[-2:])
-    except OSError: pass
-    globals()["keep"] = kept
-    return size
-hold(fill, 12)
-""", unwatched)),
-    without_cgroup(command("memory of sockets", "UDP", """
-def fill():
-    kept, size = [], 0
-    try:
-        while size < 100 << 20:
-            kept.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            kept[-1].setsockopt(1, socket.SO_RCVBUF, 4 << 20)
-            kept[-1].bind(("127.0.0.1", 0))
-            for _ in range(200): kept[-1].sendto(bytes(60000), kept[-1].getsockname())
-            size += struct.unpack("9I", kept[-1].getsockopt(1, 55, 36))[0]
-    except OSError: pass
-    globals()["keep"] = kept
-    return size
-hold(fill, 12)
-""", unwatched)),
-    without_cgroup(command("memory without an owner", "shared mappings that are let go of", """
+"""),
+    memory("memory of sockets", "unix", """
+def more(kept):
+    kept.append(socket.socketpair())
+    return pour(kept[-1])
+hold(sockets(more), 12)
+"""),
+    memory("memory of sockets", "TCP", """
+def more(kept):
+    if not kept: kept.append(socket.create_server(("127.0.0.1", 0)))
+    kept += [socket.create_connection(kept[0].getsockname()), kept[0].accept()[0]]
+    return pour(kept[-2:])
+hold(sockets(more), 12)
+"""),
+    memory("memory of sockets", "UDP", """
+def more(kept):
+    kept.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    kept[-1].setsockopt(1, socket.SO_RCVBUF, 4 << 20)
+    kept[-1].bind(("127.0.0.1", 0))
+    for _ in range(200): kept[-1].sendto(bytes(60000), kept[-1].getsockname())
+    return struct.unpack("9I", kept[-1].getsockopt(1, 55, 36))[0]
+hold(sockets(more), 12)
+"""),
+    memory("memory without an owner", "shared mappings that are let go of", """
 def fill():
     size = 80 << 20
     globals()["keep"] = shared = mmap.mmap(-1, size)
@@ -109,14 +90,14 @@ def fill():
         shared.madvise(mmap.MADV_DONTNEED)
     return size
 hold(fill, 5)
-""", unwatched)),
-    without_cgroup(command("memory without an owner", "memfd_create", """
+"""),
+    memory("memory without an owner", "memfd_create", """
 def fill():
     fds = [call((319, 279), b"x", 0) for _ in range(40)]
     return sum(os.write(fd, bytes(DISK // 2)) for fd in fds) if fds[0] >= 0 else 0
 hold(fill, 5)
-""", unwatched)),
-    without_cgroup(command("memory without an owner", "shared memory of System V", """
+"""),
+    memory("memory without an owner", "shared memory of System V", """
 libc.shmat.restype = ctypes.c_void_p
 def fill():
     identity, size = call((29, 194), 0, 80 << 20, 0o1600), 80 << 20
@@ -128,8 +109,8 @@ def fill():
         return size
 hold(fill, 5)
 call((31, 195), 0, 0, 0)
-""", unwatched)),
-    without_cgroup(command("memory of the kernel", "mappings of one page each", """
+"""),
+    memory("memory of the kernel", "mappings of one page each", """
 libc.mmap.restype = ctypes.c_void_p
 def fill():
     pages, made = 24000, 0
@@ -138,7 +119,7 @@ def fill():
         made += libc.mprotect(ctypes.c_void_p(start + page * 4096), ctypes.c_size_t(4096), 1) == 0
     return made * 2 * 256
 hold(fill, 64)
-""", unwatched, limits=replace(SMALL, processes=80, seconds=20))),
+""", replace(SMALL, processes=80, seconds=20)),
     command("too many processes", "fork", """
 for _ in range(100):
     if os.fork() == 0: time.sleep(3); os._exit(0)

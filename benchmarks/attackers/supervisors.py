@@ -8,13 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from unittest.mock import patch
 
-from benchmarks.attackers.trial import (
-    HOST_MEMORY,
-    SMALL,
-    Attack,
-    Stage,
-    weaker,
-)
+from benchmarks.attackers.trial import HOST_MEMORY, SMALL, Attack, Stage, weaker
 from length_gen.tools.sandbox import Sandbox, SandboxError
 from length_gen.tools.sandbox import sandbox as host
 

@@ -1,8 +1,6 @@
-"""Every benchmark finds what it imports, started from any folder, and keeps what others have measured."""
+"""Every benchmark finds what it imports, started from any folder; what is drawn is held against what is expected."""
 
-import json
 import math
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -28,22 +26,6 @@ def test_benchmarks_find_what_they_import(tmp_path):
     assert len(paths) > 10
     ended = subprocess.run([sys.executable, "-c", LOAD, FOLDER, *paths], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
-
-
-def test_rows_of_a_file_keep_the_run_that_measured_them(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    keep, path = runpy.run_path(str(FOLDER / "rollout.py"), run_name="benchmark")["keep"], tmp_path / "some.json"
-    path.write_text(json.dumps({"command": "a", "commit": "1", "targets": {}, "records": [
-        {"what": "x"}, {"what": "y", "commit": "2"}]}))
-    facts = {"command": "b", "commit": "3"}
-    keep(path, {"what": "z"}, facts, targets={"t": 1})
-    keep(path, {"what": "x", "n": 2}, facts, ("what", "n"))
-    keep(path, {"what": "y", "n": 3}, facts)
-    assert json.loads(path.read_text()) == {**facts, "records": [
-        {"command": "a", "commit": "1", "what": "x"}, {**facts, "what": "y", "n": 3}, {**facts, "what": "z"},
-        {**facts, "what": "x", "n": 2}]}
-    keep(tmp_path / "none.json", {"what": "x"}, facts)
-    assert json.loads((tmp_path / "none.json").read_text())["records"] == [{**facts, "what": "x"}]
 
 
 def test_draws_are_counted_and_held_against_what_is_expected():
