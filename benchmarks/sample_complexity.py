@@ -17,7 +17,7 @@ import numpy as np
 from length_gen.datamodules.stream import Item, collate
 from length_gen.datamodules.tasks import Turing
 from length_gen.lightning_modules.backbones import Suffix
-from length_gen.lightning_modules.evaluation.horizons import horizons
+from length_gen.lightning_modules.evaluation.analysis import horizons
 from length_gen.lightning_modules.evaluation.verify import verify
 from length_gen.lightning_modules.model import masked_targets
 from length_gen.lightning_modules.reporting.benchmark import Records, arguments

@@ -12,10 +12,10 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from length_gen.datamodules.learnt import Learnt
 from length_gen.datamodules.noise import Noise
 from length_gen.datamodules.stream import ALIGNMENT, VERSION, BatchStream, Counting, TrajectoryStream, pack
 from length_gen.datamodules.tasks import Problem, Task, check_task
+from length_gen.datamodules.training_counts import TrainingCounts
 from length_gen.tools import UserError
 from length_gen.tools.system import cores
 
@@ -84,7 +84,7 @@ class TrajectoryDataModule(LightningDataModule):
         self.vocabulary, self.task_name = task.vocabulary(), task.name
         # Where the stream starts, and how many batches the run had taken by then: not 0 in a resumed run.
         self._start = self._start_batches = 0
-        self.learnt = Learnt(task.variants, task.max_length)
+        self.seen = TrainingCounts(task.variants, task.max_length)
         self._check_row_length()
 
     def _check_row_length(self) -> None:
@@ -190,13 +190,13 @@ class TrajectoryDataModule(LightningDataModule):
     def on_before_batch_transfer(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> dict[str, torch.Tensor]:
         """Only the rows go to the device; what else is known of them is counted here."""
         if self.trainer.training:
-            self.learnt.add(batch)
+            self.seen.add(batch)
         return {name: batch[name] for name in ("tokens", "kinds")}
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: trajectories that training has used, and the batches that it took for them."""
         return {"stream": VERSION, "trajectories": self._used(), "batches": self._batches(),
-                "learnt": self.learnt.counts.clone()}
+                "learnt": self.seen.counts.clone()}
 
     def _batches(self) -> int:
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self.trainer else self._start_batches
@@ -208,12 +208,12 @@ class TrajectoryDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises UserError if a training would go on from another version of the stream, or of the task."""
         version, counts = state_dict.get("stream", 1), state_dict.get("learnt")
-        same = version == VERSION and counts.shape == self.learnt.counts.shape
+        same = version == VERSION and counts.shape == self.seen.counts.shape
         if not same and self.trainer.state.fn == "fit":
             what = f"version {version} of the data stream, which is now version {VERSION}" if version != VERSION else \
                 f"{self.task_name} with other lengths or variants"
             raise UserError(f"the checkpoint was trained on {what}: train again (evaluating it is possible)")
-        self.learnt.version = version
+        self.seen.version = version
         if same:
             self._start, self._start_batches = state_dict["trajectories"], state_dict["batches"]
-            self.learnt.counts = counts.clone()
+            self.seen.counts = counts.clone()

@@ -6,8 +6,8 @@ import torch
 from rich.console import Console
 
 from length_gen.datamodules.horizon import verdict
+from length_gen.lightning_modules.evaluation.analysis import analysis_table, by_variant, clash_text, horizons
 from length_gen.lightning_modules.evaluation.evaluate import check_lengths
-from length_gen.lightning_modules.evaluation.horizons import analysis_table, by_variant, clash_text, horizons
 from length_gen.lightning_modules.evaluation.metrics import write_metrics
 from length_gen.lightning_modules.evaluation.plots import horizon_figure, save_figure
 from length_gen.lightning_modules.provenance import origin

@@ -7,7 +7,7 @@ from length_gen.datamodules.tasks import Addition, Copy, Multiplication, Sort
 from length_gen.datamodules.tokens import PREDICTED
 from length_gen.datamodules.trajectory import Trajectory
 from length_gen.datamodules.vocabulary import Vocabulary
-from length_gen.lightning_modules.evaluation.horizons import by_variant, horizons
+from length_gen.lightning_modules.evaluation.analysis import by_variant, horizons
 
 
 def by_force(trajectories, own=None):

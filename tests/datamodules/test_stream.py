@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from length_gen.datamodules.datamodule import TimedLoader, TrajectoryDataModule
-from length_gen.datamodules.learnt import Learnt
 from length_gen.datamodules.stream import ALIGNMENT, Counting, Item, TrajectoryStream, collate, pack
 from length_gen.datamodules.tasks import (
     Addition,
@@ -27,6 +26,7 @@ from length_gen.datamodules.tasks import (
     Turing,
 )
 from length_gen.datamodules.tokens import END, Kind
+from length_gen.datamodules.training_counts import TrainingCounts
 from length_gen.tools import UserError
 
 TASKS = [Addition(5), Multiplication(10), HanoiIterative(4), LogicalGraph(8), Turing("palindrome", 6)]
@@ -69,9 +69,9 @@ def test_what_is_learnt_is_what_the_task_draws(task, mistakes):
         drawn = [tuple(task.vocabulary().decode(stream[b * size + i].ids)) for i in range(size)]
         assert Counter(trajectories(task, batch)) == Counter(drawn)
         assert batch["whole"].all() and len(batch["lengths"]) == size
-        data.learnt.add(batch)
+        data.seen.add(batch)
     # The lengths are the task's own, counted without the stream.
-    summary = data.learnt.summary()
+    summary = data.seen.summary()
     drawn = Counter()
     for i in range(6 * size):
         problem = task.sample_training(random.Random(f"training/3/{i}"))
@@ -142,7 +142,7 @@ def test_an_epoch_goes_on_where_the_one_before_ended(workers):
     trainer.fit(Net(), datamodule=data)
     stream, count = TrajectoryStream(task, 5), 6 * data.batch_trajectories
     assert Counter(seen) == Counter(tuple(task.vocabulary().decode(stream[i].ids)) for i in range(count))
-    assert data.state_dict()["trajectories"] == data.learnt.summary()["trajectories"] == count
+    assert data.state_dict()["trajectories"] == data.seen.summary()["trajectories"] == count
 
 
 def test_a_batch_does_not_depend_on_the_problems_of_the_evaluation():
@@ -267,19 +267,19 @@ def test_a_checkpoint_of_another_stream_is_not_gone_on_with():
         data.load_state_dict({"rows": 96, "batches": 4})
     data.trainer.state.fn = "test"
     data.load_state_dict({"rows": 96, "batches": 4})
-    assert data.learnt.summary() == {"version": 1}
+    assert data.seen.summary() == {"version": 1}
     longer = TrajectoryDataModule(Addition(7))
-    longer.learnt.counts += 1
-    state = {"stream": 2, "trajectories": 96, "batches": 4, "learnt": longer.learnt.counts}
+    longer.seen.counts += 1
+    state = {"stream": 2, "trajectories": 96, "batches": 4, "learnt": longer.seen.counts}
     data.load_state_dict(state)  # for a test at other lengths
-    assert data.learnt.summary() == {"version": 2}
+    assert data.seen.summary() == {"version": 2}
     data.trainer.state.fn = "fit"
     with pytest.raises(UserError, match="trained on addition with other lengths or variants"):
         data.load_state_dict(state)
 
 
 def test_what_was_learnt_by_hand():
-    learnt = Learnt(("n x 1", "n x 2"), 3)
+    learnt = TrainingCounts(("n x 1", "n x 2"), 3)
     learnt.add({"lengths": torch.tensor([1, 3, 3, 2]), "variants": torch.tensor([0, 1, 1, 1]),
                 "whole": torch.tensor([True, True, False, True]), "size": torch.tensor([200, 150])})
     assert learnt.summary() == {

@@ -24,9 +24,9 @@ from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.agreement import check_agreement
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import rollout
+from length_gen.lightning_modules.evaluation.analysis import horizons
 from length_gen.lightning_modules.evaluation.diagnostics import diagnostics
 from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, PROBLEM_SETS, check_lengths, evaluate
-from length_gen.lightning_modules.evaluation.horizons import horizons
 from length_gen.lightning_modules.evaluation.metrics import Record, exact_up_to, shares, write_metrics
 from length_gen.lightning_modules.evaluation.outcome import first_difference
 from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure
@@ -301,7 +301,7 @@ class LengthGeneralization(Callback):
 
     def _show(self, trainer: Trainer, model: LightningModule, records: list[Record], folder: Path) -> None:
         data = trainer.datamodule
-        stream = data.learnt.summary()
+        stream = data.seen.summary()
         train_length = data.task.max_length
         loss = self._last_loss()
         finite = loss is None or math.isfinite(loss)
@@ -321,7 +321,7 @@ class LengthGeneralization(Callback):
         for logger in boards:
             board = logger.experiment
             board.add_figure("accuracy by length", figure, trainer.global_step)
-            board.add_text("stream", data.learnt.markdown(), trainer.global_step)
+            board.add_text("stream", data.seen.markdown(), trainer.global_step)
             board.add_text("sample trace", self._sample_trace(trainer, model), trainer.global_step)
             tensorboard.finish(logger, records, self.lengths[-1], trainer.global_step)
             board.flush()

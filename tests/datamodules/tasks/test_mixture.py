@@ -15,8 +15,8 @@ from length_gen.datamodules.tasks import (
     Task,
 )
 from length_gen.lightning_modules.backbones import LSTM
+from length_gen.lightning_modules.evaluation.analysis import horizons
 from length_gen.lightning_modules.evaluation.evaluate import evaluate
-from length_gen.lightning_modules.evaluation.horizons import horizons
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.tools import UserError
 

@@ -8,7 +8,7 @@ import torch
 from length_gen.datamodules.stream import VERSION
 
 
-class Learnt:
+class TrainingCounts:
     """Counts what training has seen: trajectories by variant and length, drawn and whole, and tokens.
 
     counts: int64 [variants * (max_length + 1) * 2 + 2]: drawn and whole for each variant and length, then tokens with
