@@ -42,7 +42,7 @@ class Setting(ABC):
         return list(task.symbols)
 
     def outputs(self, answer: tuple[str, ...]) -> tuple[str, ...]:
-        """What a right trajectory outputs."""
+        """What stands after [ANS] where the answer is right: its tokens, in the order in which they are asked for."""
         return answer
 
 

@@ -149,7 +149,7 @@ class Scribe:
         return observation
 
     def think(self, *tokens: str) -> None:
-        """Write thoughts."""
+        """Write tokens that the model has to predict, and that the tool sees in its memory, but does not answer."""
         said, write = self._tokens, self._write
         for token in tokens:
             write(token)

@@ -147,7 +147,7 @@ class PolicyModel:
         return self.format_message(role="assistant", content=content, extra={"actions": actions, "cost": 0.0})
 
     def format_message(self, **message: Any) -> Message:
-        """A message as it is given."""
+        """A message as mini-swe-agent keeps it: its parts as they are given, since no server wants them otherwise."""
         return message
 
     def format_observation_messages(self, message: Message, outputs: list[dict],
@@ -208,11 +208,11 @@ class Codec(Protocol):
     end_of_message: str
 
     def encode(self, text: str) -> list[str]:
-        """The tokens of a text."""
+        """The tokens of what was said, of any length, without the one that ends a message."""
         ...
 
     def decode(self, tokens: Sequence[str]) -> str:
-        """The text of tokens."""
+        """The text that tokens of the model stand for, whatever they are; the end of a message is no text."""
         ...
 
 

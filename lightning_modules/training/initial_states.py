@@ -79,5 +79,5 @@ class InitialStates:
         return {"batches": self._batches, "ends": self._ends}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Take on the states that `state_dict` gave, so that the next batch starts from what it would have."""
         self._batches, self._ends = state["batches"], state["ends"]
