@@ -14,7 +14,7 @@ from typing import Any
 
 from length_gen.lightning_modules.reporting.claims import STYLES, below, horizon_of
 from length_gen.lightning_modules.reporting.pages import Pages
-from length_gen.lightning_modules.reporting.plots import growth_figure
+from length_gen.lightning_modules.reporting.plots import growth_figure, margins_figure
 from length_gen.lightning_modules.reporting.results import PASSES, Curve, read_results
 from length_gen.lightning_modules.reporting.text import (
     NOTHING,
@@ -27,6 +27,7 @@ from length_gen.lightning_modules.reporting.text import (
     reach_text,
     table,
 )
+from length_gen.tools.files import read_json
 
 COURSE = ("*Exact match*: share of the problems of a length whose whole trajectory is the reference's; of several "
           "seeds that of the one in the middle, the lower one of two, with (lowest to highest).")
@@ -187,6 +188,19 @@ def benchmark_page(pages: Pages, name: str, folder: Path) -> list[str]:
     if lines:
         pages.add(name, [f"# {name.capitalize()}", "", *lines])
     return contents
+
+
+def certificates_figure(pages: Pages, folder: Path) -> None:
+    """A figure of what is proved of all decisions, for a document that people write."""
+    lines: defaultdict[str, list[list[float]]] = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        verdict = read_json(path)
+        if verdict.get("margins"):
+            style = "" if verdict["style"] == "local" else f", style {verdict['style']}"
+            what = f"{verdict['task'].replace('_', ' ')}{style}, {verdict['model'].removeprefix('mamba ')}"
+            lines[what].append(verdict["margins"])
+    if lines:
+        pages.picture("margins", "margins", partial(margins_figure, dict(lines), "What is proved of every decision"))
 
 
 def cost_figure(pages: Pages, name: str, rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -174,3 +174,26 @@ def reach_figure(rows: Sequence[tuple[str, str, Sequence[tuple[float, float]]]])
     figure.legend([handles[k] for k in order], kinds, loc="outside upper left", ncols=len(kinds), frameon=False,
                   fontsize=8.5, title="horizon", title_fontsize=8.5, alignment="left")  # fmt: skip
     return figure
+
+
+def margins_figure(lines: Mapping[str, Sequence[Sequence[float]]], what: str) -> Figure:
+    """Least margins of all decisions, sorted, against the share of decisions; a colour a task, a line a model.
+
+    lines: label -> of each model the margins at even steps from the least to the largest
+    """
+    figure = Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    axes = figure.add_subplot()
+    for i, (label, models) in enumerate(lines.items()):
+        for k, margins in enumerate(models):
+            axes.plot([100 * j / (len(margins) - 1) for j in range(len(margins))], margins,
+                      color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % len(DASHES)], linewidth=1.6,
+                      label="_" * bool(k) + label)
+    axes.axhline(0, color="0.35", linewidth=0.8)
+    axes.set_xlim(0, 100)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("decisions, the weakest first (%)")
+    axes.set_ylabel("least margin (logits)")
+    write_head(axes, what if len(lines) > 1 else f"{what}: {label}", len(lines), False)
+    return figure

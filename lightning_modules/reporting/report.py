@@ -7,6 +7,7 @@ from typing import Any
 from length_gen.lightning_modules.reporting.claims import paper_grid, paper_rows, row_summary
 from length_gen.lightning_modules.reporting.details import (
     benchmark_page,
+    certificates_figure,
     experiment_pages,
     growth_page,
     horizons_page,
@@ -81,6 +82,7 @@ def make(pages: Pages, runs: Sequence[Run], everything: Sequence[Curve], rows: S
     recipes_page(pages, rows, horizons)
     horizons_page(pages, horizons)
     growth_page(pages, everything)
+    certificates_figure(pages, pages.results / "certificates")
     recipes = experiment_pages(pages, everything)
     more = {"Experiments, a page each with every recipe and seed": [
         f"{pages.link(name, name.replace('_', ' '))} ({count})" for name, count in recipes.items()]}

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from length_gen.lightning_modules.reporting.claims import farthest, paper_rows
-from length_gen.lightning_modules.reporting.details import benchmark_page, experiment_pages
+from length_gen.lightning_modules.reporting.details import benchmark_page, certificates_figure, experiment_pages
 from length_gen.lightning_modules.reporting.pages import Pages
 from length_gen.lightning_modules.reporting.report import report
 from length_gen.lightning_modules.reporting.results import curves, read_runs
@@ -256,6 +256,21 @@ def test_rows_of_a_benchmark_name_their_runs_and_what_all_have_in_common_stands_
     assert "[some.json](../some.json), with the command: a CPU, commit a1; a GPU, commit b1." in text
     assert "unit: s." in text and "| what | ours | commit | device |" in text and "| second | 2 | b1 | a GPU |" in text
     assert "time a" not in text
+
+
+def test_margins_of_all_certificates_are_in_one_figure(tmp_path):
+    pages = Pages(tmp_path, tmp_path / "out.md")
+    (tmp_path / "old.json").write_text(json.dumps({"task": "sort", "style": "local", "least": 1.0}))
+    certificates_figure(pages, tmp_path)
+    assert not pages.figures  # a record without margins
+    for task, style, seed in (("copy", "local", 1), ("copy", "local", 2), ("copy", "paper", 1)):
+        (tmp_path / f"{task}_{style}{seed}.json").write_text(json.dumps(
+            {"task": task, "style": style, "model": "mamba 2x64", "margins": [seed + i / 100 for i in range(101)]}))
+    certificates_figure(pages, tmp_path)
+    draw, = pages.figures.values()
+    axes, = draw().axes
+    drawn = [(line.get_label(), *line.get_ydata()[[0, -1]]) for line in axes.lines[:-1]]
+    assert drawn == [("copy, 2x64", 1, 2), ("_copy, 2x64", 2, 3), ("copy, style paper, 2x64", 1, 2)]
 
 
 def test_a_run_that_diverged_is_counted_and_said_so(tmp_path):
