@@ -16,7 +16,7 @@ from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.certification.bounds import Rounding
 from length_gen.lightning_modules.certification.certificate import write_certificate
-from length_gen.lightning_modules.certification.fixpoint import SHORT, SWEEPS, NotFadingError
+from length_gen.lightning_modules.certification.fixpoint import SWEEPS, NotFadingError
 from length_gen.lightning_modules.certification.graph import Graph
 from length_gen.lightning_modules.certification.mamba import MambaBounds
 from length_gen.lightning_modules.certification.model_bounds import LayeredBounds
@@ -154,9 +154,10 @@ def _prove(verdict: Verdict, backbone: Backbone, vocabulary: Vocabulary, automat
         if path:
             layer = [[[part[i] for part in boxes if part[0] == number] for i in (1, 2)] for number in range(layers)]
             write_certificate(path, automaton, [tuple(torch.cat(half, 1) for half in pair) for pair in layer], backbone,
-                              unit=unit, order=automaton.order, short=min(SHORT, automaton.order), sweeps=SWEEPS // 2,
-                              family=type(backbone).__name__, settings=bounds.settings(), nodes=graph.nodes,
-                              edges=graph.edges, decisions=verdict.decisions, least_margin=verdict.least, **header())
+                              unit=unit, order=automaton.order, short=bounds.short[0].windows.shape[1],
+                              sweeps=SWEEPS // 2, family=type(backbone).__name__, settings=bounds.settings(),
+                              nodes=graph.nodes, edges=graph.edges, decisions=verdict.decisions,
+                              least_margin=verdict.least, **header())
     elif not verdict.reason:
         verdict.reason = f"{len(weak):,} of {verdict.decisions:,} decisions are not proved"
     return [automaton.windows[node] for node in weak.tolist()]

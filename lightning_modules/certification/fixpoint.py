@@ -12,7 +12,13 @@ from length_gen.lightning_modules.certification.bounds import TINY, UNIT, Box, R
 from length_gen.lightning_modules.certification.graph import Graph, reduce
 
 SHORT = 2
-"""Tokens of the windows whose boxes are found first."""
+"""Tokens of the windows whose boxes are found first, and are kept for a certificate."""
+
+KEPT = 2**28
+"""Bytes that they may take, uncompressed; else windows are those of one token."""
+
+BITS = 12
+"""Bits of the kept boxes' ends that are left off by rounding outwards, 0.05% at most: a file takes less space."""
 
 SWEEPS = 40
 """Most steps over the whole graph; each tightens the boxes by the decay, and they may end at any."""
@@ -30,9 +36,13 @@ class NotFadingError(Exception):
     """The decay of a state is not proved to be below 1, or boxes are not inductive."""
 
 
-def short_windows(graph: Graph) -> tuple[Graph, Tensor, Tensor, Tensor]:
-    """`graph.shorter(SHORT)`, and the order that sorts edges by their edge in it."""
-    short, node, edge = graph.shorter(min(SHORT, graph.windows.shape[1]))
+def short_windows(graph: Graph, states: int) -> tuple[Graph, Tensor, Tensor, Tensor]:
+    """`graph.shorter`, for windows as long as there is room for boxes of so many states, and the order that sorts
+    edges by their edge in it."""
+    for length in range(min(SHORT, graph.windows.shape[1]), 0, -1):
+        short, node, edge = graph.shorter(length)
+        if 8 * short.nodes * states <= KEPT:
+            break
     return short, node, edge, torch.argsort(edge, stable=True)
 
 
@@ -64,7 +74,7 @@ def fixpoint(graph: Graph, short: tuple[Graph, Tensor, Tensor, Tensor], decay: B
     everything = top.expand(few.nodes, *top.shape)
     start = iterate(few, few_decay, few_drive, Box(-everything, everything), top, 10 * SWEEPS)
     boxes = iterate(graph, decay, drive, start[node], top, SWEEPS)
-    kept = settle(few, few_decay, few_drive, start, top, rounding, SPARE)[0]
+    kept = settle(few, few_decay, few_drive, start, top, rounding, SPARE, BITS)[0]
     return *settle(graph, decay, drive, boxes, top, rounding, 0.02 * SETTLED), kept
 
 
@@ -89,15 +99,16 @@ def iterate(graph: Graph, decay: Box, drive: Box, nodes: Box, top: Tensor, sweep
 
 
 def settle(graph: Graph, decay: Box, drive: Box, nodes: Box, top: Tensor, rounding: Rounding,
-           spare: float) -> tuple[Box, Box]:
+           spare: float, bits: int = 0) -> tuple[Box, Box]:
     """Inductive boxes around those given, and their images at the edges, rounded outwards.
 
     top:   a bound of |h|, where the widening takes its size from
     spare: what they are widened by, relative to it
+    bits:  of float32's 24 that their ends do not need
     """
     margin = (spare + 128 * rounding.unit) * top / (1 - decay.hi.amax(0))
     for _ in range(8):
-        grown = single(Box(nodes.lo - margin, nodes.hi + margin))
+        grown = single(Box(nodes.lo - margin, nodes.hi + margin), bits)
         image = image_of(graph, decay, drive, grown, rounding)
         reached = graph.hull(image)
         if inside(reached, grown):  # in other words: they are inductive
@@ -113,12 +124,20 @@ def image_of(graph: Graph, decay: Box, drive: Box, nodes: Box, rounding: Roundin
     return step(graph, decay, Box(drive.lo - slack, drive.hi + slack), nodes)
 
 
-def single(box: Box) -> Box:
-    """The least box around it whose ends float32 has, so that a certificate can keep it in half the space."""
+def single(box: Box, bits: int = 0) -> Box:
+    """A box around it whose ends float32 has, their last `bits` bits 0: a certificate keeps it in less space."""
     lo, hi = box.lo.float(), box.hi.float()
     infinity = torch.tensor(torch.inf, dtype=torch.float32, device=lo.device)
-    return Box(torch.where(lo > box.lo, torch.nextafter(lo, -infinity), lo).double(),
-               torch.where(hi < box.hi, torch.nextafter(hi, infinity), hi).double())
+    lo = torch.where(lo > box.lo, torch.nextafter(lo, -infinity), lo)
+    hi = torch.where(hi < box.hi, torch.nextafter(hi, infinity), hi)
+    return Box(shortened(lo, lo < 0, bits).double(), shortened(hi, hi > 0, bits).double())
+
+
+def shortened(values: Tensor, away: Tensor, bits: int) -> Tensor:
+    """float32 values with their last `bits` bits 0: rounded away from 0 where it is said, else towards it."""
+    mask = (1 << bits) - 1  # a number's bits are those of its size, and a sign before them
+    whole = values.contiguous().view(torch.int32)
+    return (torch.where(away, whole + mask, whole) & ~mask).view(torch.float32)
 
 
 def inside(inner: Box, outer: Box) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from length_gen.lightning_modules.backbones.layered import Block
 from length_gen.lightning_modules.backbones.mamba import Mamba
-from length_gen.lightning_modules.certification.bounds import FUNCTION, Box, Rounding, corners
+from length_gen.lightning_modules.certification.bounds import FUNCTION, Box, Rounding, corners, point
 from length_gen.lightning_modules.certification.convolution import Convolution
 from length_gen.lightning_modules.certification.fixpoint import fixpoint, short_windows
 from length_gen.lightning_modules.certification.graph import Graph
@@ -27,7 +27,8 @@ class MambaBounds(LayeredBounds):
 
     def __init__(self, backbone: Mamba, graph: Graph, rounding: Rounding) -> None:
         super().__init__(backbone, graph, rounding)
-        self.short = short_windows(graph)
+        layers = backbone.parts[1]
+        self.short = short_windows(graph, sum(block.mixer.A_log.numel() for block in layers))
 
     def layer(self, block: Block, stream: Stream, progress: Callable[[float], None]) -> tuple[Box, Tensor]:
         return MambaLayer(block, self.graph, self.rounding, self.short, self.keep).bounds(stream, progress), \
@@ -42,7 +43,7 @@ class MambaBounds(LayeredBounds):
 class MambaLayer:
     """Bounds of one block: norm, input projection, convolution, selection, scan, gate.
 
-    keep: called with a name and a box of nodes: `convolution` (each of the last inputs), `state` and `short` (channels)
+    keep: called with a name and a box of nodes: `convolution` (the last input), `state` and `short` (channels)
     """
 
     def __init__(self, block: Block, graph: Graph, rounding: Rounding, short: tuple, keep: Callable) -> None:
@@ -69,23 +70,25 @@ class MambaLayer:
         Raises NotFadingError where a state is not proved to fade.
         """
         normed = Normalized(stream, self.norm, self.eps)
-        read, gate = self._inwards(normed)
-        self.keep("convolution", self.graph.hull(read))
-        convolution = Convolution(self.graph, self.rounding, normed, self.inwards[: self.channels], read, self.taps,
-                                  self.bias)
-        u = convolution.outputs
-        y = self._scanned(u, *self._selected(convolution), progress)
-        y = self.rounding.add(y, self.rounding.multiply(Box(self.skip, self.skip), u))
-        return self.rounding.multiply(y, self.rounding.silu(gate))
+        u, *selected = self._selected(normed)
+        y = self._scanned(u, *selected, progress)
+        del selected  # of what is [edges, D] only what is still needed stays: at 24 x 768 one takes 0.5 GB
+        y = self.rounding.add(y, self.rounding.multiply(point(self.skip), u))
+        del u
+        return self.rounding.multiply(y, self.rounding.silu(self._read(normed, self.inwards[self.channels :])))
 
-    def _inwards(self, normed: Normalized) -> tuple[Box, Box]:
-        """Inputs of convolution and gate [edges, D] each."""
-        composed = normed.compose(self.inwards)
-        box = joined([normed.project(rows, self.inwards, composed) for rows in blocks(self.graph.edges)])
-        return box[:, : self.channels], box[:, self.channels :]
+    def _read(self, normed: Normalized, matrix: Tensor) -> Box:
+        """matrix @ norm(x) [edges, D] for the stream x."""
+        composed = normed.compose(matrix)
+        return joined([normed.project(rows, matrix, composed) for rows in blocks(self.graph.edges)])
 
-    def _selected(self, convolution: Convolution) -> tuple[Box, Box, Box]:
-        """Step sizes [edges, D], input and output matrices [edges, N]."""
+    def _selected(self, normed: Normalized) -> tuple[Box, Box, Box, Box]:
+        """The convolution's outputs u and step sizes [edges, D], input and output matrices [edges, N]."""
+        matrix = self.inwards[: self.channels]
+        inputs = self._read(normed, matrix)
+        self.keep("convolution", self.graph.hull(inputs))
+        convolution = Convolution(self.graph, self.rounding, normed, matrix, inputs, self.taps, self.bias)
+        del inputs
         rank, states = self.step.shape[1], self.states
         low, others = self.selection[:rank], self.selection[rank:]
         # Composed: a step size is softplus of what is linear in the convolution's outputs.
@@ -94,7 +97,9 @@ class MambaLayer:
                                   torch.cat([self.step.abs() @ low.abs(), others.abs()]), rank + 8)
         steps = self.rounding.softplus(box[:, : self.channels])
         steps = self.rounding.add(steps, Box(*(torch.full_like(end, self.floor) for end in steps)))
-        return steps, box[:, self.channels : self.channels + states], box[:, self.channels + states :]
+        inputs, outputs = (Box(part.lo.clone(), part.hi.clone()) for part in (  # not views of all
+            box[:, self.channels : self.channels + states], box[:, self.channels + states :]))
+        return convolution.outputs, steps, inputs, outputs
 
     def _scanned(self, u: Box, steps: Box, inputs: Box, outputs: Box, progress: Callable[[float], None]) -> Box:
         """C h [edges, D] of the state h after an edge's token, over all paths to it."""
@@ -117,4 +122,7 @@ class MambaLayer:
 
 def cells(device: torch.device) -> int:
     """Elements that the largest arrays may have: many on a GPU, where each piece costs thousands of launches."""
-    return torch.cuda.mem_get_info(device)[0] // CELL_BYTES if device.type == "cuda" else CELLS
+    if device.type != "cuda":
+        return CELLS
+    free = torch.cuda.mem_get_info(device)[0]  # without what PyTorch holds for what comes next, which is free as well
+    return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // CELL_BYTES
