@@ -67,14 +67,13 @@ REMOTE = (f"{__name__}.Remote", {})
 CASES = {
     "none": (["--trainer.logger", "false"], "runs/addition"),
     "CSV": (["--trainer.logger", "CSVLogger"], "runs/add"),
-    "first as wandb": (["--trainer.logger", listed(REMOTE, BOARD)], "runs/add"),
-    "three": (["--trainer.logger", listed(TABLE, BOARD, REMOTE)], "runs/add"),
-    "a name with a slash": (["--trainer.logger.name", "sums/short"], "runs/sums/short"),
-    "elsewhere": (["--trainer.logger.save_dir", "PLACE/other place"], "PLACE/other place/add"),
+    "three, wandb's first": (["--trainer.logger", listed(REMOTE, TABLE, BOARD)], "runs/add"),
+    "elsewhere, a name with a slash": (["--trainer.logger.save_dir", "PLACE/other place", "--trainer.logger.name",
+                                        "sums/short"], "PLACE/other place/sums/short"),
 }
 
 
-SLOW = ("CSV", "a name with a slash", "elsewhere")
+SLOW = ("CSV", "three, wandb's first")
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case
@@ -97,7 +96,7 @@ def test_every_run_has_its_folder_and_is_found_again(case, tmp_path, capsys):
     assert sorted(path.name for path in Path(experiment).iterdir()) == ["version_0", "version_1"]
     assert newest_run().resolve() == Path(experiment, "version_1").resolve()
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", "other place"}
-    if "BoardLogger" in str(options) or case in ("a name with a slash", "elsewhere"):
+    if "BoardLogger" in str(options) or case.startswith("elsewhere"):
         board = EventAccumulator(str(first), {IMAGES: 0, SCALARS: 0}).Reload()
         assert board.Tags()["images"] == ["accuracy by length"] and "validation/loss" in board.Tags()["scalars"]
     if "CSVLogger" in str(options):
@@ -181,10 +180,10 @@ def test_a_validation_that_was_cut_off_is_made_up(killed, whole):
     with contextlib.suppress(RuntimeError):
         main([*broken, f"--trainer.callbacks+={spec}"])
     assert not Path("runs/killed/version_0/metrics.json").exists()
-    main([*broken, "--ckpt_path", "last"])
-    assert curve("runs/killed/version_0") == whole and [step for step, _ in whole["exact_up_to"]] == [1, 3, 5]
-    main([*broken, "--ckpt_path", "last"])  # which has nothing left to do
-    assert curve("runs/killed/version_0") == whole
+    for _ in range(1 + ("number" in killed)):  # the second one has nothing left to do
+        main([*broken, "--ckpt_path", "last"])
+        assert curve("runs/killed/version_0") == whole
+    assert [step for step, _ in whole["exact_up_to"]] == [1, 3, 5]
 
 
 def test_the_last_step_may_change_where_the_learning_rate_does_not_depend_on_it():
@@ -195,13 +194,13 @@ def test_the_last_step_may_change_where_the_learning_rate_does_not_depend_on_it(
     assert differences(*cosine) == ["trainer.max_steps 3 (in the run 2)"]
 
 
-@pytest.mark.parametrize("command", [["rollout", "--prompt", "1+2"], ["test"], [*FEW, "--ckpt_path", "last"]],
-                         ids=lambda command: command[0])
-def test_a_checkpoint_is_read_once(command, monkeypatch):
+def test_a_checkpoint_is_read_once(monkeypatch):
     main(FEW)
     read, checked, load = [], [], torch.load
     monkeypatch.setattr(torch, "load", lambda *arguments, **options: read.append(arguments) or load(
         *arguments, **options))
     monkeypatch.setattr(checkpoints.zipfile.ZipFile, "testzip", lambda archive: checked.append(archive))
-    main(command)
-    assert len(read) == len(checked) == 1
+    for command in (["rollout", "--prompt", "1+2"], ["test"], [*FEW, "--ckpt_path", "last"]):
+        main(command)
+        assert len(read) == len(checked) == 1, command
+        read.clear(), checked.clear()
