@@ -8,7 +8,7 @@ import torch
 
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
-from length_gen.lightning_modules.evaluation.teacher_forcing import ForcedPass
+from length_gen.lightning_modules.evaluation.teacher_forcing import TeacherForcing
 
 MOST_LOGITS = 2**24
 """That are made at once."""
@@ -35,9 +35,9 @@ def confidence(backbone: Backbone, vocabulary: Vocabulary, written: Sequence[str
     """What the model thought of one row: of its tokens, and of those that were due in their places."""
     asked = torch.from_numpy(np.stack([vocabulary.encode(tokens) for tokens in (written, due)], 1)).long()
     size, best = max(1, min(1024, MOST_LOGITS // backbone.vocab_size)), min(best, backbone.vocab_size)
-    forced, parts = ForcedPass(backbone, 1, lambda logits, _: (logits.float().softmax(-1),)), []
+    forcing, parts = TeacherForcing(backbone, 1, lambda logits, _: (logits.float().softmax(-1),)), []
     for block in asked.split(size):
-        probabilities = forced.take([block[:, 0]])[0][0]
+        probabilities = forcing.take([block[:, 0]])[0][0]
         values, likeliest = probabilities.topk(best)
         parts.append([part.cpu().numpy() for part in (
             probabilities.gather(1, block.to(probabilities.device)), likeliest, values)])

@@ -19,7 +19,7 @@ from length_gen.datamodules.recording import Block, RecordedRows
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.evaluation.metrics import Record
-from length_gen.lightning_modules.evaluation.teacher_forcing import ForcedPass
+from length_gen.lightning_modules.evaluation.teacher_forcing import TeacherForcing
 
 QUANTILES = (0.0, 0.001, 0.01, 0.1, 0.5)
 """Of the margins of each phase; 0 is the least."""
@@ -64,13 +64,13 @@ def diagnose(backbone: Backbone, vocabulary: Vocabulary, blocks: Iterable[Sequen
     step_sizes: of a Mamba's layers, by phase of the first chunk that has one (a long question has none) and of the last
             whole one: mean over channels of the quantiles 0.01, 0.5 and 0.99 over tokens
     """
-    forced = ForcedPass(backbone, rows, _margin)
+    forcing = TeacherForcing(backbone, rows, _margin)
     margins, phases, ids = ([[] for _ in range(rows)] for _ in range(3))
     said, sizes, states, kept = [[] for _ in range(rows)], [0] * rows, [], {}
     for chunk in blocks:
         with _inputs(backbone) as seen:
-            found, other = (part.cpu().numpy() for part in forced.take([block and block.ids for block in chunk]))
-        states.append([float(leaf[0].float().square().mean().sqrt()) for leaf in tree_leaves(forced.state)])
+            found, other = (part.cpu().numpy() for part in forcing.take([block and block.ids for block in chunk]))
+        states.append([float(leaf[0].float().square().mean().sqrt()) for leaf in tree_leaves(forcing.state)])
         if chunk[0] and chunk[0].phases and ("first" not in kept or len(chunk[0].ids) == found.shape[1]):
             kept["last" if "first" in kept else "first"] = seen, chunk[0]
         for i, block in enumerate(chunk):

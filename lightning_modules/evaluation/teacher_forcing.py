@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from length_gen.lightning_modules.backbones.base import Backbone
 
 
-class ForcedPass:
+class TeacherForcing:
     """Rows of given tokens, block after block, in memory that does not grow with them.
 
     tell:  (logits [B, T, V], the tokens [B, T] that came after them) -> what is kept of them, each [B, T, ...]

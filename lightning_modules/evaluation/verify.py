@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from length_gen.datamodules.recording import Block, RecordedRows
 from length_gen.datamodules.tasks import Problem, Task
@@ -23,6 +22,7 @@ from length_gen.datamodules.trajectory import Trajectory
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.evaluation.outcome import Outcome
+from length_gen.lightning_modules.evaluation.teacher_forcing import TeacherForcing, padded
 from length_gen.tools.files import atomic_path
 
 SAVE_SECONDS = 60
@@ -39,11 +39,11 @@ def verify(backbone: Backbone, vocabulary: Vocabulary, references: Sequence[Traj
     outcomes = []
     for start in range(0, len(references), batch_size):
         batch = references[start : start + batch_size]
-        forced = TeacherForcing(backbone, len(batch))
+        verification = Verification(backbone, len(batch))
         for rows in _chunks(batch, vocabulary, chunk_size):
-            forced.take(rows)
+            verification.take(rows)
             progress(sum(len(row.ids) for row in rows if row))
-        outcomes += forced.outcomes()
+        outcomes += verification.outcomes()
     return outcomes
 
 
@@ -63,36 +63,37 @@ def verify_streamed(backbone: Backbone, task: Task, problems: Sequence[Problem],
     if chunk_size is None:
         cuda = next(backbone.parameters()).is_cuda
         chunk_size = max(1024, (131_072 if cuda else 16_384) // len(problems))
-    forced = TeacherForcing(backbone, len(problems))
+    verification = Verification(backbone, len(problems))
     key = _key(backbone, problems, chunk_size) if saved else ""
-    done = forced.restore(saved, key) if saved else 0
+    done = verification.restore(saved, key) if saved else 0
     rows, last = RecordedRows(task, problems, vocabulary, chunk_size, workers), time.monotonic()
     for number, blocks in enumerate(rows):
         if number >= done:
-            forced.take(blocks)
+            verification.take(blocks)
             progress((number + 1) * chunk_size)
-            if stop_early and forced.all_wrong():
+            if stop_early and verification.all_wrong():
                 break
             if saved and time.monotonic() - last > SAVE_SECONDS:
-                forced.save(saved, key, number + 1)
+                verification.save(saved, key, number + 1)
                 last = time.monotonic()
     if saved:
         saved.unlink(missing_ok=True)
-    return forced.outcomes()
+    return verification.outcomes()
 
 
-class TeacherForcing:
+def _differs(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor]:
+    return (logits.argmax(-1) != tokens,)
+
+
+class Verification:
     """Some rows of reference trajectories, block after block: where the model would have gone another way.
 
-    pending:  int64 [B], the token that the model expects next in each row
     counts:   int64 [4, B], tokens, predicted tokens, wrong ones among them, turns
     errors:   position and phase of each row's first error; None before it
     """
 
     def __init__(self, backbone: Backbone, rows: int) -> None:
-        self.backbone, self.device = backbone, next(backbone.parameters()).device
-        self.state = backbone.initial_state(rows)
-        self.pending = torch.zeros(rows, 1, dtype=torch.long, device=self.device)
+        self.forcing = TeacherForcing(backbone, rows, _differs)
         self.counts = np.zeros((4, rows), dtype=np.int64)
         self.errors: list[tuple[int, str] | None] = [None] * rows
         self._open: tuple[Sequence[Block | None], torch.Tensor, torch.cuda.Event | None] | None = None
@@ -102,22 +103,14 @@ class TeacherForcing:
 
         What came out is read when the next block is on its way: the device shall not wait for the host.
         """
-        some = next(block for block in blocks if block)
-        tokens = self._together([block.ids if block else some.ids[:0] for block in blocks]).long()
-        predicted = self._together([block.predicted if block else some.predicted[:0] for block in blocks])
-        logits, self.state = self.backbone(tokens, self.state)
-        expected = torch.cat([self.pending, logits.argmax(-1)], 1)
-        self.pending = expected[:, -1:].clone()
-        wrong = (expected[:, :-1] != tokens) & predicted
+        differs, = self.forcing.take([block and block.ids for block in blocks])
+        predicted = padded([block and block.predicted for block in blocks]).to(differs.device)
+        wrong = differs & predicted
         found = torch.stack([predicted.sum(1), wrong.sum(1), wrong.byte().argmax(1)]).to(
-            "cpu", non_blocking=self.device.type == "cuda")
-        ready = torch.cuda.current_stream(self.device).record_event() if self.device.type == "cuda" else None
+            "cpu", non_blocking=wrong.is_cuda)
+        ready = torch.cuda.current_stream(wrong.device).record_event() if wrong.is_cuda else None
         self._settle()
         self._open = blocks, found, ready
-
-    def _together(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        """Rows of any lengths side by side on the device, filled up with 0."""
-        return (rows[0][None] if len(rows) == 1 else pad_sequence(rows, batch_first=True)).to(self.device)
 
     def _settle(self) -> None:
         """Count what came out of the last block."""
@@ -150,7 +143,7 @@ class TeacherForcing:
     def save(self, path: Path, key: str, done: int) -> None:
         """Write what `restore` needs to go on after `done` blocks of every row; the key says of which verification."""
         self._settle()
-        content = {"key": key, "done": done, "state": self.state, "pending": self.pending,
+        content = {"key": key, "done": done, "state": self.forcing.state, "last": self.forcing.last,
                    "counts": torch.from_numpy(self.counts), "errors": self.errors}
         with atomic_path(path) as temporary:
             torch.save(content, temporary)
@@ -158,13 +151,13 @@ class TeacherForcing:
     def restore(self, path: Path, key: str) -> int:
         """Blocks that are done already, by what `save` left; 0 if that was another verification, or is broken."""
         try:
-            content: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            content: dict[str, Any] = torch.load(path, map_location=self.forcing.last.device, weights_only=True)
         except Exception:  # none, or not whole: begin again
             return 0
-        if content.get("key") != key:
+        if content.get("key") != key or "last" not in content:  # another one, or from before it was kept so
             return 0
-        self.state, self.pending, self.errors = (content[name] for name in ("state", "pending", "errors"))
-        self.counts = content["counts"].cpu().numpy()
+        self.forcing.state, self.forcing.last = content["state"], content["last"]
+        self.errors, self.counts = content["errors"], content["counts"].cpu().numpy()
         return content["done"]
 
 

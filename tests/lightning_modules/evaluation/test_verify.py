@@ -41,7 +41,7 @@ def test_a_verification_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     task, model, problems = _setting()
     expected = verify_streamed(model, task, problems, task.vocabulary(), 20, 0)
     monkeypatch.setattr(verification, "SAVE_SECONDS", -1)
-    monkeypatch.setattr(verification.TeacherForcing, "all_wrong", lambda self: False)
+    monkeypatch.setattr(verification.Verification, "all_wrong", lambda self: False)
     everything = verify_streamed(model, task, problems, task.vocabulary(), 20, 0)
     saved = tmp_path / "verify.pt"
 
