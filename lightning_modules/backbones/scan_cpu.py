@@ -1,7 +1,7 @@
 """The selective scan on the CPU, compiled by numba: forward and backward, parallel over the rows of the batch.
 
-Arrays are float32. Imported when a scan first runs, because the compiled code is then loaded (or
-made, once, in some seconds).
+Arrays are float32. Imported when a scan first runs, because the compiled code is then loaded (or made, once, in some
+seconds), and numba's threads are started.
 """
 
 import contextlib
@@ -24,6 +24,18 @@ CHUNK = 32
 """Steps between the states that the forward pass keeps; the backward pass makes the others again, in cache."""
 
 _f = np.float32
+
+
+def _share_threads() -> None:
+    """As many threads as torch has, which keeps its own number: the OpenMP that numba starts is torch's too, and has
+    its number of threads from whoever has set it last. A process that only compiles has no torch."""
+    if torch := sys.modules.get("torch"):
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # starts them all
+        torch.set_num_threads(threads)
+
+
+_share_threads()
 
 
 class _Cache(FunctionCache):

@@ -7,9 +7,6 @@ Shapes: u, delta [B, T, D]; A [D, N], negative; B, C [B, T, N]; state [B, D, N].
 As in mamba-ssm, delta B stands for the zero-order hold of equation 4.
 """
 
-import functools
-from types import ModuleType
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,9 +58,11 @@ def selective_step(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor,
         return kernels.selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=not floor)
     delta = step_sizes(dt + dt_bias, floor)
     if x.device.type == "cpu" and state.dtype == x.dtype == torch.float32 and state.is_contiguous():
+        from length_gen.lightning_modules.backbones import scan_cpu
+
         y = torch.empty_like(delta)
         arrays = (x, delta, A, B.contiguous(), C.contiguous(), D, z.contiguous(), state, y)
-        _compiled().step(*(array.detach().numpy() for array in arrays))
+        scan_cpu.step(*(array.detach().numpy() for array in arrays))
         return y
     state.copy_(torch.exp(delta[..., None] * A) * state + (delta * x)[..., None] * B[:, None])
     return (torch.bmm(state, C[..., None]).squeeze(-1) + D * x) * F.silu(z)
@@ -82,24 +81,11 @@ def injected(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, state: Tensor) -> t
             torch.cat([unit, B], -1), torch.cat([torch.zeros_like(unit), C], -1))
 
 
-@functools.cache
-def _compiled() -> ModuleType:
-    """scan_cpu.py, with as many threads as torch, if numba may have as many: the OpenMP that numba starts is torch's
-    too, and takes its number of threads from whoever sets it last."""
-    threads = torch.get_num_threads()
-    import numba
-
-    from length_gen.lightning_modules.backbones import scan_cpu
-
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # starts them all
-    torch.set_num_threads(threads)
-    return scan_cpu
-
-
 class _NumbaScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, delta, A, B, C, state):
-        scan_cpu = _compiled()
+        from length_gen.lightning_modules.backbones import scan_cpu
+
         u, delta, B, C = (x.detach().float().contiguous() for x in (u, delta, B, C))
         rates = A.detach().float().t().contiguous()
         last = state.detach().float().transpose(1, 2).clone(memory_format=torch.contiguous_format)
@@ -111,10 +97,12 @@ class _NumbaScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy, dlast):
+        from length_gen.lightning_modules.backbones import scan_cpu
+
         u, delta, rates, B, C, kept = ctx.saved_tensors
         dstate = dlast.float().transpose(1, 2).clone(memory_format=torch.contiguous_format)
         du, ddelta, dB, dC = (torch.empty_like(x) for x in (u, delta, B, C))
         dA = u.new_zeros(u.shape[0], *rates.shape)
         arrays = (u, delta, rates, B, C, kept, dy.float().contiguous(), dstate, du, ddelta, dA, dB, dC)
-        _compiled().backward(*(x.numpy() for x in arrays))
+        scan_cpu.backward(*(x.numpy() for x in arrays))
         return du, ddelta, dA.sum(0).t(), dB, dC, dstate.transpose(1, 2)

@@ -80,7 +80,7 @@ import torch, numba
 from length_gen.lightning_modules.backbones.selective_scan import selective_scan
 before = torch.get_num_threads()
 u, a, b = torch.rand(2, 8, 4), -torch.rand(4, 2), torch.rand(2, 8, 2)
-selective_scan(u, u, a, b, b, torch.zeros(2, 4, 2))
+selective_scan(u, u, a, b, b, torch.zeros(2, 4, 2))  # the first that is compiled
 assert torch.get_num_threads() == before, (torch.get_num_threads(), before)
 assert numba.get_num_threads() == min(before, numba.config.NUMBA_NUM_THREADS), numba.get_num_threads()
 """
