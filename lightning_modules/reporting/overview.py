@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from length_gen.lightning_modules.evaluation.metrics import wilson_interval
 from length_gen.lightning_modules.reporting.claims import (
     PAPER,
     STYLES,
@@ -26,7 +27,7 @@ from length_gen.lightning_modules.reporting.claims import (
 from length_gen.lightning_modules.reporting.details import REACH, growth, training
 from length_gen.lightning_modules.reporting.pages import Pages
 from length_gen.lightning_modules.reporting.plots import growth_figure, reach_figure, seeds_figure
-from length_gen.lightning_modules.reporting.results import PASSES, Curve, Run, models
+from length_gen.lightning_modules.reporting.results import PASSES, Curve, Run, models, read_results
 from length_gen.lightning_modules.reporting.text import (
     NOTHING,
     course,
@@ -51,13 +52,13 @@ def overview(pages: Pages, runs: Sequence[Run], everything: Sequence[Curve], row
         f"the {REACH}. Several seeds: the one in the middle, the lower one of two, with the lowest and the highest.",
         "",
         *against(everything, rows, horizons), *summary(everything),
-        *paper_section(pages, rows, queue), *lengths_section(pages, everything, horizons),
+        *paper_section(pages, everything, rows, queue), *lengths_section(pages, everything, horizons),
         *settings_section(pages, everything), *sizes_section(pages, everything),
         *passes_section(pages, everything),
         *(["## All of it", "", *(f"- {kind}: {', '.join(links)}." for kind, links in more.items())] if more else [])])
 
 
-def paper_section(pages: Pages, rows: Sequence[dict[str, Any]], queue: str) -> list[str]:
+def paper_section(pages: Pages, everything: Sequence[Curve], rows: Sequence[dict[str, Any]], queue: str) -> list[str]:
     """The paper's tables beside ours, of each style the first recipe, and how much there is by the paper's own."""
     if not rows:
         return []
@@ -84,7 +85,36 @@ def paper_section(pages: Pages, rows: Sequence[dict[str, Any]], queue: str) -> l
             *(["**How much of the paper's grid there is** by its own recipe (sizes, style, 2,000 steps): "
                f"{sum(value != NOTHING for line in grid for value in line[1:])} of "
                f"{sum(len(line) - 1 for line in grid)} cells{queue}. The seeds that ran:", "", *table(head, grid)]
-              if grid else [])]
+              if grid else []),
+            *_figure_2(pages, everything, rows)]
+
+
+def _figure_2(pages: Pages, everything: Sequence[Curve], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Addition by length in both styles: the table's recipes, style local's size in style paper, and the far lengths
+    (`addition_long`, `benchmarks/verify.json`)."""
+    row = next((row for row in rows if (row["what"], row["backbone"]) == ("addition, Figure 2", "mamba")
+                and all(row["ours"].values())), None)
+    if row is None:
+        return []
+    local, paper = (row["ours"][style] for style in STYLES)
+    far = [c for c in everything if re.fullmatch(r"addition_long_\d+", c.experiment) and not c.variant]
+    chosen = [*local[:1], *sorted(far, key=lambda c: c.lengths[-1])[-1:], *paper[:1],
+              *[c for c in paper[1:] if c.backbone == local[0].backbone][:1]]
+    lines = {f"style {c.style}, {c.backbone.partition(' ')[2]}, {c.seeds}": {
+        n: (c.at(n), c.interval(n)) for n in c.lengths} for c in chosen}
+    if (path := pages.results / "benchmarks" / "verify.json").is_file():
+        verified = [record for record in read_results(path)["records"] if record.get("exact")]
+        for model in dict.fromkeys(record["backbone"] for record in verified):
+            lines[f"style local, {model.partition(' ')[2]}, 1 problem"] = {
+                record["length"]: ([1.0], wilson_interval(1, 1)) for record in verified if record["backbone"] == model}
+    reach = PAPER.search(row["paper"])
+    others = {"the paper's": (int(reach[1].replace(",", "")), int(reach[2]) / 100)} if reach else {}
+    return ["Addition by length, of the table's recipes, of style local's size in style paper, and of the two "
+            "trainings that were tried farthest, those with one problem a length from 10,000 on; bars are from the "
+            "lowest to the highest seed, of one seed 95% Wilson intervals:", "",
+            *pages.picture("addition_reach", "addition, exact match by length", partial(
+                seeds_figure, lines, row["trained"], f"addition, trained up to {row['trained']} digits",
+                others=others), main=True)]
 
 
 def lengths_section(pages: Pages, everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median_low
+from types import MappingProxyType
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
@@ -47,19 +48,21 @@ def collection_figure(rows: Sequence[Record], title: str) -> Figure:
 
 
 def seeds_figure(curves: Mapping[str, Mapping[int, tuple[Sequence[float], tuple[float, float]]]],
-                 train_length: int | None, title: str, what: str = "exact match") -> Figure:
+                 train_length: int | None, title: str, what: str = "exact match",
+                 others: Mapping[str, tuple[int, float]] = MappingProxyType({})) -> Figure:
     """Exact match, or another share, `what`, against problem length: the median over seeds of each curve, with an
     interval.
 
     curves: label -> length -> exact match of each seed and the ends of the interval (the lowest and highest seed, say),
             as shares; at most 7
+    others: label -> (length, share), of another source: a star each
     """
     figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     axes = figure.add_subplot()
-    lengths = sorted({length for curve in curves.values() for length in curve})
+    lengths = sorted({length for curve in curves.values() for length in curve} | {n for n, _ in others.values()})
     low, high = limits([*lengths, *([train_length] if train_length else [])])
-    step = min(DODGE, MOST_DODGE / max(len(curves) - 1, 1)) * math.log(high / low)
+    step = min(DODGE, MOST_DODGE / max(len(curves) - 1, 1)) * min(math.log(high / low), math.log(10_000))
     for i, (label, curve) in enumerate(curves.items()):
         colour, shift = COLOURS[i % len(COLOURS)], math.exp((i - (len(curves) - 1) / 2) * step)
         tried = sorted(curve)
@@ -70,11 +73,14 @@ def seeds_figure(curves: Mapping[str, Mapping[int, tuple[Sequence[float], tuple[
         axes.plot(x, [100 * median_low(curve[length][0]) for length in tried], color=colour, label=label,
                   marker=MARKERS[i % len(MARKERS)], linestyle=DASHES[i % len(DASHES)], markersize=6, zorder=3 + i,
                   linewidth=max(1.2, 2.2 - 0.5 * i), markeredgecolor="white", markeredgewidth=0.6, clip_on=False)
+    for label, (length, share) in others.items():
+        axes.plot([length], [100 * share], "*", color="0.35", markersize=13, markeredgecolor="white", label=label,
+                  zorder=3 + len(curves), clip_on=False)
     style_axes(axes, lengths, train_length, (low, high))
     axes.set_ylabel(what)
     if train_length:
         mark_training(axes, train_length)
-    write_head(axes, title, len(curves), bool(train_length))
+    write_head(axes, title, len(curves) + len(others), bool(train_length))
     return figure
 
 

@@ -7,6 +7,7 @@ import pytest
 from length_gen.lightning_modules.reporting.claims import farthest, paper_rows
 from length_gen.lightning_modules.reporting.details import benchmark_page, certificates_figure, experiment_pages
 from length_gen.lightning_modules.reporting.pages import Pages
+from length_gen.lightning_modules.reporting.plots import seeds_figure
 from length_gen.lightning_modules.reporting.report import report
 from length_gen.lightning_modules.reporting.results import curves, read_runs
 from length_gen.lightning_modules.reporting.text import course, natural
@@ -359,3 +360,10 @@ def test_no_result_decides_which_recipe_stands_beside_the_papers(tmp_path):
         row, = paper_rows(curves(read_runs(results)), results / "paper.yaml")
         first.append([c.recipe for c in row["ours"]["local"]])
     assert first == [["long", "short", "far"], ["paper_mamba", "long", "short", "far"]]
+
+
+def test_a_number_of_another_source_is_a_star():
+    figure = seeds_figure({"ours": {10: ([1.0], (0.7, 1.0))}}, 5, "addition", others={"the paper's": (1000, 0.98)})
+    star, = (line for line in figure.axes[0].lines if line.get_marker() == "*")
+    assert (list(star.get_xdata()), list(star.get_ydata()), star.get_label()) == ([1000], [98], "the paper's")
+    assert figure.axes[0].get_xlim()[1] > 1000
