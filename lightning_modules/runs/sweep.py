@@ -275,8 +275,17 @@ class Pool:
         if what == "done" and job.cell.minutes:
             self.paces.append(seconds / (60 * job.cell.minutes))
         ended[what].append(job.cell.name)
-        where = f": see {job.cell.folder / job.cell.name}.log" * (what == "failed")
-        self.console.print(f"{what:11} {job.cell.result.parent.name}/{job.cell.name}, {seconds:.0f} s{where}")
+        where = f": {failure(job.cell)}" if what == "failed" else ""
+        self.console.print(f"{what:11} {job.cell.result.parent.name}/{job.cell.name}, {seconds:.0f} s{where}",
+                           markup=False, highlight=False)
+
+
+def failure(cell: Cell) -> str:
+    """The last line of a failed cell's log, which says a mistake, and where the log is."""
+    log = cell.folder / f"{cell.name}.log"
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"{last}; see {log}" if last.startswith("error: ") else f"see {log}"
 
 
 def claim(cell: Cell) -> IO[bytes] | None:

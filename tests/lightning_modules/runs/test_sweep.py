@@ -98,7 +98,7 @@ def scripts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written = "".join(f"\npathlib.Path(run, '{name}.json').write_text('{{\"records\": []}}')"
                       for name in ("diagnostics", "metrics"))
-    code = {"good": written, "bad": "sys.exit(3)",
+    code = {"good": written, "bad": "sys.exit('error: [there] is no GPU')",
             "slow": f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({REQUEUE})); print('ready', flush=True); "
                     f"time.sleep(60)"}
     code["wait"] = ("pathlib.Path(run, 'begun').touch()\n"
@@ -120,7 +120,8 @@ def test_one_failing_cell_does_not_stop_the_others_and_finished_ones_are_skipped
     for kept in ("results/tiny/good_seed1.json", "results/tiny/diagnostics/good_seed1.json"):
         assert json.loads(Path(kept).read_text()) == {"records": []}
     output = capsys.readouterr().out
-    assert "runs/sweeps/tiny/tiny/bad_seed1.log" in output and output.count("tiny/good_seed1") == 1
+    assert "error: [there] is no GPU; see runs/sweeps/tiny/tiny/bad_seed1.log" in " ".join(output.split())
+    assert output.count("tiny/good_seed1") == 1
 
 
 def test_two_sweeps_side_by_side_share_the_cells(scripts, tmp_path, capsys):
