@@ -328,8 +328,10 @@ class LengthGeneralization(Callback):
         lines = [f"Results: {folder}/metrics.json, {folder}/curve.png"]
         if fitting:
             problem = data.problem("test", data.task.max_length, 0, data.task.variants_at(data.task.max_length)[-1])
-            lines += ["Next:", f"  python run.py rollout --prompt {shlex.quote(typed(data.task, problem))}",
-                      "  python run.py test", *(f"  tensorboard --logdir {logger.root_dir}" for logger in boards)]
+            trust = trusting(model, data.task)
+            lines += ["Next:", f"  python run.py rollout --prompt {shlex.quote(typed(data.task, problem))}{trust}",
+                      f"  python run.py test{trust}",
+                      *(f"  tensorboard --logdir {logger.root_dir}" for logger in boards)]
         for line in lines:
             say(line)
 
@@ -342,9 +344,15 @@ class LengthGeneralization(Callback):
         row, = rollout(model.backbone, model.vocabulary, data.task, [(problem, budget(reference))],
                        decoding=self.decoding)
         command = (f"python run.py rollout --ckpt_path {run_folder(trainer) / CHECKPOINT} --html trace.html --prompt "
-                   f"{shlex.quote(typed(data.task, problem))}")
+                   f"{shlex.quote(typed(data.task, problem))}{trusting(model, data.task)}")
         return trace_markdown(row.tokens, row.kinds, reference.phases, 400,
                               first_difference(row.tokens, reference.tokens), command)
+
+
+def trusting(model: LightningModule, task: Task) -> str:
+    """The option that a command on this run needs for classes of the user's own, named in its config; "" for none."""
+    packages = {type(part).__module__.partition(".")[0] for part in (model.backbone, task)} - {"length_gen"}
+    return f" --trusted_packages {','.join(sorted(packages))}" if packages else ""
 
 
 def say(text: str, style: str = "") -> None:
