@@ -71,6 +71,8 @@ def _compile_elsewhere(name: str, signature: tuple) -> None:
     """Put a function of this file into the cache, by a process that has imported nothing but this file."""
     code = (f"import importlib.util as u, sys; s = u.spec_from_file_location({__name__!r}, {__file__!r}); "
             f"sys.modules[s.name] = m = u.module_from_spec(s); s.loader.exec_module(m); m.save({name!r}, sys.argv[1])")
+    if sys.stderr and sys.stderr.isatty():
+        print(f"compiling {name} for this machine, once ...", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # then it is compiled here
         subprocess.run([sys.executable, "-c", code, pickle.dumps(signature).hex()], capture_output=True, timeout=300,
                        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})

@@ -29,7 +29,7 @@ def reproduce(table: str, cell: str, seed: int = 1, options: str = "", queue: st
 
     Args:
         table: table1, table2 or figure2
-        cell: model and task, such as mamba/addition
+        cell: model and task, such as mamba/addition; a name that is none tells which there are
         seed: of the weights and of the training stream
         options: further options of the training, such as '--trainer.accelerator cpu'
         queue: the sweep file with the paper's recipe
