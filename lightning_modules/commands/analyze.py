@@ -33,10 +33,11 @@ def analyze(run: Run, lengths: list[int] = [5, 10, 20, 50, 100, 200], problems: 
     name = f"{task.name}, {task.setting}, {task.style}"
     rows = []
     console = Console(emoji=False)
-    for row in horizons(task, lengths, problems, run.data.evaluation_seed):
-        rows.append(row)
-        what = " ".join(filter(None, (row["variant"], f"{row['length']:,}")))
-        console.print(f"[dim]{what}: {row['horizon']:,} tokens[/dim]")
+    with console.status("looking how far back each decision lies"):
+        for row in horizons(task, lengths, problems, run.data.evaluation_seed):
+            rows.append(row)
+            what = " ".join(filter(None, (row["variant"], f"{row['length']:,}")))
+            console.print(f"[dim]{what}: {row['horizon']:,} tokens[/dim]")
     reached = by_variant(rows)
     console.print(analysis_table(rows, f"horizon of {name}"))
     verdicts = {variant: verdict(list(line), list(line.values())) for variant, line in reached.items()}
