@@ -18,8 +18,8 @@ from length_gen.tools.files import atomic_path
 REASONS = ("end", "budget", "invalid_command", "tool_error", "verify")
 """Why an evaluation ended: the four of a rollout, and `verify` for the chunked parallel pass."""
 
-ENGINES = ("host", "draft", "device", "verify")
-"""What took the tokens of an evaluated problem: an engine of `Decoding`, or `verify`'s pass."""
+ENGINES = ("host", "draft", "device", "verify", "given")
+"""What took the tokens of an evaluated problem: an engine of `Decoding`, `verify`'s pass, or none: they were given."""
 
 CELL_FIELDS = ("task", "variant", "problem_set", "setting", "style", "backbone", "evaluator", "seed")
 """Keys that tell curves apart: records that agree in all of them are one curve over lengths."""

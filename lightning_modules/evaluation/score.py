@@ -118,8 +118,9 @@ def outcome(entry: Entry, given: Given | None) -> Outcome:
     """What a line gave: a trajectory is written again, with the real tool, as in a rollout."""
     if given is None or given.written is None:
         right = given is not None and "".join(given.answer.split()) == "".join(entry.task.answer(entry.problem))
-        return Outcome(False, right, 0, 0, None, None, 0, 0, "end" if given else MISSING)
+        return Outcome(False, right, 0, 0, None, None, 0, 0, "end" if given else MISSING, "given")
     row = entry.start()
+    row.engine = "given"
     for token in given.written:
         if row.reason:
             break
