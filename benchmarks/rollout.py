@@ -8,9 +8,10 @@ they are taken many tokens at a time where that is faster), commands, observatio
 whose seconds stand beside it (weights cast, a CUDA graph captured, once for all problems of a length; what Triton
 compiles once on a machine, and NVRTC and the libraries load once a process, is in neither). `alternative` is
 mamba-ssm's decoding in a CUDA graph (no tool, no choice of rows) for each batch, and Hugging Face's generate; on the
-CPU it is the other engine. `floor` are the tokens/s at which prompts cost nothing, and for every other token of a
-batch the weights are read once, and the states read and written once, at the speed of a large copy. Writes
-results/benchmarks/rollout.json, where rows of other batches are kept.
+CPU it is the other engine, and for one rollout with the reference as draft the same rollout in steps alone. `floor`
+are the tokens/s at which prompts cost nothing, and for every other token of a batch the weights are read once, and the
+states read and written once, at the speed of a large copy. Writes results/benchmarks/rollout.json, where rows of other
+batches are kept.
 """
 
 import functools
@@ -59,6 +60,10 @@ def main() -> None:
             device = measure(model, task, batch, batch, digits, Decoding("device"))[0]
             add(f"{batch} rollouts of {digits:,} digits, 2 x 64", ours, "device engine", device, None, exact, seconds,
                 prompt)
+        ours, exact, seconds, prompt = measure(model, task, 1, 1, digits, Decoding("draft"))
+        steps = measure(model, task, 1, 1, digits, Decoding("host"))[0]
+        add(f"1 rollout of {digits:,} digits, 2 x 64, the reference as draft", ours, "steps alone", steps, None, exact,
+            seconds, prompt)
     else:
         bandwidth, digits, first = copy_bandwidth(), options.digits or 200, None
         print(f"copy: {bandwidth / 1e12:.2f} TB/s")
@@ -94,7 +99,8 @@ def measure(model: TrajectoryModel, task: Addition, problems: int, batch: int, d
               for problem, reference in zip(chosen, references, strict=True)]
     gc.collect()  # of what the references left, whose many tokens no collection should go through meanwhile
     begun = time.perf_counter()
-    rows = rollout(model.backbone, model.vocabulary, task, list(zip(chosen, limits, strict=True)), batch, decoding)
+    rows = rollout(model.backbone, model.vocabulary, task, list(zip(chosen, limits, strict=True)), batch, decoding,
+                   drafts=[reference.tokens for reference in references])
     seconds = time.perf_counter() - begun
     exact = sum(row.tokens == reference.tokens for row, reference in zip(rows, references, strict=True))
     tokens, prompts = (sum(map(len, texts)) for texts in ([row.tokens for row in rows], [p.prompt for p in chosen]))
