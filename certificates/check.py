@@ -482,8 +482,13 @@ def main():
     parser.add_argument("--device", help="where it computes, such as cuda, if the library has several")
     parser.add_argument("--cells", type=int, default=CELLS, help="elements of the largest arrays; a GPU likes many")
     given, begun = parser.parse_args(), time.time()
-    xp = import_module(given.library)
-    put = partial(xp.asarray, device=given.device) if given.device else xp.asarray
+    try:
+        xp = import_module(given.library)
+        put = partial(xp.asarray, device=given.device) if given.device else xp.asarray
+        put(np.zeros(1))
+    except Exception as error:  # what a library raises where it lacks a device is its own
+        where = " on ".join(filter(None, (given.library, given.device)))
+        parser.error(f"{where} cannot compute here: {' '.join(str(error).split())[:200]}")
     try:
         checker = Checker(read(given.certificate), read(given.weights), xp, put, given.cells)
         margin = checker.run()

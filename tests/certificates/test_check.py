@@ -52,6 +52,8 @@ def test_the_command(certified):
     done = run(certified, certified.with_name("weights.npz"))
     assert done.returncode == 0 and "least margin" in done.stdout and "assuming" in done.stdout
     assert (refused := run(certified, PATH)).returncode == 1 and "cannot be read" in refused.stdout
+    wrong = run("no.npz", "no.npz", "--library", "torch", "--device", "nowhere")
+    assert wrong.returncode == 2 and "torch on nowhere cannot compute here" in wrong.stderr.splitlines()[-1]
 
 
 def test_proves_the_margin_that_the_prover_found(certified):
