@@ -92,7 +92,10 @@ def _version(name: str) -> str | None:
 
 
 def shipped(path: str | Path) -> Path:
-    """`path`; or, where nothing is there and it begins with configs/, the file of that name that is shipped."""
+    """`path`; or, where no file is there, the shipped one of that name, with or without configs/ and .yaml: `add`,
+    `model/gru_small`."""
     path = Path(path)
-    own = SHIPPED.parent / path
-    return own if path.parts[:1] == (SHIPPED.name,) and not path.exists() and own.is_file() else path
+    if path.is_file() or path.is_absolute():
+        return path
+    own = [SHIPPED / f"{path}.yaml"] + [SHIPPED.parent / path] * (path.parts[:1] == (SHIPPED.name,))
+    return next((found for found in own if found.is_file()), path)

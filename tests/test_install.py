@@ -42,7 +42,7 @@ def test_the_installed_command_does_the_same_in_an_empty_folder(tmp_path):
     assert [path.name for path in (site / "bin").iterdir()] == ["length-generalization"]
 
     work.mkdir()
-    tiny = " ".join(["--config configs/add.yaml --config=configs/model/gru_small.yaml", *TINY[2:]])
+    tiny = " ".join(["--config add --config=model/gru_small", *TINY[2:]])
     tiny = tiny.replace("max_steps 6", "max_steps 2")
     (work / "sweep.yaml").write_text(f"results: results/tiny\noptions: {tiny}\n")
     lines = [f"fit {tiny}", "test", "rollout --prompt 1+2 --html trace.html", "analyze --lengths [1,2] --problems 2",
@@ -55,5 +55,5 @@ def test_the_installed_command_does_the_same_in_an_empty_folder(tmp_path):
     assert result.stdout.splitlines()[-1] == str(package / "tools/__init__.py")
     assert "1 trained model in `results/`" in (work / "docs/results.md").read_text()
     metrics = json.loads((work / "runs/add/version_0/metrics.json").read_text())
-    assert "--config configs/add.yaml --config=configs/model/gru_small.yaml" in metrics["command"]
+    assert "--config add --config=model/gru_small" in metrics["command"]
     assert metrics["commit"] is None or os.environ.get("GIT_COMMIT")

@@ -146,7 +146,14 @@ class CLI(LightningCLI):
             _check_nulls(key, cls, self.config.get(key))
 
     def instantiate_classes(self) -> None:
-        super().instantiate_classes()
+        """Raises UserError for a class of the configuration, such as a logger, that refuses to be made."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # the parser's, which names all types that a setting could have
+            refused = re.search(r"Subtypes: .*?\nErrors:\n  - (.*?)\n.*class_path='([\w.]+)'", str(error), re.DOTALL)
+            if not refused:
+                raise
+            raise UserError(f"{refused[2]} cannot be made: {refused[1]}") from error
         for callback in self.trainer.callbacks:
             if isinstance(callback, LengthGeneralization):
                 callback.check_task(self.datamodule.task)  # before the training, not after it

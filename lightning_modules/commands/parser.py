@@ -26,7 +26,7 @@ set_loader("yaml", lambda text: renamed(_load(text)), (yaml.YAMLError,))
 
 
 class ConfigFile(ActionConfigFile):
-    """A configuration file; one below configs/ that is not in the working folder is the suite's own."""
+    """A configuration file; one that is not in the working folder is the suite's own of that name."""
 
     def __call__(self, parser: Any, cfg: Any, values: str, option_string: str | None = None) -> None:
         """Read it. UserError if it is not there or not YAML, of which the parser would not say which it was."""
@@ -38,7 +38,8 @@ class ConfigFile(ActionConfigFile):
 def yaml_file(path: Path) -> Any:
     """A configuration file's content. UserError if it is not there or not YAML."""
     if not path.is_file():
-        raise UserError(f"there is no configuration file {path}: configs/ has some, found from any folder")
+        raise UserError(f"there is no configuration file {path}: configs/ has some, found from any folder by "
+                        f"their names, such as add or model/gru_small")
     try:
         return read_yaml(path)
     except (OSError, ValueError) as error:

@@ -318,12 +318,15 @@ class LengthGeneralization(Callback):
         if diverged:
             say("diverged: the loss or weights are no numbers any more; the run counts as what it solves")
         fitting, boards = trainer.state.fn == TrainerFn.FITTING, tensorboard.boards(trainer)
+        for logger in trainer.loggers:  # of all kinds
+            logger.log_metrics(tensorboard.finals(records, self.lengths[-1]), trainer.global_step)
+            logger.save()
         for logger in boards:
             board = logger.experiment
             board.add_figure("accuracy by length", figure, trainer.global_step)
             board.add_text("stream", data.seen.markdown(), trainer.global_step)
             board.add_text("sample trace", self._sample_trace(trainer, model), trainer.global_step)
-            tensorboard.finish(logger, records, self.lengths[-1], trainer.global_step)
+            tensorboard.finish(logger)
             board.flush()
         lines = [f"Results: {folder}/metrics.json, {folder}/curve.png"]
         if fitting:

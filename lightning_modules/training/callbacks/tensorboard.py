@@ -35,12 +35,16 @@ def begin(board: TensorBoardLogger, groups: Mapping[str, Sequence[str]], setting
         board.experiment.file_writer.add_summary(summary)
 
 
-def finish(board: TensorBoardLogger, records: Sequence[Record], longest: int, step: int) -> None:
-    """Log by what runs compare: up to which length all is exact, and the lowest exact match at the longest length (0
-    for a curve that ended before)."""
+def finals(records: Sequence[Record], longest: int) -> dict[str, float]:
+    """By what runs compare, whatever logs it: up to which length all is exact, and the lowest exact match at the
+    longest length (0 for a curve that ended before)."""
     rates = [next((r["exact_match"] for r in curve if r["length"] == longest), 0.0)
              for curve in group_records(records).values()]
-    board.log_metrics({EXACT_TO: float(exact_up_to(shares(records))), LONGEST: float(min(rates, default=0.0))}, step)
+    return {EXACT_TO: float(exact_up_to(shares(records))), LONGEST: float(min(rates, default=0.0))}
+
+
+def finish(board: TensorBoardLogger) -> None:
+    """Tell TensorBoard that the run has ended."""
     board.experiment.file_writer.add_summary(hparams({}, {})[2])  # the session has ended
 
 

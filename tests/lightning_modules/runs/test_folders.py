@@ -101,6 +101,7 @@ def test_every_run_has_its_folder_and_is_found_again(case, tmp_path, capsys):
         assert board.Tags()["images"] == ["accuracy by length"] and "validation/loss" in board.Tags()["scalars"]
     if "CSVLogger" in str(options):
         assert "validation/loss" in (first / "metrics_before_0.csv").read_text()
+        assert "final/exact_up_to" in (first / "metrics.csv").read_text()
     if "Remote" in str(options):
         assert (first / "remote/steps.txt").is_file() and not Path("remote").exists()
 
@@ -204,3 +205,24 @@ def test_a_checkpoint_is_read_once(monkeypatch):
         main(command)
         assert len(read) == len(checked) == 1, command
         read.clear(), checked.clear()
+
+
+@pytest.mark.slow
+def test_wandb_offline_writes_into_the_runs_folder(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    main([*FEW, "--trainer.logger", "WandbLogger", "--trainer.logger.project", "mine"])
+    assert list(Path("runs/add/version_0/wandb").glob("offline-run-*/*.wandb"))
+    assert Path("runs/add/version_0/metrics.json").is_file()
+
+
+class Refuses(Remote):
+    """Needs a server that is not there."""
+
+    def __init__(self, uri="nowhere"):
+        raise RuntimeError(f"there is no server {uri}")
+
+
+def test_a_logger_that_refuses_is_told_in_one_line(refused):
+    line = refused(*FEW, "--trainer.logger", f"{__name__}.Refuses")
+    assert line == f"error: {__name__}.Refuses cannot be made: there is no server nowhere"
