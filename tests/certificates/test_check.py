@@ -108,6 +108,21 @@ def test_refuses_a_missing_edge(certified):
                 margin(changed, header, weights)
 
 
+def test_a_window_may_forget_an_old_token_and_not_know_one_again_nor_forget_the_newest(certified):
+    arrays, header, weights = parts(certified)
+    found, windows = margin(arrays, header, weights), arrays["windows"]
+    edge = np.flatnonzero((windows[arrays["source"]] >= 0).all(1))[0]  # not from the root
+    node, source = arrays["target"][edge], arrays["source"][edge]
+    for row, place, wrong in ((node, 0, ""), (source, 1, "do not overlap"), (node, -1, "the first window is not")):
+        changed = windows.copy()
+        changed[row, place] = -1
+        if not wrong:
+            assert margin({**arrays, "windows": changed}, header, weights) == pytest.approx(found, rel=1e-9)
+        else:
+            with pytest.raises(check.Refused, match=wrong):
+                margin({**arrays, "windows": changed}, header, weights)
+
+
 def test_refuses_exchanged_head_rows(certified):
     arrays, header, weights = parts(certified)
     first, second = np.unique(arrays["wanted"][arrays["wanted"] >= 0])[[0, -1]]
