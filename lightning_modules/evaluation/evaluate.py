@@ -63,8 +63,9 @@ def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[i
             outcomes = [outcome for variant, own in asked.items()
                         for outcome in _streamed(backbone, data, own, length, variant, rank, folder, watch)]
         else:
-            outcomes = _outcomes(backbone, data, list(asked.values()), evaluator, batch_size, decoding,
-                                 partial(watch, length))
+            numbers = [rank + world * i for own in asked.values() for i in range(len(own))]
+            outcomes = _outcomes(backbone, data, [p for own in asked.values() for p in own], numbers, evaluator,
+                                 batch_size, decoding, partial(watch, length))
         cells = [variant for variant, own in asked.items() for _ in own]
         for variant, outcome in zip(cells, outcomes, strict=True):
             metrics[variant].update(outcome)
@@ -77,11 +78,10 @@ def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[i
     backbone.train(was_training)
 
 
-def _outcomes(backbone: Backbone, data: TrajectoryDataModule, asked: Sequence[Sequence[Problem]], evaluator: str,
-              batch_size: int, decoding: Decoding, watch: Callable[[int, int], None]) -> list[Outcome]:
-    """Of the problems of each record, one after the other."""
+def _outcomes(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence[Problem], numbers: Sequence[int],
+              evaluator: str, batch_size: int, decoding: Decoding, watch: Callable[[int, int], None]) -> list[Outcome]:
+    """One after the other; `numbers`: which of its record's problems, on all ranks, each one is."""
     task, vocabulary = data.task, data.vocabulary
-    problems = [problem for own in asked for problem in own]
     watch(0, 1)
     references = task.references(problems)
     total, done = sum(len(reference.tokens) for reference in references), 0
@@ -94,8 +94,8 @@ def _outcomes(backbone: Backbone, data: TrajectoryDataModule, asked: Sequence[Se
     if evaluator == "verify":
         return verify(backbone, vocabulary, references, batch_size=batch_size, progress=progress)
     budgets = [(problem, budget(reference)) for problem, reference in zip(problems, references, strict=True)]
-    drafted = [number >= UNDRAFTED for own in asked for number in range(len(own))]
-    drafts = [reference.tokens if wanted else None for wanted, reference in zip(drafted, references, strict=True)]
+    drafts = [reference.tokens if number >= UNDRAFTED else None
+              for number, reference in zip(numbers, references, strict=True)]
     rows = rollout(backbone, vocabulary, task, budgets, batch_size, decoding, progress, drafts)
     return [judge(row, task, reference) for row, reference in zip(rows, references, strict=True)]
 
