@@ -1,6 +1,7 @@
 """LSTM and GRU language models (torch.nn.LSTM and torch.nn.GRU; the paper's appendix C has 4 layers of 1,536)."""
 
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,8 @@ class Recurrent(Backbone):
             given = given if self.parts > 1 else given[0]
         parts = []
         for piece in self.embedding(tokens).split(LONGEST, 1):
-            hidden, given = self.rnn(piece.contiguous(), given)
+            with _kernels(piece.device):
+                hidden, given = self.rnn(piece.contiguous(), given)
             parts.append(hidden)
         hidden = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         last = given if self.parts > 1 else (given,)
@@ -64,6 +66,15 @@ class Recurrent(Backbone):
             layers.append(self.cell(hidden, tuple(part[:, i] for part in state), weights))
             hidden = layers[-1][0]
         return self.lm_head(hidden), tuple(torch.stack(part, 1) for part in zip(*layers, strict=True))
+
+
+def _kernels(device: torch.device) -> AbstractContextManager:
+    """Without oneDNN where autocast asks for bfloat16 on a CPU that does not compute in it: there its LSTM fails, and
+    torch's own does not."""
+    if device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.is_available() \
+            and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.backends.mkldnn.flags(enabled=False)
+    return nullcontext()
 
 
 class LSTM(Recurrent):

@@ -5,7 +5,7 @@ from length_gen.datamodules.rollout import Rollout, budget
 from length_gen.datamodules.settings import SETTINGS
 from length_gen.datamodules.tasks import Addition, Multiplication
 from length_gen.datamodules.tokens import Kind
-from length_gen.lightning_modules.backbones import Mamba
+from length_gen.lightning_modules.backbones import GRU, Mamba
 from length_gen.lightning_modules.backbones.decoder import StepDecoder
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import rollout
@@ -75,7 +75,7 @@ def test_all_of_a_rollout_is_on_its_model_s_device(engine, monkeypatch):
     plain = StepDecoder.__init__, StepDecoder.step
     monkeypatch.setattr(StepDecoder, "__init__", lambda *a, **k: steps.append(list(entered)) or plain[0](*a, **k))
     monkeypatch.setattr(StepDecoder, "step", lambda *a: steps.append(list(entered)) or plain[1](*a))
-    backbone = Mamba(len(task.vocabulary()), n_layer=1, d_model=16).eval()
+    backbone = GRU(len(task.vocabulary()), n_layer=1, d_model=16).eval()  # whose decoder has no step of its own
     rollout(backbone, task.vocabulary(), task, [(task.parse("1+2"), 9)], decoding=Decoding(engine))
     assert len(steps) >= 2 and all(guards == [torch.device("cpu")] for guards in steps) and not entered
 
