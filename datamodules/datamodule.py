@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -103,12 +103,19 @@ class TrajectoryDataModule(LightningDataModule):
         """Evaluation problem number `index` of a length, the same for every training seed."""
         return self.task.problem(split, self.evaluation_seed, length, index, variant)
 
-    def problems(self, split: str, length: int, variant: str, most: int, problem_set: str = "uniform", rank: int = 0,
-                 world: int = 1) -> list[Problem]:
-        """A rank's share of `most` evaluation problems of a length; of the structured ones, of as many as there are."""
+    def problem_count(self, split: str, length: int, variant: str, most: int, problem_set: str = "uniform") -> int:
+        """How many evaluation problems of a length there are, of at most `most`: there may be fewer structured ones."""
+        return most if problem_set == "uniform" else len(self.problems(split, length, variant, most, problem_set))
+
+    def problems(self, split: str, length: int, variant: str, most: int, problem_set: str = "uniform",
+                 numbers: Iterable[int] | None = None) -> list[Problem]:
+        """`most` evaluation problems of a length, of the structured ones as many as there are; those of the given
+        numbers, where there are any given."""
         if problem_set == "structured":
-            return self.task.structured_problems(split, self.evaluation_seed, length, variant)[:most][rank::world]
-        return [self.problem(split, length, index, variant) for index in range(rank, most, world)]
+            found = self.task.structured_problems(split, self.evaluation_seed, length, variant)[:most]
+            return found if numbers is None else [found[number] for number in numbers]
+        numbers = range(most) if numbers is None else numbers
+        return [self.problem(split, length, number, variant) for number in numbers]
 
     @cached_property
     def _sample(self) -> list[int]:
@@ -178,7 +185,12 @@ class TrajectoryDataModule(LightningDataModule):
     def _workers(self) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        return min(8, max(1, cores() - 1)) if self._on_gpu() else 0
+        return min(8, max(1, self.cores - 1)) if self._on_gpu() else 0
+
+    @property
+    def cores(self) -> int:
+        """CPU cores for this process, one of as many on this machine as the trainer has devices here."""
+        return max(1, cores() // (self.trainer.num_devices if self.trainer else 1))
 
     def _on_gpu(self) -> bool:
         """Whether the rows go to a GPU; a run on the CPU of a machine with GPUs leaves those alone."""

@@ -1,20 +1,21 @@
 """Length generalization of one model: exact match and answers at growing lengths, by rollout or verify."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Problem
+from length_gen.datamodules.trajectory import Trajectory
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.metrics import LengthMetrics, Record
 from length_gen.lightning_modules.evaluation.outcome import Outcome, judge
+from length_gen.lightning_modules.evaluation.sharing import dealt, shared
 from length_gen.lightning_modules.evaluation.verify import expected_tokens, verify, verify_streamed
 from length_gen.tools import UserError
-from length_gen.tools.system import cores
 
 EVALUATORS = ("rollout", "verify")
 
@@ -57,18 +58,31 @@ def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[i
         variants = [variant for variant in data.task.variants_at(length) if variant in going]
         if not variants:
             continue
-        asked = {v: data.problems(split, length, v, problems(length), problem_set, rank, world) for v in variants}
+        cells = [(variant, number) for variant in variants for number in range(
+            data.problem_count(split, length, variant, problems(length), problem_set))]
+
+        def asked(places: Iterable[int], length=length, variants=variants, cells=cells) -> list[Problem]:
+            """The problems of these places in `cells`, which rise."""
+            chosen = [cells[place] for place in places]
+            return [problem for variant in variants for problem in data.problems(
+                split, length, variant, problems(length), problem_set, [n for own, n in chosen if own == variant])]
+
         metrics = {v: _metrics(backbone, data, v, length, evaluator, problem_set) for v in variants}
         if evaluator == "verify" and stream_from is not None and length >= stream_from:
-            outcomes = [outcome for variant, own in asked.items()
-                        for outcome in _streamed(backbone, data, own, length, variant, rank, folder, watch)]
+            expected = {v: expected_tokens(data.task, length, v, data.evaluation_seed) for v in variants}
+            places = dealt([expected[variant] for variant, _ in cells], world)[rank]
+            outcomes = []
+            for variant in variants:
+                own = asked(place for place in places if cells[place][0] == variant)
+                outcomes += _streamed(backbone, data, own, length, expected[variant], rank, folder, watch)
         else:
-            numbers = [rank + world * i for own in asked.values() for i in range(len(own))]
-            outcomes = _outcomes(backbone, data, [p for own in asked.values() for p in own], numbers, evaluator,
-                                 batch_size, decoding, partial(watch, length))
-        cells = [variant for variant, own in asked.items() for _ in own]
-        for variant, outcome in zip(cells, outcomes, strict=True):
-            metrics[variant].update(outcome)
+            watch(length, 0, 1)
+            share = shared(asked, len(cells), data.task.references, rank, world)
+            places = list(share)
+            outcomes = _outcomes(backbone, data, list(share.values()), [cells[place][1] for place in places],
+                                 evaluator, batch_size, decoding, partial(watch, length))
+        for place, outcome in zip(places, outcomes, strict=True):
+            metrics[cells[place][0]].update(outcome)
         for variant, metric in metrics.items():
             record = metric.compute()
             if not record["exact_match"] and not record["answer_accuracy"]:
@@ -78,12 +92,11 @@ def evaluate(backbone: Backbone, data: TrajectoryDataModule, lengths: Sequence[i
     backbone.train(was_training)
 
 
-def _outcomes(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence[Problem], numbers: Sequence[int],
-              evaluator: str, batch_size: int, decoding: Decoding, watch: Callable[[int, int], None]) -> list[Outcome]:
-    """One after the other; `numbers`: which of its record's problems, on all ranks, each one is."""
-    task, vocabulary = data.task, data.vocabulary
-    watch(0, 1)
-    references = task.references(problems)
+def _outcomes(backbone: Backbone, data: TrajectoryDataModule, share: Sequence[tuple[Problem, Trajectory]],
+              numbers: Sequence[int], evaluator: str, batch_size: int, decoding: Decoding,
+              watch: Callable[[int, int], None]) -> list[Outcome]:
+    """One after the other, of problems and their references; `numbers`: which of its record's problems each one is."""
+    task, vocabulary, references = data.task, data.vocabulary, [reference for _, reference in share]
     total, done = sum(len(reference.tokens) for reference in references), 0
 
     def progress(tokens: int) -> None:
@@ -93,19 +106,19 @@ def _outcomes(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence
 
     if evaluator == "verify":
         return verify(backbone, vocabulary, references, batch_size=batch_size, progress=progress)
-    budgets = [(problem, budget(reference)) for problem, reference in zip(problems, references, strict=True)]
+    budgets = [(problem, budget(reference)) for problem, reference in share]
     drafts = [reference.tokens if number >= UNDRAFTED else None
               for number, reference in zip(numbers, references, strict=True)]
     rows = rollout(backbone, vocabulary, task, budgets, batch_size, decoding, progress, drafts)
     return [judge(row, task, reference) for row, reference in zip(rows, references, strict=True)]
 
 
-def _streamed(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence[Problem], length: int, variant: str,
+def _streamed(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence[Problem], length: int, total: int,
               rank: int, folder: Path | None, watch: Callable[[int, int, int], None]) -> list[Outcome]:
+    """total: tokens of a trajectory, about"""
     if not problems:
         return []
-    total = expected_tokens(data.task, length, variant, data.evaluation_seed)
-    return verify_streamed(backbone, data.task, problems, data.vocabulary, workers=max(1, cores() - 1),
+    return verify_streamed(backbone, data.task, problems, data.vocabulary, workers=max(1, data.cores - 1),
                            progress=lambda tokens: watch(length, min(tokens, total), total),
                            saved=folder and folder / f"verify_rank{rank}.pt")
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.backbones.decoder import device_guard
 
 
 class TeacherForcing:
@@ -28,8 +29,9 @@ class TeacherForcing:
         ids: whole numbers [n] of each row, fewer than the others' where it ends; None where it has ended
         """
         tokens = padded(ids).to(self.last.device).long()
-        logits, self.state = self.backbone(tokens, self.state)
-        told = self.tell(self.last, tokens[:, :1]), self.tell(logits[:, :-1], tokens[:, 1:])
+        with device_guard(tokens.device):  # on which kernels are, wherever their tensors are
+            logits, self.state = self.backbone(tokens, self.state)
+            told = self.tell(self.last, tokens[:, :1]), self.tell(logits[:, :-1], tokens[:, 1:])
         self.last = logits[:, -1:].clone()  # a part of them would keep them all
         return [torch.cat(parts, 1) for parts in zip(*told, strict=True)]
 

@@ -68,12 +68,14 @@ def test_chains_need_every_node():
         assert sum(length > 2 * sorted(drawn)[10] for length in lengths) >= 4
 
 
-def test_ranks_share_them():
+def test_some_of_them_by_their_numbers():
     data = TrajectoryDataModule(Mixture([Copy(3), Turing("add", 4)]))
     whole = data.problems("test", 6, "copy", 5, "structured")
     assert len(whole) == 5 and whole[:4] == data.problems("test", 6, "copy", 4, "structured")
-    shares = [data.problems("test", 6, "copy", 5, "structured", rank, 2) for rank in range(2)]
-    assert shares == [whole[::2], whole[1::2]]
+    assert data.problems("test", 6, "copy", 5, "structured", [3, 0]) == [whole[3], whole[0]]
     assert data.problems("test", 6, "turing_add", 5, "structured") == []
-    assert [p for rank in range(2) for p in data.problems("test", 6, "copy", 5, "uniform", rank, 2)] \
-        == [data.problem("test", 6, index, "copy") for index in (0, 2, 4, 1, 3)]
+    assert data.problems("test", 6, "copy", 5, "uniform", [4, 1]) \
+        == [data.problem("test", 6, number, "copy") for number in (4, 1)]
+    counts = [data.problem_count("test", 6, variant, 10**6, problem_set)
+              for variant in ("copy", "turing_add") for problem_set in ("uniform", "structured")]
+    assert counts == [10**6, len(data.problems("test", 6, "copy", 10**6, "structured")), 10**6, 0]

@@ -89,5 +89,6 @@ def test_on_a_second_gpu_too(engine, weights):
     backbone = Mamba(len(task.vocabulary()), n_layer=2, d_model=64, initializer_range=0.3).eval()
     problems = [(task.problem("test", 0, 30, i), 300) for i in range(5)]
     found = [[row.tokens for row in rollout(backbone.to(f"cuda:{i}"), task.vocabulary(), task, problems,
-                                            decoding=Decoding(engine, weights, weights))] for i in range(2)]
+                                            decoding=Decoding(engine, weights, weights))]
+             for i in (0, torch.cuda.device_count() - 1)]
     assert found[0] == found[1] and torch.cuda.current_device() == 0

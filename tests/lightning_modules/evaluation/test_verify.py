@@ -5,8 +5,10 @@ import torch
 
 import length_gen.lightning_modules.evaluation.verify as verification
 from length_gen.datamodules.datamodule import TrajectoryDataModule
+from length_gen.datamodules.recording import RecordedRows
 from length_gen.datamodules.tasks import Addition, HanoiIterative, Multiplication
-from length_gen.lightning_modules.backbones import LSTM, Mamba
+from length_gen.lightning_modules.backbones import LSTM, Mamba, Mamba2, Pythia
+from length_gen.lightning_modules.evaluation.diagnostics import diagnose
 from length_gen.lightning_modules.evaluation.evaluate import evaluate
 from length_gen.lightning_modules.evaluation.verify import expected_tokens, verify, verify_streamed
 from length_gen.lightning_modules.model import TrajectoryModel
@@ -108,3 +110,53 @@ def test_an_evaluation_streams_its_long_lengths_to_the_same_records(tmp_path):
         assert {k: a[k] for k in ("exact_match", "first_error", "problems", "evaluator")} == {
             k: b[k] for k in ("exact_match", "first_error", "problems", "evaluator")}
     assert model.training and not list(tmp_path.iterdir())
+
+
+def test_all_of_a_pass_is_on_its_model_s_device(monkeypatch):
+    """Kernels are on the current device, which need not be that of the model."""
+    task, model, problems = _setting()
+    entered, forward = [], model.forward
+
+    class Guard:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            entered.append(self.device)
+
+        def __exit__(self, *error):
+            entered.pop()
+
+    passes = []
+    monkeypatch.setattr("length_gen.lightning_modules.evaluation.teacher_forcing.device_guard", Guard)
+    monkeypatch.setattr(model, "forward", lambda *a, **k: passes.append(list(entered)) or forward(*a, **k))
+    verify(model, task.vocabulary(), [task.record(problem) for problem in problems], chunk_size=100)
+    assert len(passes) > 1 and all(guards == [torch.device("cpu")] for guards in passes) and not entered
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("backbone", [Mamba, Mamba2, LSTM, Pythia])
+def test_on_a_second_gpu_too(backbone):
+    """The last of them: verified, trained for a step, and looked at, while the first is the current one."""
+    task = Addition(4)
+    data = TrajectoryDataModule(task, 16, row_length=256, num_workers=0)
+    batch = next(iter(data.train_dataloader()))
+    references = [task.record(task.problem("test", 0, n, i)) for i, n in enumerate((1, 40, 12, 300))]
+    found = []
+    for number in (0, torch.cuda.device_count() - 1):
+        torch.manual_seed(0)
+        device = torch.device("cuda", number)
+        model = TrajectoryModel(functools.partial(backbone, n_layer=2, d_model=64), data.vocabulary).to(device)
+        rows = {name: batch[name].to(device) for name in ("tokens", "kinds")}
+        with torch.autocast("cuda", torch.bfloat16):
+            loss, _ = model.losses(rows)
+        loss.backward()
+        norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+        own = model.backbone.eval()
+        seen = diagnose(own, data.vocabulary, RecordedRows(task, [task.problem("test", 0, 9, 0)],
+                                                                 data.vocabulary, 100, workers=0), 1)
+        found.append((verify(own, data.vocabulary, references), float(loss), float(norm), seen["errors"]))
+    (outcomes, loss, norm, errors), (others, *numbers, others_errors) = found
+    assert outcomes == others and numbers == pytest.approx([loss, norm], rel=1e-4)
+    assert [error["position"] for error in errors] == [error["position"] for error in others_errors]
+    assert torch.cuda.current_device() == 0
