@@ -32,8 +32,8 @@ ROW_BYTES = 512
 
 SEARCHES = ("find", "[OBSERVATION]", "=", "\n", "[CALL]", "[RETURN]")
 
-TASKS = (Addition(5), Multiplication(5, "paper"), Copy(5, setting="no_tool"), Copy(5, setting="single_turn"),
-         LogicalGraph(6), HanoiIterative(3), Turing("add", 5))
+TASKS = (Addition(5), Multiplication(5, "paper"), Addition(5, "beacons_8"), Copy(5, setting="no_tool"),
+         Copy(5, setting="single_turn"), LogicalGraph(6), HanoiIterative(3), Turing("add", 5))
 
 
 class Nonsense(Backbone):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from length_gen.datamodules.trajectory import Scribe
-from length_gen.tools import EDGE, Solver, Tool, Unassisted
+from length_gen.tools import EDGE, TICK, Solver, Tool, Unassisted
 from length_gen.tools.solver import CALL, RETURN
 
 if TYPE_CHECKING:
@@ -53,17 +53,17 @@ class Interactive(Setting):
     mistakes = True
 
     def tool(self, task: ToolTask) -> Tool:
-        return task.memory()
+        return task.clocked()
 
     def solve(self, task: ToolTask, problem: Problem, scribe: Scribe) -> None:
         task.solve(problem, scribe)
 
     def tokens(self, task: ToolTask) -> list[str]:
-        """A command has a token for each phase where the style says so."""
-        commands = task.memory().commands
-        if task.mark:
-            commands = [command + task.mark + phase for phase in task.phases for command in commands]
-        return [EDGE, *task.symbols, *commands]
+        """A command has a token for each phase where the style says so, in style `beacons_K` beside one without."""
+        commands = list(task.clocked().commands)
+        with_phase = [command + task.mark + phase for phase in task.phases * bool(task.mark) for command in commands]
+        plain = [TICK, *commands] if task.ticked else [] if task.mark else commands
+        return [EDGE, *task.symbols, *plain, *with_phase]
 
 
 class QuestionInTool(Interactive):
@@ -87,7 +87,7 @@ class NoTool(Interactive):
     mistakes = False
 
     def tool(self, task: ToolTask) -> Tool:
-        return Unassisted(task.memory())
+        return Unassisted(task.clocked())
 
 
 class Direct(Setting):

@@ -1,5 +1,6 @@
 """Trajectories, and the scribe that records one while an algorithm talks to the real tool."""
 
+import re
 import sys
 from bisect import bisect_right
 from collections import Counter
@@ -11,13 +12,17 @@ from typing import NamedTuple
 
 from length_gen.datamodules.noise import Noise
 from length_gen.datamodules.tokens import ANSWER, END, Kind, turns
-from length_gen.tools import PointerMemory, Tool, Unassisted
+from length_gen.tools import TICK, PointerMemory, Tool, Unassisted
 from length_gen.tools.base import PHASE_MARK
 
 STYLES = {"paper": "", "local": PHASE_MARK}
 """Name of a style -> what stands between a command and its phase. `paper`: commands as in the paper, without a phase.
 `local`: a command carries the phase it is given in, so that the next token follows from a bounded window of the
-trajectory however long the problem is."""
+trajectory however long the problem is.
+
+Between the two is `beacons_K` (`beacons`), K a number from 1 on: the tool says `[TICK]` every K tokens (`tools.Clock`),
+and the command after a tick carries its phase, the others do not. What a command means then follows from a window of
+about K tokens; without an end to K it is style `paper`."""
 
 MANY, FEW = 8192, 64
 """Rounds that are recorded at once, and how many there must be for it to pay."""
@@ -33,6 +38,12 @@ SHIFTS = {"left": -1, "right": 1, "read": 0}
 
 Taken = tuple[list[str], bytearray, list[tuple[int, str]]]
 """Part of a trajectory: tokens, kinds, and phases with their positions in it, the first at 0."""
+
+
+def beacons(style: str) -> int | None:
+    """The K of style `beacons_K`; None for other styles."""
+    found = re.fullmatch(r"beacons_([1-9][0-9]{0,8})", style, re.ASCII)
+    return int(found[1]) if found else None
 
 
 @dataclass(slots=True)
@@ -85,13 +96,14 @@ class Scribe:
     In style `paper` the same commands are `p1.init`, `p1.read`, ...
 
     mark:   between a command and its phase, see `STYLES`
+    ticked: whether only those commands carry their phase that come after a tick
     noise:  where mistakes come from, which it writes before commands and takes back; None: there are none
     sink:   takes the trajectory part by part, which is then never in memory as a whole
     shown:  what the model reads of the question, with which the trajectory begins; None: all of `prompt`
     """
 
     def __init__(self, tool: Tool, prompt: Sequence[str], mark: str = "", noise: Noise | None = None,
-                 sink: Sink | None = None, shown: Sequence[str] | None = None) -> None:
+                 sink: Sink | None = None, shown: Sequence[str] | None = None, ticked: bool = False) -> None:
         tool.reset(prompt)
         self._unassisted = type(tool) is Unassisted
         self._tool = tool.tool if self._unassisted else tool
@@ -101,6 +113,7 @@ class Scribe:
         self._many = self._plain and len(prompt) >= FEW
         self._mark, self._suffix, self._noise, self._command, self._sink = mark, "", noise, _COMMAND, sink
         self._size = sink.size if sink else sys.maxsize
+        self._ticked, self._name = ticked, ""
         self._pointers: list[Pointer] = []
         shown = prompt if shown is None else shown
         self.trajectory = Trajectory(list(shown), bytearray(_PROMPT * len(shown)), [])
@@ -112,7 +125,8 @@ class Scribe:
         if phases and phases[-1][1] == name:
             return
         phases.append((len(self._tokens), name))
-        if self._mark:
+        self._name = name
+        if self._mark and (self._suffix or not self._ticked):
             self._suffix = self._mark + name
             for pointer in self._pointers:
                 pointer.rename(self._suffix)
@@ -120,7 +134,7 @@ class Scribe:
     def pointer(self, number: int) -> "Pointer":
         """Initialise pointer `number` of a pointer memory (this is a command) and return a handle to it."""
         self.command(f"p{number}.init")
-        pointer = Pointer(self, number)
+        pointer = (TickedPointer if self._ticked else Pointer)(self, number)
         pointer.rename(self._suffix)
         self._pointers.append(pointer)
         return pointer
@@ -141,6 +155,8 @@ class Scribe:
                 write(token)
                 said.append(token)
         kinds += self._command * len(tokens)
+        if self._ticked:
+            self._suffix = self._mark + self._name if TICK in observation else ""
         if observation:
             said += observation
             kinds += _OBSERVATION * len(observation)
@@ -337,6 +353,22 @@ class Pointer:
         if not self._scribe._walk(self, symbol):
             while self.read() != symbol:
                 self.right()
+
+
+class TickedPointer(Pointer):
+    """A pointer whose tool may answer a move with a tick: each call is a command like any other."""
+
+    __slots__ = ()
+
+    def left(self) -> None:
+        self._scribe.command(f"p{self.number}.left")
+
+    def right(self) -> None:
+        self._scribe.command(f"p{self.number}.right")
+
+    def read(self) -> str:
+        symbol, = self._scribe.command(f"p{self.number}.read")
+        return symbol
 
 
 Step = Callable[[], str | None]

@@ -12,9 +12,9 @@ from length_gen.datamodules.noise import Noise
 from length_gen.datamodules.questions import FIRST, LAST, Questions
 from length_gen.datamodules.settings import SETTINGS, Setting
 from length_gen.datamodules.tokens import ANSWER, END
-from length_gen.datamodules.trajectory import STYLES, Scribe, Sink, Trajectory
+from length_gen.datamodules.trajectory import STYLES, Scribe, Sink, Trajectory, beacons
 from length_gen.datamodules.vocabulary import Vocabulary
-from length_gen.tools import EDGE, Tool, UserError
+from length_gen.tools import EDGE, TICK, Clock, Tool, UserError
 from length_gen.tools.base import PHASE_MARK
 from length_gen.tools.solver import CALL, RETURN
 
@@ -175,7 +175,7 @@ class ToolTask(Task):
     attributes below, and defines the abstract methods.
 
     max_length: complexity up to which training problems go
-    style:      `paper` or `local`, see `datamodules.trajectory.STYLES`
+    style:      `paper`, `local` or `beacons_K`, see `datamodules.trajectory.STYLES`
     setting:    one of `datamodules.settings.SETTINGS`, or your own
     """
 
@@ -189,8 +189,9 @@ class ToolTask(Task):
         if missing := [key for key in ("name", "symbols", "phases") if not hasattr(self, key)]:
             raise UserError(f"task {type(self).__name__} has no {missing[0]}: set it in the class, see "
                             f"length_gen.datamodules.tasks.base")
-        if style not in STYLES:
-            raise UserError(f"unknown style {style!r}: the styles are {', '.join(STYLES)}")
+        if style not in STYLES and not beacons(style):
+            raise UserError(f"unknown style {style!r}: the styles are {', '.join(STYLES)}, and beacons_K with a "
+                            f"number K from 1 on")
         if isinstance(setting, str) and setting not in SETTINGS:
             raise UserError(f"unknown setting {setting!r}: {self.name} has {', '.join(SETTINGS)}, and your own by "
                             f"its import path")
@@ -234,13 +235,22 @@ class ToolTask(Task):
     @property
     def mark(self) -> str:
         """What stands between a command and its phase; nothing where trajectories are the same in every style."""
-        return STYLES[self.style] if self._setting.phases is None else ""
+        return STYLES.get(self.style, PHASE_MARK) if self._setting.phases is None else ""
+
+    @property
+    def ticked(self) -> bool:
+        """Whether only a command after a tick of the tool's clock carries its phase: style `beacons_K`."""
+        return bool(beacons(self.style)) and self._setting.phases is None
+
+    def clocked(self) -> Tool:
+        """A new tool of the interactive setting, with a clock where the style has one."""
+        return Clock(self.memory(), beacons(self.style)) if self.ticked else self.memory()
 
     def record(self, problem: Problem, noise: Noise | None = None, sink: Sink | None = None) -> Trajectory:
         """What the setting makes of it. Raises UserError for noise where there can be none."""
         if noise and not self._setting.mistakes:
             raise UserError(f"mistakes need setting interactive, not {self.setting}: give --data.mistakes 0")
-        scribe = Scribe(self.tool(), problem.prompt, self.mark, noise, sink, self.shown(problem))
+        scribe = Scribe(self.tool(), problem.prompt, self.mark, noise, sink, self.shown(problem), self.ticked)
         self._setting.solve(self, problem, scribe)
         return scribe.end()
 
@@ -266,12 +276,12 @@ class ToolTask(Task):
         Raises UserError for a symbol that means something else to the tool, and where the mark of phases is taken.
         """
         commands = self.memory().commands
-        own = {END, ANSWER, EDGE, CALL, RETURN, *commands}
+        own = {END, ANSWER, EDGE, TICK, CALL, RETURN, *commands}
         for token in (*self.symbols, *commands, *self.phases):
             if PHASE_MARK in token or (token in own and token in self.symbols):
                 raise UserError(f"{self.name} cannot have the token {token!r}: commands and {END}, {ANSWER}, {EDGE}, "
-                                f"{CALL} and {RETURN} are no symbols, and {PHASE_MARK} is in none, nor in a command or "
-                                f"phase; give it another name")
+                                f"{TICK}, {CALL} and {RETURN} are no symbols, and {PHASE_MARK} is in none, nor in a "
+                                f"command or phase; give it another name")
         return Vocabulary([END, ANSWER, *self._setting.tokens(self)])
 
 

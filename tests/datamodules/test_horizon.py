@@ -26,7 +26,9 @@ def by_force(trajectories, own=None):
     return None
 
 
-@pytest.mark.parametrize("task", [Addition(3), Addition(3, "paper"), Copy(4), Sort(4, "paper")], ids=lambda t: t.name)
+@pytest.mark.parametrize("task", [Addition(3), Addition(3, "paper"), Addition(3, "beacons_8"), Copy(4),
+                                  Sort(4, "paper")],
+                         ids=lambda t: f"{t.name}-{t.style}")
 def test_equals_the_definition(task):
     rng = random.Random(0)
     trajectories = [task.record(task.sample_training(rng)) for _ in range(12)]
@@ -92,3 +94,12 @@ def test_local_addition_is_bounded_and_paper_addition_grows():
         "growing like n: 126 tokens at 40, 3.0 more for each unit of length")
     assert verdict((10, 20, 40), (10, 40, 160)) == "growing like n^2.0: 160 tokens at 40"
     assert verdict((50, 100, 200), (143, 143, 152)) == "nearly bounded: 152 tokens at 200, 143 at 50"
+
+
+@pytest.mark.parametrize("every", [8, 32])
+def test_beacons_bound_the_horizon(every):
+    """By what is asked for: to know what to say, one need not look further back than to the last command with a phase,
+    and after a tick the tokens since the one before are at most `every` and a step."""
+    line = by_variant(horizons(Addition(5, f"beacons_{every}"), [5, 30, 60], 20, 0))["n + m"]
+    assert every < line[30] == line[60] <= every + 3
+    assert by_variant(horizons(Addition(5, "paper"), [5, 30, 60], 20, 0))["n + m"][60] > 120

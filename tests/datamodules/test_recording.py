@@ -18,8 +18,8 @@ from length_gen.datamodules.tasks import (
 from length_gen.datamodules.tokens import PREDICTED
 from length_gen.datamodules.vocabulary import Vocabulary
 
-TASKS = [Addition(4), Multiplication(4, "paper"), Multiplication(4, setting="no_tool"), Reverse(4),
-         Copy(4, setting="direct"), HanoiIterative(4), LogicalGraph(5), Turing("sort", 5),
+TASKS = [Addition(4), Addition(4, "beacons_8"), Multiplication(4, "paper"), Multiplication(4, setting="no_tool"),
+         Reverse(4), Copy(4, setting="direct"), HanoiIterative(4), LogicalGraph(5), Turing("sort", 5),
          Mixture([Addition(4), Multiplication(4)])]
 
 

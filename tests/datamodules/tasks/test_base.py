@@ -30,7 +30,7 @@ def replay(task, problem, trajectory):
         elif kind not in (Kind.PROMPT, Kind.END):
             assert not expected
             observation = tool.feed(token)
-            assert (observation is not None) == (kind == Kind.COMMAND)
+            assert (observation is not None) == (kind in (Kind.COMMAND, Kind.MISTAKE))
             expected = list(observation or ())
     assert not expected
 
