@@ -20,6 +20,7 @@ from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.evaluation.metrics import Record
 from length_gen.lightning_modules.evaluation.teacher_forcing import TeacherForcing
+from length_gen.lightning_modules.evaluation.verify import suited_chunk
 
 QUANTILES = (0.0, 0.001, 0.01, 0.1, 0.5)
 """Of the margins of each phase; 0 is the least."""
@@ -30,9 +31,8 @@ PARTS = 10
 CONTEXT, MOST_ERRORS = 40, 8
 """Tokens before a first error that are kept, and how many first errors."""
 
-
-CHUNK = 1024
-"""Tokens of a row at a time."""
+LONGEST_CHUNK = 8192
+"""Tokens of a row at a time, at most: states are seen between two chunks."""
 
 
 def diagnostics(backbone: Backbone, data: TrajectoryDataModule, records: Iterable[Record], most: int,
@@ -45,7 +45,8 @@ def diagnostics(backbone: Backbone, data: TrajectoryDataModule, records: Iterabl
         names[part.name][own] = variant
     for problem_set, length, task, own in asked:
         problems = data.problems(split, length, names[task][own], most, problem_set)
-        rows = RecordedRows(data.task, problems, data.vocabulary, CHUNK, workers=0)
+        size = min(LONGEST_CHUNK, suited_chunk(backbone, len(problems)))
+        rows = RecordedRows(data.task, problems, data.vocabulary, size, workers=0)
         yield {"task": task, "variant": own, "problem_set": problem_set, "length": length, "problems": len(problems)} \
             | diagnose(backbone, data.vocabulary, rows, len(problems))
 
