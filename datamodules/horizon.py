@@ -36,85 +36,141 @@ class Horizon:
 
     clash:  an example at k - 1; None if k is 0
     phases: number of predicted tokens that are not determined at k - 1, by phase
+    needs:  by phase, the number of predicted tokens and the largest number of tokens that one of them takes
     """
 
     horizon: int
     clash: Clash | None
     phases: dict[str, int]
+    needs: dict[str, tuple[int, int]]
 
 
-def horizon(trajectories: Sequence[Trajectory], vocabulary: Vocabulary, own: Sequence[bool] | None = None) -> Horizon:
-    """Horizon of a set of trajectories. A context ends at the start of its trajectory, which is seen as such.
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """How far back each decision must look; arrays [P] of all predicted tokens but a trajectory's first.
 
-    own: which trajectories' predicted tokens are asked for, held against the contexts of all; None: all
-
-    Contexts of 1, 2, 4, ... tokens get numbers by pairing those of half the length, exactly (no hashing), and the
-    largest ambiguous length is found bit by bit: O(N log N log L) for N tokens in trajectories of at most L.
+    places:   among the tokens of all trajectories, one after the other
+    needs:    the least number of tokens before it that determine it; 0 where all decisions are the same
+    partners: the place of a decision that is another, after the same tokens but for one; -1 where the need is 0
     """
-    tokens = np.concatenate([vocabulary.encode(t.tokens) for t in trajectories]) + 1
+
+    places: np.ndarray
+    needs: np.ndarray
+    partners: np.ndarray
+
+
+def needs(trajectories: Sequence[Trajectory], vocabulary: Vocabulary) -> Needs:
+    """What each decision of a set of trajectories needs, held against all of them. A context ends at the start of its
+    trajectory, which is seen as such.
+
+    Contexts of 1, 2, 4, ... tokens get numbers by pairing those of half the length, exactly (no hashing), in their
+    order, the newest token first. Among all contexts in that order the one that shares most with a decision's, of those
+    that another token follows, is the nearest before or after it: O(N log N log L) for N tokens in trajectories of at
+    most L.
+    """
+    tokens = np.concatenate([vocabulary.encode(t.tokens) for t in trajectories]).astype(np.int64) + 1
     lengths = [len(t.tokens) for t in trajectories]
     position = np.concatenate([np.arange(n) for n in lengths])
     kinds = np.concatenate([np.frombuffer(t.kinds, dtype=np.uint8) for t in trajectories])
-    # Every predicted token but a trajectory's first; what stands before place i ends at `last[i]`.
-    predicted = np.flatnonzero(np.isin(kinds, list(PREDICTED)) & (position > 0))
-    last, following = predicted - 1, tokens[predicted]
-    asked = np.repeat(np.ones(len(lengths), bool) if own is None else np.asarray(own), lengths)[predicted]
-
-    if not asked.any():
-        return Horizon(0, None, {})
-
-    def undetermined(contexts: np.ndarray) -> np.ndarray:
-        """Which predicted tokens that are asked for are not determined by the contexts before them."""
-        return _ambiguous(contexts[last], following) & asked
-
-    def back(numbers: np.ndarray, steps: int) -> np.ndarray:
-        """Number of the context that ends `steps` before each place; 0 beyond the start of its trajectory."""
-        result = np.zeros_like(numbers)
-        result[steps:] = numbers[: len(numbers) - steps]
-        result[position < steps] = 0
-        return result
-
+    # What stands before a predicted place ends at the place before it.
+    places = np.flatnonzero(np.isin(kinds, list(PREDICTED)) & (position > 0))
+    if not len(places):
+        return Needs(places, places, places)
     doubled = [tokens]
-    while 2 ** len(doubled) <= max(lengths):
-        doubled.append(_pair(doubled[-1], back(doubled[-1], 2 ** (len(doubled) - 1))))
-    if not undetermined(np.zeros_like(tokens)).any():
-        return Horizon(0, None, {})
-    known = 0  # the largest number of tokens that is known to be ambiguous, and the contexts of that length
-    contexts = np.zeros_like(tokens)
-    for exponent in reversed(range(len(doubled))):
-        longer = _pair(contexts, back(doubled[exponent], known))
-        if undetermined(longer).any():
-            known, contexts = known + 2**exponent, longer
-    wrong = undetermined(contexts)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+    while (size := 2 ** (len(doubled) - 1)) <= max(lengths):
+        doubled.append(_pair(doubled[-1], _back(doubled[-1], position, np.arange(len(tokens)), size)))
+    order = np.argsort(doubled[-1][places - 1], kind="stable")
+    last, following = places[order] - 1, tokens[places[order]]
+    shared = _shared(doubled, position, last[:-1], last[1:])
+    before, left = _nearest(shared, following)
+    after, right = _nearest(shared[::-1], following[::-1])
+    after, right = after[::-1], np.where(right < 0, -1, len(order) - 1 - right)[::-1]
+    found, partners = np.empty_like(order), np.empty_like(order)
+    found[order] = np.maximum(before, after) + 1
+    nearest = np.where(before >= after, left, right)
+    partners[order] = np.where(nearest < 0, -1, places[order][nearest])
+    return Needs(places, found, partners)
+
+
+def horizon(trajectories: Sequence[Trajectory], vocabulary: Vocabulary, own: Sequence[bool] | None = None) -> Horizon:
+    """Horizon of a set of trajectories: the largest of its decisions' `needs`.
+
+    own: which trajectories' predicted tokens are asked for, held against the contexts of all; None: all
+    """
+    every = needs(trajectories, vocabulary)
+    starts = np.concatenate([[0], np.cumsum([len(t.tokens) for t in trajectories])])
+    owners = np.searchsorted(starts, every.places, side="right") - 1
+    asked = np.ones(len(owners), bool) if own is None else np.asarray(own)[owners]
+    places, need, partners = (part[asked] for part in (every.places, every.needs, every.partners))
 
     def phase(place: int) -> str:
         owner = int(np.searchsorted(starts, place, side="right")) - 1
         return trajectories[owner].phase_at(place - int(starts[owner]))
 
-    def before(place: int) -> tuple[str, ...]:
-        first = max(place - known - 1, place - int(position[place]))
-        return tuple(vocabulary.decode(tokens[first:place] - 1))
+    by_phase: dict[str, tuple[int, int]] = {}
+    for name, numbers in _by_phase(trajectories, starts, places, need).items():
+        by_phase[name] = len(numbers), int(numbers.max())
+    reached = int(need.max(initial=0))
+    if not reached:
+        return Horizon(0, None, {}, by_phase)
+    worst = places[need == reached]
+    pair = int(worst[0]), int(partners[need == reached][0])
+    contexts, following = [], []
+    for place in pair:
+        owner = int(np.searchsorted(starts, place, side="right")) - 1
+        said, at = trajectories[owner].tokens, place - int(starts[owner])
+        contexts.append(tuple(said[max(0, at - reached) : at]))
+        following.append(said[at])
+    clash = Clash((contexts[0], contexts[1]), (following[0], following[1]), (phase(pair[0]), phase(pair[1])))
+    return Horizon(reached, clash, dict(Counter(phase(int(place)) for place in worst).most_common()), by_phase)
 
-    places = predicted[wrong]
-    clashing = predicted[contexts[last] == contexts[places[0] - 1]]
-    pair = int(places[0]), int(clashing[tokens[clashing] != tokens[places[0]]][0])
-    clash = Clash(tuple(map(before, pair)), tuple(vocabulary.decode(tokens[list(pair)] - 1)), tuple(map(phase, pair)))
-    return Horizon(known + 1, clash, dict(Counter(phase(int(place)) for place in places).most_common()))
+
+def _by_phase(trajectories: Sequence[Trajectory], starts: np.ndarray, places: np.ndarray,
+              need: np.ndarray) -> dict[str, np.ndarray]:
+    """The needs of the decisions at growing places, by phase."""
+    found: dict[str, list[np.ndarray]] = {}
+    for trajectory, start, end in zip(trajectories, starts, starts[1:], strict=False):
+        marks = [int(start) + position for position, _ in trajectory.phases]
+        cuts = np.searchsorted(places, [int(start), *marks, int(end)])
+        for name, low, high in zip(("", *(name for _, name in trajectory.phases)), cuts, cuts[1:], strict=False):
+            if high > low:
+                found.setdefault(name, []).append(need[low:high])
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _back(numbers: np.ndarray, position: np.ndarray, at: np.ndarray, steps: np.ndarray | int) -> np.ndarray:
+    """Numbers of the contexts that end `steps` before the places `at`; 0 beyond the start of a trajectory."""
+    return np.where(steps <= position[at], numbers[np.maximum(at - steps, 0)], 0)
+
+
+def _shared(doubled: Sequence[np.ndarray], position: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How many tokens the contexts that end at `a` and those at `b` share, the newest ones; no more than there are."""
+    shared = np.zeros(len(a), dtype=np.int64)
+    for exponent in reversed(range(len(doubled))):
+        same = _back(doubled[exponent], position, a, shared) == _back(doubled[exponent], position, b, shared)
+        shared += same * 2**exponent
+    return np.minimum(shared, position[a] + 1)
+
+
+def _nearest(shared: np.ndarray, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each decision in a row of them the last one before it that is another: how much the two share, and its place
+    in the row; -1 where there is none.
+
+    shared: int64 [P - 1], of each and the next, which is less the further apart they are
+    """
+    change = following[1:] != following[:-1]
+    run = np.concatenate([[0], np.cumsum(change)])
+    high = int(shared.max(initial=0)) + 1
+    lift = (run[-1] - run[1:]) * high  # each run's are all below those of the runs before it
+    least = np.minimum.accumulate(shared + lift) - lift
+    first = np.concatenate([[0], np.flatnonzero(change) + 1])  # of each run
+    none = run == 0
+    return (np.where(none, -1, np.concatenate([[-1], least])), np.where(none, -1, first[run] - 1))
 
 
 def _pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Equal numbers for equal pairs, from 1 on."""
+    """Equal numbers for equal pairs, from 1 on, in the pairs' order."""
     return np.unique(a * (int(b.max()) + 1) + b, return_inverse=True)[1].astype(np.int64) + 1
-
-
-def _ambiguous(contexts: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """Which places, bool [n], share their context with a place that another token follows."""
-    count = int(contexts.max()) + 1
-    low, high = np.full(count, np.iinfo(np.int64).max), np.zeros(count, dtype=np.int64)
-    np.minimum.at(low, contexts, following)
-    np.maximum.at(high, contexts, following)
-    return (low < high)[contexts]
 
 
 def kind_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:

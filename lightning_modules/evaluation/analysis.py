@@ -12,7 +12,8 @@ from length_gen.datamodules.trajectory import Trajectory
 
 def horizons(task: Task, lengths: Sequence[int], problems: int, seed: int) -> Iterator[dict[str, Any]]:
     """A row for each length and variant: `horizon` of the variant's own trajectories up to that length, held against
-    the contexts of all variants' (which training mixes); the rest of that length alone.
+    the contexts of all variants' (which training mixes), with how many decisions each phase has and what the one needs
+    that needs most; the rest of that length alone.
 
     problems: validation problems of each length and variant
     """
@@ -28,6 +29,7 @@ def horizons(task: Task, lengths: Sequence[int], problems: int, seed: int) -> It
         for variant, trajectories in here.items():
             found = horizon(all_so_far, vocabulary, [other == variant for other in variants])
             row = {"length": length, "variant": variant, "horizon": found.horizon, "phases": found.phases,
+                   "needs": {phase: {"decisions": count, "need": need} for phase, (count, need) in found.needs.items()},
                    "clash": None, "tokens": sum(len(t.tokens) for t in trajectories) / len(trajectories),
                    "turns": sum(t.turns() for t in trajectories) / len(trajectories),
                    "shares": kind_shares(trajectories)}

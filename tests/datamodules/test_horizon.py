@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from length_gen.datamodules.horizon import horizon, verdict
+from length_gen.datamodules.horizon import horizon, needs, verdict
 from length_gen.datamodules.tasks import Addition, Copy, Multiplication, Sort
 from length_gen.datamodules.tokens import PREDICTED
 from length_gen.datamodules.trajectory import Trajectory
@@ -103,3 +103,40 @@ def test_beacons_bound_the_horizon(every):
     line = by_variant(horizons(Addition(5, f"beacons_{every}"), [5, 30, 60], 20, 0))["n + m"]
     assert every < line[30] == line[60] <= every + 3
     assert by_variant(horizons(Addition(5, "paper"), [5, 30, 60], 20, 0))["n + m"][60] > 120
+
+
+def test_what_each_decision_needs_equals_the_definition():
+    rng, vocabulary = random.Random(3), Vocabulary("abc")
+    for _ in range(60):
+        chosen = [Trajectory(list(rng.choices("ab", k=size)), bytearray(rng.choices([1, 2, 3, 4], k=size)), [(0, "x")])
+                  for size in rng.choices(range(2, 12), k=3)]
+        said = [(t.tokens[:i], t.tokens[i]) for t in chosen for i, kind in enumerate(t.kinds)
+                if kind in PREDICTED and i]
+
+        def last(before, k):
+            return tuple(before[-k:] if k else ()) if len(before) >= k else ("start", *before)
+
+        expected = [next((k for k in range(14) if all(last(other, k) != last(before, k) or token == follows
+                                                      for other, token in said)), None) for before, follows in said]
+        if None not in expected:  # else one trajectory's whole past equals another's
+            found = needs(chosen, vocabulary)
+            assert found.needs.tolist() == expected
+            tokens = [token for t in chosen for token in t.tokens]
+            for place, need, partner in zip(found.places, found.needs, found.partners, strict=True):
+                assert (partner < 0) == (need == 0) and (need == 0 or tokens[place] != tokens[partner])
+            assert horizon(chosen, vocabulary).needs == ({"x": (len(said), max(expected))} if said else {})
+
+
+def test_the_needs_of_phases_of_addition_in_both_styles():
+    """By hand: in style local a digit in a walk is followed by a move whatever stands before it, and a column's sum
+    digit waits for the carry 7 tokens back; in style paper the end of the question is read in two phases, and which it
+    is shows at the start of the walk, 3 tokens a digit before."""
+    found = {}
+    for style in ("local", "paper"):
+        task = Addition(5, style)
+        trajectories = [task.record(task.problem("validation", 0, n, i)) for n in (5, 20) for i in range(40)]
+        found[style] = horizon(trajectories, task.vocabulary()).needs
+    assert found["local"]["add"][1] == 7 and found["local"]["find_plus"][1] <= 3
+    assert found["paper"]["find_answer"][1] == found["paper"]["add"][1] == 66 and found["paper"]["find_plus"][1] <= 3
+    assert sum(count for count, _ in found["paper"].values()) == sum(
+        kind in PREDICTED for trajectory in trajectories for kind in trajectory.kinds)
