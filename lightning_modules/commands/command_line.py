@@ -27,7 +27,13 @@ from length_gen.lightning_modules.runs.checkpoints import ReadOnce, check_conten
 from length_gen.lightning_modules.runs.folders import MATTERS, RunFolder, differences, logger_configs
 from length_gen.lightning_modules.runs.load import Run
 from length_gen.lightning_modules.runs.trust import import_only
-from length_gen.lightning_modules.training.callbacks import DataWait, LastCheckpoint, LengthGeneralization, RunProgress
+from length_gen.lightning_modules.training.callbacks import (
+    DataWait,
+    LastCheckpoint,
+    LengthGeneralization,
+    Peers,
+    RunProgress,
+)
 from length_gen.lightning_modules.training.callbacks.last_checkpoint import run_folder
 from length_gen.tools import UserError
 
@@ -103,7 +109,7 @@ class CLI(LightningCLI):
             raise UserError(f"the trainer cannot be built: {what}{' '.join(str(error).split())}") from error
         # Here, so that --trainer.enable_progress_bar false still means none.
         trainer.callbacks[:] = [RunProgress() if isinstance(c, ProgressBar) else c for c in trainer.callbacks]
-        trainer.callbacks.insert(0, DataWait())
+        trainer.callbacks[:0] = [Peers(), DataWait()]
         return trainer
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

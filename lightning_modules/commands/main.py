@@ -28,6 +28,7 @@ from length_gen.lightning_modules.errors import is_lost_process
 from length_gen.lightning_modules.reporting.report import report
 from length_gen.lightning_modules.runs.sweep import sweep
 from length_gen.lightning_modules.training.callbacks import REQUEUE, LastCheckpoint
+from length_gen.lightning_modules.training.callbacks.peers import LINE
 from length_gen.tools import UserError
 
 warnings.filterwarnings("ignore", ".*does not have many workers.*")  # on the CPU none is right
@@ -90,7 +91,7 @@ def told(error: Exception) -> str:
         case MemoryError():
             return "what is asked for does not fit in this machine's memory: give smaller sizes or lengths"
         case RuntimeError() if is_lost_process(error):
-            return f"another process of this run has ended, see its message ({text[:200]})"
+            return f"{LINE} ({text[:200]})"
         case torch.distributed.DistError():
             return (f"the processes cannot reach each other ({text[:300]}): give another port, such as "
                     f"MASTER_PORT=29600")

@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from length_gen.lightning_modules.errors import is_lost_process
 from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
 from length_gen.tools import UserError
 from length_gen.tools.files import atomic_path, read_text
@@ -161,6 +162,8 @@ class LastCheckpoint(Checkpoint):
             if trainer.is_global_zero:
                 replace(partial, path, self._whole)
         except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError where the disk is full
+            if is_lost_process(error):
+                raise
             partial.unlink(missing_ok=True)
             kept = f"; {path} is still the one before" if path.is_file() else ""
             raise UserError(f"cannot write {path} ({' '.join(str(error).split())[:200]}){kept}: make room, then go on "

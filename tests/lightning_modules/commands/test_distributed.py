@@ -8,13 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from lightning import Callback
 
+from length_gen.lightning_modules.provenance import CHECKPOINT
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 from length_gen.lightning_modules.training.callbacks.last_checkpoint import AGREEMENT, REQUEUE
+from length_gen.lightning_modules.training.callbacks.peers import LINE
 from length_gen.tools import UserError
 from tests.commands import ROOT, TINY, run, start, wait_for
 
@@ -154,6 +158,48 @@ def test_the_error_of_one_rank_ends_all(tmp_path, failing):
     assert "this rank has failed" in commands[failing].stderr
     assert "error: another process of this run has ended" in commands[1 - failing].stderr
     assert "Traceback" not in commands[1 - failing].stderr
+
+
+class Evaluates(Callback):
+    """Shows by a file that the evaluation after the training begins, in which rank SLEEPS does nothing for long."""
+
+    def on_train_end(self, trainer, pl_module):
+        (Path(trainer.log_dir) / f"evaluates{trainer.global_rank}").touch()
+        if os.environ.get("SLEEPS") == str(trainer.global_rank):
+            time.sleep(1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="needs two GPUs"))])
+@pytest.mark.parametrize(("killed", "sleeps"), [(0, None), (1, None), (0, 1), (1, 1)])
+def test_where_one_rank_is_killed_the_other_ends_and_what_was_saved_is_there(tmp_path, accelerator, killed, sleeps):
+    """In the training; in the evaluation, where the other asks nobody anything; and where it waits for this one."""
+    long = [] if sleeps else ["--trainer.max_steps", "100000", "--checkpoint.every_n_steps", "2",
+                              "--trainer.val_check_interval", "1000"]
+    commands = start_ranks(2, "--trainer.strategy", "ddp", "--trainer.accelerator", accelerator, *long,
+                           f"--trainer.callbacks+={__name__}.Evaluates", cwd=tmp_path,
+                           by=lambda *given: torchrun(*given) | {"SLEEPS": str(sleeps)})
+    run_of, other = tmp_path / "runs/add/version_0", commands[1 - killed]
+    checkpoint = wait_for(run_of / CHECKPOINT, command=other)
+    if sleeps:
+        for rank in range(2):
+            wait_for(run_of / f"evaluates{rank}", command=other)
+        assert other.wait(2) is None
+    begun = time.monotonic()
+    commands[killed].send(signal.SIGKILL)
+    code = other.wait(60)
+    seconds = time.monotonic() - begun
+    for command in commands:
+        command.kill()
+    assert code == 2 and seconds < 30, other.stderr[-2000:]
+    assert other.stderr.count(f"error: {LINE}") == 1 and "Traceback" not in other.stderr, other.stderr[-2000:]
+    step = load_checkpoint(checkpoint)["global_step"]
+    assert step == 6 if sleeps else step >= 2
+    rest = run_of.with_name("rest")
+    result = run("fit", *TINY, "--trainer.max_steps", str(step + 2), "--ckpt_path", str(checkpoint),
+                 "--trainer.logger.version", rest.name, cwd=tmp_path)
+    assert result.returncode == 0 and load_checkpoint(rest / CHECKPOINT)["global_step"] == step + 2, result.stderr
 
 
 def test_sigterm_to_one_rank_stops_all_after_the_same_step(tmp_path):

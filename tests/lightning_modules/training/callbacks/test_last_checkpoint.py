@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 from length_gen.lightning_modules.runs.folders import newest_checkpoint
-from length_gen.lightning_modules.training.callbacks.last_checkpoint import replace
+from length_gen.lightning_modules.training.callbacks.last_checkpoint import LastCheckpoint, replace
 from length_gen.tools import UserError
 
 
@@ -56,3 +57,16 @@ def test_a_torn_checkpoint_never_takes_the_place_of_the_one_before(tmp_path):
         (tmp_path / name).write_bytes(b"torn")
     with pytest.raises(UserError, match="is not a whole checkpoint"):
         newest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("error", "raised", "message"), [
+    (RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"), RuntimeError, "gloo"),
+    (RuntimeError("[enforce fail at inline_container.cc:595] . unexpected pos"), UserError, "make room"),
+    (OSError(28, "No space left on device"), UserError, "make room")])
+def test_a_process_that_was_lost_while_saving_is_not_a_full_disk(tmp_path, error, raised, message):
+    def fail(*arguments, **settings):
+        raise error
+
+    trainer = SimpleNamespace(save_checkpoint=fail, log_dir=str(tmp_path), global_step=3, default_root_dir="")
+    with pytest.raises(raised, match=message):
+        LastCheckpoint()._save(trainer)
