@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from length_gen.lightning_modules.evaluation.metrics import wilson_interval
+from length_gen.lightning_modules.reporting.beacons import beacons_section
 from length_gen.lightning_modules.reporting.claims import (
     PAPER,
     STYLES,
@@ -25,6 +26,7 @@ from length_gen.lightning_modules.reporting.claims import (
     summary,
 )
 from length_gen.lightning_modules.reporting.details import REACH, growth, training
+from length_gen.lightning_modules.reporting.first_errors import first_errors_section
 from length_gen.lightning_modules.reporting.pages import Pages
 from length_gen.lightning_modules.reporting.plots import growth_figure, reach_figure, seeds_figure
 from length_gen.lightning_modules.reporting.results import PASSES, Curve, Run, models, read_results
@@ -53,6 +55,7 @@ def overview(pages: Pages, runs: Sequence[Run], everything: Sequence[Curve], row
         "",
         *against(everything, rows, horizons), *summary(everything),
         *paper_section(pages, everything, rows, queue), *lengths_section(pages, everything, horizons),
+        *beacons_section(pages, everything, horizons), *first_errors_section(pages, runs, horizons),
         *settings_section(pages, everything), *sizes_section(pages, everything),
         *passes_section(pages, everything),
         *(["## All of it", "", *(f"- {kind}: {', '.join(links)}." for kind, links in more.items())] if more else [])])

@@ -203,3 +203,27 @@ def margins_figure(lines: Mapping[str, Sequence[Sequence[float]]], what: str) ->
     axes.set_ylabel("least margin (logits)")
     write_head(axes, what if len(lines) > 1 else f"{what}: {label}", len(lines), False)
     return figure
+
+
+def rates_figure(lines: Mapping[str, tuple[float, float, float, float]], what: str) -> Figure:
+    """A share beside the one that chance would give, a line for each label.
+
+    lines: label -> share, share by chance, and the ends of the share's interval
+    """
+    figure = Figure(figsize=(6.4, 1.1 + 0.42 * len(lines)), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(lines))[::-1]
+    for y, (share, base, low, high) in zip(places, lines.values(), strict=True):
+        axes.plot([100 * low, 100 * high], [y, y], color=COLOURS[0], linewidth=1.4, alpha=0.6, zorder=2)
+        axes.plot([100 * share], [y], MARKERS[0], color=COLOURS[0], markersize=7, zorder=3, clip_on=False,
+                  label="measured" if y == places[0] else None)
+        axes.plot([100 * base], [y], "|", color="0.2", markersize=14, markeredgewidth=2, zorder=4, clip_on=False,
+                  label="if all decisions were alike" if y == places[0] else None)
+    axes.set_yticks(places, list(lines))
+    axes.set_ylim(-0.6, len(lines) - 0.4)
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel(what)
+    axes.grid(axis="x", color="0.9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8.5)
+    return figure

@@ -18,8 +18,9 @@ A file of claims (docs/claims.yaml) has
 
 Paths start at the working folder. `values` and `rows` are JMESPath expressions, with `divide(a, b)`, `subtract(a, b)`
 and `round(a, digits)` beside its own functions, on the file's content; on a list of contents where `from` has a `*`, on
-a mapping from stems to contents where it is a list of files. `curves`, `paper` and `grid` are the report's own: every
-recipe, the rows of the paper's tables, and the seeds that each cell of its grid has. Where a line of a document ends
+a mapping from stems to contents where it is a list of files. The report's own are `curves`, `paper`, `grid`, `beacons`
+and `first_errors`: every recipe, the rows of the paper's tables, the seeds that each cell of its grid has, the rows of
+style `beacons_K`, and how often models err first where they must look furthest back. Where a line of a document ends
 does not matter.
 """
 

@@ -1,9 +1,11 @@
 """The command `report`: docs/results.md and the pages under docs/results/ from the files in results/, nothing else."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from length_gen.lightning_modules.reporting.beacons import beacons
 from length_gen.lightning_modules.reporting.claims import paper_grid, paper_rows, row_summary
 from length_gen.lightning_modules.reporting.details import (
     benchmark_page,
@@ -14,6 +16,7 @@ from length_gen.lightning_modules.reporting.details import (
     recipes_page,
 )
 from length_gen.lightning_modules.reporting.explorer import write_explorer
+from length_gen.lightning_modules.reporting.first_errors import failures, grouped
 from length_gen.lightning_modules.reporting.overview import overview
 from length_gen.lightning_modules.reporting.pages import Pages
 from length_gen.lightning_modules.reporting.prose import documents
@@ -62,7 +65,9 @@ def report(results: str = "results", out: str = "docs/results.md", queue: str = 
     if (claims := Path(out).with_name("claims.yaml")).is_file():
         texts, wrong = documents(claims, {
             "curves": [curve.summary() for curve in everything], "paper": [row_summary(row) for row in rows],
-            "grid": [seeds for _, *cells in paper_grid(rows)[1] for seeds in cells]})
+            "grid": [seeds for _, *cells in paper_grid(rows)[1] for seeds in cells],
+            "beacons": beacons(everything, horizons),
+            "first_errors": {name: asdict(one) for name, one in grouped(failures(runs, horizons)[0]).items()}})
         pages.texts |= texts
     if not check:
         pages.write()
