@@ -117,6 +117,7 @@ class Rates:
 
     @property
     def difference(self) -> float:
+        """Hit less base."""
         return self.hit - self.base
 
 
