@@ -122,6 +122,35 @@ def test_ranks_share_the_rows_of_one_batch(world):
         assert all(torch.equal(part["size"], batch["size"]) for part in parts)
 
 
+@pytest.mark.parametrize("task", [Addition(5), Mixture([Copy(4), LogicalGraph(6)])], ids=lambda task: task.name)
+def test_a_run_goes_on_with_other_numbers_of_processes(task):
+    """Step by step its ranks together have the trajectories that are drawn by hand, each once, whole, on one rank."""
+    steps, position = [], None
+    for world, count in ((2, 2), (1, 1), (4, 2), (3, 2)):  # so many steps of so many ranks, after the ones before
+        loop, parts = fit_loop(), []
+        for rank in range(world):
+            data = TrajectoryDataModule(task, batch_size=8, row_length=576, seed=7, num_workers=0)
+            data.trainer = SimpleNamespace(global_rank=rank, world_size=world, fit_loop=loop, training=True,
+                                           state=SimpleNamespace(fn="fit"),
+                                           strategy=SimpleNamespace(root_device=torch.device("cpu")))
+            if position:
+                data.load_state_dict(position)
+            loop.epoch_loop.batch_progress.total.processed = position["batches"] if position else 0
+            batches = list(itertools.islice(data.train_dataloader(), count))
+            for batch in batches:
+                data.on_before_batch_transfer(batch, 0)
+            parts.append([trajectories(task, batch) for batch in batches])
+        steps += [list(itertools.chain(*own)) for own in zip(*parts, strict=True)]
+        loop.epoch_loop.batch_progress.total.processed += count
+        position = data.state_dict()
+    assert position["trajectories"] == len(steps) * data.batch_trajectories == sum(map(len, steps))
+    assert data.seen.summary()["trajectories"] == position["trajectories"]  # as the last rank has counted them
+    for step, found in enumerate(steps):
+        drawn = range(step * data.batch_trajectories, (step + 1) * data.batch_trajectories)
+        problems = (task.sample_training(random.Random(f"training/7/{index}")) for index in drawn)
+        assert sorted(found) == sorted(tuple(task.record(problem).tokens) for problem in problems)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_goes_on_where_the_one_before_ended(workers):
     """Lightning begins the loader again after `limit_train_batches`."""
