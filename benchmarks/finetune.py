@@ -2,14 +2,16 @@
 
     python run.py collect trajectories/interactive --count 200     # on a machine with bubblewrap
     python benchmarks/finetune.py --devices 2                      # GPUs: about 2 minutes
+    python benchmarks/finetune.py --devices 2 --strategies ddp     # every GPU has all of the weights and the optimizer
     python benchmarks/finetune.py --devices 2 --tiny               # CPU processes and tiny models, to try it
 
 The weights are random, in the shape and the format of state-spaces/mamba-1.4b and EleutherAI/pythia-1.4b, and of the
 tokenizer's 50,277 tokens only the bytes are used: what counts here is that steps of 8,192 tokens a device fit, and how
-long they take, with weights and optimizer shared out over the devices (FSDP). Prints a table and writes
-results/benchmarks/finetune.json.
+long they take, with weights and optimizer shared out over the devices (fsdp), or not (ddp). Prints a table and writes
+results/benchmarks/finetune.json, where what was not measured again stays.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from length_gen.lightning_modules.reporting.benchmark import Records, arguments
 
 ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()
+STRATEGIES = {"fsdp": ["--config", str(ROOT / "configs/trainer/fsdp.yaml")], "ddp": ["--trainer.strategy", "ddp"]}
 VOCABULARY = {"mamba1.4b": 50280, "pythia1.4b": 50304}
 TOKENS = 50277
 """Of the tokenizer that both have."""
@@ -37,7 +40,7 @@ TOKENS = 50277
 def main() -> None:
     """Finetune each model in processes that torchrun starts."""
     options = arguments(
-        __doc__, "finetune", devices=2, models=VOCABULARY,
+        __doc__, "finetune", devices=2, models=VOCABULARY, strategies=(["fsdp"], ", ".join(STRATEGIES)),
         trajectories=("trajectories/interactive", "that collect wrote"),
         steps=(4, "of the optimizer, the first of which is not timed"),
         accumulate=(4, "rows of a step, for each device"), tiny=False,
@@ -45,14 +48,15 @@ def main() -> None:
     if options.worker:
         work(json.loads(options.worker))
         return
-    records = Records(options.out, "cuda" if GPU else "cpu")
-    for name in options.models:
+    records = Records(options.out, "cuda" if GPU else "cpu", ("what", "devices"))
+    for name, strategy in itertools.product(options.models, options.strategies):
         with tempfile.TemporaryDirectory() as folder:
             pretrain(name, options.tiny, folder)
             result = Path(folder, "result.json")
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
                        str(options.devices), __file__, "--worker",
-                       json.dumps(vars(options) | {"name": name, "folder": folder, "result": str(result)})]
+                       json.dumps(vars(options) | {"name": name, "strategy": strategy, "folder": folder,
+                                                   "result": str(result)})]
             subprocess.run(command, check=True, cwd=ROOT)
             records.add(json.loads(result.read_text()))
     records.show()
@@ -95,9 +99,9 @@ def work(settings: dict[str, Any]) -> None:
     """One process of the finetuning; rank 0 writes the result."""
     row_length = 256 if settings["tiny"] else 8192
     arguments = ["--config", str(ROOT / f"configs/codefix_{settings['name']}.yaml"),
-                 "--config", str(ROOT / "configs/trainer/fsdp.yaml"),
-                 "--data.task.trajectories", settings["trajectories"], "--data.task.tokenizer",
-                 settings["folder"], "--data.task.unsandboxed", "true", "--model.backbone.name", settings["folder"],
+                 *STRATEGIES[settings["strategy"]], "--data.task.trajectories", settings["trajectories"],
+                 "--data.task.tokenizer", settings["folder"], "--data.task.unsandboxed", "true",
+                 "--model.backbone.name", settings["folder"],
                  "--data.batch_size", str(settings["devices"]), "--data.row_length", str(row_length),
                  "--trainer.devices", str(settings["devices"]), "--trainer.max_steps", str(settings["steps"]),
                  "--trainer.accumulate_grad_batches", str(settings["accumulate"]),
@@ -115,7 +119,8 @@ def work(settings: dict[str, Any]) -> None:
         seconds = (meter.times[-1] - meter.times[0]) / (len(meter.times) - 1)
         tokens = settings["accumulate"] * settings["devices"] * (row_length - 1)
         Path(settings["result"]).write_text(json.dumps({
-            "what": settings["name"], "devices": settings["devices"], "parameters": parameters,
+            "what": settings["name"] + f", {settings['strategy']}" * (settings["strategy"] != "fsdp"),
+            "devices": settings["devices"], "parameters": parameters,
             "rows of a step": settings["accumulate"] * settings["devices"], "row length": row_length,
             "seconds a step": seconds, "tokens/s": tokens / seconds,
             "peak GiB a device": torch.cuda.max_memory_allocated() / 2**30 if GPU else None,

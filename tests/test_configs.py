@@ -3,13 +3,14 @@
 import json
 import re
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from length_gen.lightning_modules.commands.arguments import Arguments
-from length_gen.lightning_modules.commands.command_line import CLI
+from length_gen.lightning_modules.commands.command_line import CLI, PATIENCE
 from length_gen.lightning_modules.commands.main import main
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 from length_gen.lightning_modules.training.sharding import FullyShard
@@ -26,6 +27,17 @@ def test_every_key_of_a_config_says_what_it_is():
         if path.parent.name != "sweeps":
             bare = re.findall(r"^ *\w+: [^#\n]+$", path.read_text(encoding="utf-8"), flags=re.M)
             assert not bare, f"{path.name}: {bare}"
+
+
+@pytest.mark.parametrize(("strategy", "patience"), [
+    (["--trainer.strategy", "ddp"], PATIENCE), (["--config", str(ROOT / "configs/trainer/fsdp.yaml")], PATIENCE),
+    (["--trainer.strategy", "DDPStrategy", "--trainer.strategy.timeout", "0:02:00"], timedelta(minutes=2))],
+    ids=["ddp", "fsdp", "own"])
+def test_a_rank_waits_for_the_others_for_long(strategy, patience):
+    """One problem of an evaluation may take longer than PyTorch's half an hour; a time that the user gives stays."""
+    arguments = ["--config", str(ROOT / "configs/add.yaml"), "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    cli = CLI("fit", Arguments([*arguments, *strategy]))
+    assert cli.trainer.strategy._timeout == patience > timedelta(0)
 
 
 @pytest.mark.parametrize("configs", EXPERIMENTS + OVERLAYS, ids=" ".join)

@@ -5,12 +5,14 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import lightning
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
@@ -40,6 +42,11 @@ from length_gen.tools import UserError
 TRUST = ("A configuration is a program. One that you name may import anything, one of a run folder only this suite, "
          "Lightning, and what you name with --trusted_packages, with commas between; with that option, so may those "
          "that you name.")
+
+
+PATIENCE = timedelta(hours=6)
+"""How long a rank waits for another, where PyTorch would end it after half an hour: one problem of many million tokens,
+which nobody can share, may take longer. Of ranks that died `Peers` tells."""
 
 
 class Trainer(lightning.Trainer):
@@ -110,6 +117,8 @@ class CLI(LightningCLI):
         # Here, so that --trainer.enable_progress_bar false still means none.
         trainer.callbacks[:] = [RunProgress() if isinstance(c, ProgressBar) else c for c in trainer.callbacks]
         trainer.callbacks[:0] = [Peers(), DataWait()]
+        if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:
+            trainer.strategy._timeout = PATIENCE
         return trainer
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
