@@ -87,7 +87,7 @@ def main() -> None:
         for devices in options.devices:
             strategies = options.strategies if devices > 1 else ["alone"]
             result = launch(vars(options) | {"model": model, "strategies": strategies, "devices": devices,
-                                             "problems": max(options.devices) * 64 - 1 if GPU else 13})
+                                             "problems": max(options.devices) * 32 - 1 if GPU else 13})
             one = one or result
             for name in strategies if "training" in options.what else ():
                 records.add({"what": f"{model}, {name}", "devices": devices}

@@ -110,7 +110,9 @@ def _outcomes(backbone: Backbone, data: TrajectoryDataModule, share: Sequence[tu
     drafts = [reference.tokens if number >= UNDRAFTED else None
               for number, reference in zip(numbers, references, strict=True)]
     rows = rollout(backbone, vocabulary, task, budgets, batch_size, decoding, progress, drafts)
-    return [judge(row, task, reference) for row, reference in zip(rows, references, strict=True)]
+    outcomes = [judge(row, task, reference) for row, reference in zip(rows, references, strict=True)]
+    watch(total, total)  # from here on this rank waits for the others
+    return outcomes
 
 
 def _streamed(backbone: Backbone, data: TrajectoryDataModule, problems: Sequence[Problem], length: int, total: int,
