@@ -44,7 +44,7 @@ def verify(backbone: Backbone, vocabulary: Vocabulary, references: Sequence[Traj
     for start in range(0, len(references), batch_size):
         batch = references[start : start + batch_size]
         verification = Verification(backbone, len(batch))
-        for rows in _chunks(batch, vocabulary, chunk_size):
+        for rows in blocks_of(batch, vocabulary, chunk_size):
             verification.take(rows)
             progress(sum(len(row.ids) for row in rows if row))
         outcomes += verification.outcomes()
@@ -172,7 +172,7 @@ class Verification:
         return content["done"]
 
 
-def _chunks(references: Sequence[Trajectory], vocabulary: Vocabulary, size: int) -> Iterator[list[Block | None]]:
+def blocks_of(references: Sequence[Trajectory], vocabulary: Vocabulary, size: int) -> Iterator[list[Block | None]]:
     """Whole trajectories as the blocks that `RecordedRows` would give."""
     rows = [(torch.from_numpy(vocabulary.encode(r.tokens).astype(np.int32)),
              torch.from_numpy(np.isin(np.frombuffer(r.kinds, dtype=np.uint8), list(PREDICTED)))) for r in references]
