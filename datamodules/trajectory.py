@@ -22,7 +22,8 @@ trajectory however long the problem is.
 
 Between the two is `beacons_K` (`beacons`), K a number from 1 on: the tool says `[TICK]` every K tokens (`tools.Clock`),
 and the command after a tick carries its phase, the others do not. What a command means then follows from a window of
-about K tokens; without an end to K it is style `paper`."""
+about K tokens; without an end to K it is style `paper`. In `beacons_K_random` the clock of each problem begins at a
+time of its own: in `beacons_K` short problems have ticks at some steps only, and longer ones at others."""
 
 MANY, FEW = 8192, 64
 """Rounds that are recorded at once, and how many there must be for it to pay."""
@@ -40,10 +41,10 @@ Taken = tuple[list[str], bytearray, list[tuple[int, str]]]
 """Part of a trajectory: tokens, kinds, and phases with their positions in it, the first at 0."""
 
 
-def beacons(style: str) -> int | None:
-    """The K of style `beacons_K`; None for other styles."""
-    found = re.fullmatch(r"beacons_([1-9][0-9]{0,8})", style, re.ASCII)
-    return int(found[1]) if found else None
+def beacons(style: str) -> tuple[int, bool] | None:
+    """Of style `beacons_K` or `beacons_K_random` the K, and whether it is the latter; None for other styles."""
+    found = re.fullmatch(r"beacons_([1-9][0-9]{0,8})(_random)?", style, re.ASCII)
+    return (int(found[1]), bool(found[2])) if found else None
 
 
 @dataclass(slots=True)

@@ -175,7 +175,7 @@ class ToolTask(Task):
     attributes below, and defines the abstract methods.
 
     max_length: complexity up to which training problems go
-    style:      `paper`, `local` or `beacons_K`, see `datamodules.trajectory.STYLES`
+    style:      `paper`, `local`, `beacons_K` or `beacons_K_random`, see `datamodules.trajectory.STYLES`
     setting:    one of `datamodules.settings.SETTINGS`, or your own
     """
 
@@ -190,8 +190,8 @@ class ToolTask(Task):
             raise UserError(f"task {type(self).__name__} has no {missing[0]}: set it in the class, see "
                             f"length_gen.datamodules.tasks.base")
         if style not in STYLES and not beacons(style):
-            raise UserError(f"unknown style {style!r}: the styles are {', '.join(STYLES)}, and beacons_K with a "
-                            f"number K from 1 on")
+            raise UserError(f"unknown style {style!r}: the styles are {', '.join(STYLES)}, and beacons_K or "
+                            f"beacons_K_random with a number K from 1 on")
         if isinstance(setting, str) and setting not in SETTINGS:
             raise UserError(f"unknown setting {setting!r}: {self.name} has {', '.join(SETTINGS)}, and your own by "
                             f"its import path")
@@ -244,7 +244,7 @@ class ToolTask(Task):
 
     def clocked(self) -> Tool:
         """A new tool of the interactive setting, with a clock where the style has one."""
-        return Clock(self.memory(), beacons(self.style)) if self.ticked else self.memory()
+        return Clock(self.memory(), *beacons(self.style)) if self.ticked else self.memory()
 
     def record(self, problem: Problem, noise: Noise | None = None, sink: Sink | None = None) -> Trajectory:
         """What the setting makes of it. Raises UserError for noise where there can be none."""

@@ -17,11 +17,12 @@ def beacons(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) -> 
     """Rows of a table, of the experiments `<task>_beacons_<n>`: problem, size, K (style `paper` has none), horizon and
     how far."""
     rows = []
-    for c in sorted((c for c in everything if re.fullmatch(r".+_beacons_\d+", c.experiment)),
-                    key=lambda c: (c.task, c.variant, c.backbone, c.style == "paper", natural(c.style))):
+    for c in sorted((c for c in everything if _shown(c)), key=lambda c: (
+            c.task, c.trained, c.variant, c.backbone, c.style == "paper", natural(c.style))):
         known = horizon_of(c, horizons)
-        rows.append({"problem": " ".join(filter(None, (c.task, c.variant))), "size": c.backbone.partition(" ")[2],
-                     "style": c.style, "K": c.style.removeprefix("beacons_") if c.style != "paper" else NOTHING,
+        rows.append({"problem": " ".join(filter(None, (c.task, c.variant))), "trained": str(c.trained),
+                     "size": c.backbone.partition(" ")[2],
+                     "style": c.style, "K": _every(c) or NOTHING,
                      "horizon": (f"{known[1]:,}" + ", growing" * known[0].startswith("growing")) if known else NOTHING,
                      "seeds": str(len(c.exact)), "exact": ends(c.outcomes()),
                      "each": ", ".join(f"{reached:,}" for reached, _ in c.outcomes())})
@@ -35,14 +36,24 @@ def beacons_section(pages: Pages, everything: Sequence[Curve], horizons: Sequenc
         return []
     lines: defaultdict[str, dict[float, list[tuple[int, bool]]]] = defaultdict(dict)
     for c in everything:
-        if re.fullmatch(r".+_beacons_\d+", c.experiment) and c.style != "paper" and "structured" not in c.variant:
-            label = ", ".join([" ".join(filter(None, (c.task, c.variant))), c.backbone.partition(" ")[2]])
-            lines[label][int(c.style.removeprefix("beacons_"))] = c.outcomes()
+        if _shown(c) and _every(c):
+            label, every = f"{c.task} <= {c.trained}, {c.backbone.partition(' ')[2]}", int(_every(c).partition(" ")[0])
+            lines[label].setdefault(every, []).extend(c.outcomes())  # of all variants
     return ["## The horizon as a knob", "",
-            "Style `beacons_K` repeats the phase every K tokens; style `paper` is the same without. Each seed:", "",
+            "Style `beacons_K` repeats the phase every K tokens, style `paper` never; *random*: each problem's clock "
+            "begins at a time of its own. Each seed:", "",
             *(pages.picture("beacons", "how far, by K", partial(
                 growth_figure, dict(sorted(lines.items())), "K: tokens between two phases", "style beacons_K",
                 "exact up to"), main=True) if any(len(line) > 1 for line in lines.values()) else []),
-            *table(["problem", "size", "K", "horizon (tokens)", "seeds", "exact up to", "each seed"],
-                   [[row[key] for key in ("problem", "size", "K", "horizon", "seeds", "exact", "each")]
+            *table(["problem", "trained up to", "size", "K", "horizon (tokens)", "seeds", "exact up to", "each seed"],
+                   [[row[key] for key in ("problem", "trained", "size", "K", "horizon", "seeds", "exact", "each")]
                     for row in rows])]
+
+
+def _shown(curve: Curve) -> bool:
+    return bool(re.fullmatch(r".+_beacons_\d+", curve.experiment)) and "structured" not in curve.variant
+
+
+def _every(curve: Curve) -> str:
+    """The K of a style, with how its clock begins; nothing for style `paper`."""
+    return curve.style.removeprefix("beacons_").replace("_", " ") if curve.style != "paper" else ""

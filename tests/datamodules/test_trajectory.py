@@ -50,9 +50,10 @@ def test_beacons_by_hand():
     assert Addition(5, "beacons_999999999").record(problem).tokens == Addition(5, "paper").record(problem).tokens
 
 
+@pytest.mark.parametrize("start", ["", "_random"])
 @pytest.mark.parametrize("every", [1, 7, 40])
-def test_beacons_are_answered_by_the_tool_with_mistakes_and_without_it(every):
-    rng, style = random.Random(0), f"beacons_{every}"
+def test_beacons_are_answered_by_the_tool_with_mistakes_and_without_it(every, start):
+    rng, style = random.Random(0), f"beacons_{every}{start}"
     for task in (Addition(5, style), Multiplication(5, style), Turing("add", 5, style), Addition(5, style, "no_tool")):
         vocabulary, marked = task.vocabulary(), set()
         for i in range(20):
@@ -70,11 +71,23 @@ def test_beacons_are_answered_by_the_tool_with_mistakes_and_without_it(every):
         assert marked or every == 40
 
 
+def test_a_clock_that_begins_at_random_ticks_at_any_step():
+    """Each question has its own time, the same whenever it is asked."""
+    task, first = Addition(5, "beacons_16_random"), set()
+    for i in range(300):
+        problem = task.problem("test", 0, 5, i)
+        trajectory = task.record(problem)
+        assert task.record(problem).tokens == trajectory.tokens
+        assert [bare(t) for t in trajectory.tokens if t != TICK] == Addition(5, "paper").record(problem).tokens
+        first.add(trajectory.tokens.index(TICK) - len(problem.prompt))
+    assert first == {1, 2, 5, 8, 11, 14, 17}  # after either init, and each of the moves that follow, every third token
+
+
 def test_only_tools_whose_commands_are_single_tokens_have_a_clock():
     with pytest.raises(UserError, match="a SearchMemory has no clock, which style beacons_8 needs"):
         LogicalGraph(5, "beacons_8").vocabulary()
     assert LogicalGraph(5, "beacons_8", "direct").vocabulary() == LogicalGraph(5, setting="direct").vocabulary()
-    for style in ("beacons_0", "beacons_", "beacons_1.5", "beacons"):
+    for style in ("beacons_0", "beacons_", "beacons_1.5", "beacons", "beacons_8_x"):
         with pytest.raises(UserError, match=rf"unknown style '{style}': the styles are paper, local, and beacons_K"):
             Addition(5, style)
 

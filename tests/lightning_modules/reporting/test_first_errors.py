@@ -106,7 +106,7 @@ def test_the_main_page_shows_both_and_another_document_its_numbers(results, tmp_
         "    tables:\n      beacons: {from: beacons, rows: '@', columns: {K: '{K}', exact: '{exact}'}}\n")
     report("results", "docs/results.md")
     text = (tmp_path / "docs" / "results.md").read_text()
-    assert "| addition | 2x64 | 8 | 60 | 2 | \N{GREATER-THAN OR EQUAL TO} 10,000 | 10,000, 10,000 |" in text
+    assert "| addition | 5 | 2x64 | 8 | 60 | 2 | \N{GREATER-THAN OR EQUAL TO} 10,000 | 10,000, 10,000 |" in text
     assert "| horizon grows, fixed memory | 3 | 2 | 92% | 25% | +67% (+50% to +75%) |" in text
     assert "| addition | paper | yes | 3 | 60 | walk | 25% | 92% | walk 92%, add 8% |" in (
         tmp_path / "docs" / "results" / "first_errors.md").read_text()
