@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from length_gen.datamodules.tokens import PREDICTED, Kind
+from length_gen.datamodules.contexts import contexts
+from length_gen.datamodules.tokens import Kind
 from length_gen.datamodules.trajectory import Trajectory
 from length_gen.datamodules.vocabulary import Vocabulary
 
@@ -63,33 +64,19 @@ def needs(trajectories: Sequence[Trajectory], vocabulary: Vocabulary) -> Needs:
     """What each decision of a set of trajectories needs, held against all of them. A context ends at the start of its
     trajectory, which is seen as such.
 
-    Contexts of 1, 2, 4, ... tokens get numbers by pairing those of half the length, exactly (no hashing), in their
-    order, the newest token first. Among all contexts in that order the one that shares most with a decision's, of those
-    that another token follows, is the nearest before or after it: O(N log N log L) for N tokens in trajectories of at
-    most L.
+    Among all contexts in their order the one that shares most with a decision's, of those that another token follows,
+    is the nearest before or after it.
     """
-    tokens = np.concatenate([vocabulary.encode(t.tokens) for t in trajectories]).astype(np.int64) + 1
-    lengths = [len(t.tokens) for t in trajectories]
-    position = np.concatenate([np.arange(n) for n in lengths])
-    kinds = np.concatenate([np.frombuffer(t.kinds, dtype=np.uint8) for t in trajectories])
-    # What stands before a predicted place ends at the place before it.
-    places = np.flatnonzero(np.isin(kinds, list(PREDICTED)) & (position > 0))
-    if not len(places):
-        return Needs(places, places, places)
-    doubled = [tokens]
-    while (size := 2 ** (len(doubled) - 1)) <= max(lengths):
-        doubled.append(_pair(doubled[-1], _back(doubled[-1], position, np.arange(len(tokens)), size)))
-    order = np.argsort(doubled[-1][places - 1], kind="stable")
-    last, following = places[order] - 1, tokens[places[order]]
-    shared = _shared(doubled, position, last[:-1], last[1:])
-    before, left = _nearest(shared, following)
-    after, right = _nearest(shared[::-1], following[::-1])
-    after, right = after[::-1], np.where(right < 0, -1, len(order) - 1 - right)[::-1]
-    found, partners = np.empty_like(order), np.empty_like(order)
-    found[order] = np.maximum(before, after) + 1
-    nearest = np.where(before >= after, left, right)
-    partners[order] = np.where(nearest < 0, -1, places[order][nearest])
-    return Needs(places, found, partners)
+    found = contexts([vocabulary.encode(t.tokens) for t in trajectories], [t.kinds for t in trajectories])
+    if not len(found.places):
+        return Needs(found.places, found.places, found.places)
+    before, left = _other(found.shared, found.following)
+    after, right = _other(found.shared[::-1], found.following[::-1])
+    after, right = after[::-1], np.where(right < 0, -1, len(before) - 1 - right)[::-1]
+    partner = np.where(before >= after, left, right)
+    order = np.argsort(found.places)
+    return Needs(found.places[order], np.maximum(before, after)[order] + 1,
+                 np.where(partner < 0, -1, found.places[partner])[order])
 
 
 def horizon(trajectories: Sequence[Trajectory], vocabulary: Vocabulary, own: Sequence[bool] | None = None) -> Horizon:
@@ -138,21 +125,7 @@ def _by_phase(trajectories: Sequence[Trajectory], starts: np.ndarray, places: np
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def _back(numbers: np.ndarray, position: np.ndarray, at: np.ndarray, steps: np.ndarray | int) -> np.ndarray:
-    """Numbers of the contexts that end `steps` before the places `at`; 0 beyond the start of a trajectory."""
-    return np.where(steps <= position[at], numbers[np.maximum(at - steps, 0)], 0)
-
-
-def _shared(doubled: Sequence[np.ndarray], position: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How many tokens the contexts that end at `a` and those at `b` share, the newest ones; no more than there are."""
-    shared = np.zeros(len(a), dtype=np.int64)
-    for exponent in reversed(range(len(doubled))):
-        same = _back(doubled[exponent], position, a, shared) == _back(doubled[exponent], position, b, shared)
-        shared += same * 2**exponent
-    return np.minimum(shared, position[a] + 1)
-
-
-def _nearest(shared: np.ndarray, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _other(shared: np.ndarray, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each decision in a row of them the last one before it that is another: how much the two share, and its place
     in the row; -1 where there is none.
 
@@ -166,11 +139,6 @@ def _nearest(shared: np.ndarray, following: np.ndarray) -> tuple[np.ndarray, np.
     first = np.concatenate([[0], np.flatnonzero(change) + 1])  # of each run
     none = run == 0
     return (np.where(none, -1, np.concatenate([[-1], least])), np.where(none, -1, first[run] - 1))
-
-
-def _pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Equal numbers for equal pairs, from 1 on, in the pairs' order."""
-    return np.unique(a * (int(b.max()) + 1) + b, return_inverse=True)[1].astype(np.int64) + 1
 
 
 def kind_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
