@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 
 from lightning import LightningModule, Trainer
@@ -18,6 +19,9 @@ LINE = "another process of this run has ended, see its message"
 
 GRACE, LONGEST_GRACE = 1.0, 10.0
 """Seconds in which this process may end by an error of its own; and where it is about to."""
+
+PATIENCE = 30.0
+"""Seconds in which the processes connect."""
 
 LEFT = b"."
 """What a process says that needs the others no longer."""
@@ -31,7 +35,6 @@ class Peers(Callback):
 
     def __init__(self) -> None:
         self._connections: list[socket.socket] = []
-        self._server: socket.socket | None = None
         self._leaving = self._failing = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -39,22 +42,26 @@ class Peers(Callback):
         if trainer.world_size == 1:
             return
         self._leaving = self._failing = False
-        self._connections, self._server = [], socket.create_server(("", 0)) if trainer.is_global_zero else None
-        port = self._server.getsockname()[1] if self._server else 0
-        key, port = trainer.strategy.broadcast((secrets.token_bytes(16), port))
-        if self._server is None:
-            address = trainer.strategy.cluster_environment.main_address
+        here = trainer.num_nodes == 1
+        server = socket.create_server(("127.0.0.1" if here else "", 0)) if trainer.is_global_zero else None
+        key, port = trainer.strategy.broadcast((secrets.token_bytes(16), server.getsockname()[1] if server else 0))
+        if server:
+            with server:
+                self._connections = _accepted(server, key, trainer.world_size - 1)
+        else:
+            address = "127.0.0.1" if here else trainer.strategy.cluster_environment.main_address
             try:
-                connection = socket.create_connection((address, port), timeout=30)
-                connection.settimeout(None)
+                connection = socket.create_connection((address, port), PATIENCE)
                 connection.sendall(key)
             except OSError as error:
                 warnings.warn(f"the death of another process will not be noticed: {address} port {port} cannot be "
                               f"reached ({error})", stacklevel=2)
                 return
-            self._connections.append(connection)
+            self._connections = [connection]
+        for connection in self._connections:
+            connection.settimeout(None)
         os.register_at_fork(after_in_child=self._close)  # a worker that outlives this process would keep them open
-        threading.Thread(target=self._watch, args=(key,), name="peers", daemon=True).start()
+        threading.Thread(target=self._watch, args=(list(self._connections),), name="peers", daemon=True).start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave: the others may go on."""
@@ -64,53 +71,31 @@ class Peers(Callback):
                 connection.sendall(LEFT)
         self._close()
 
-    def _close(self) -> None:
-        for opened in filter(None, (self._server, *self._connections)):
-            opened.close()
-        self._connections = []
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give this process the time to tell its own error."""
         self._failing = True
 
-    def _watch(self, key: bytes) -> None:
+    def _close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._connections = []
+
+    def _watch(self, connections: Sequence[socket.socket]) -> None:
         with selectors.DefaultSelector() as selector:
-            for source in (self._server, *self._connections):
-                if source:
-                    selector.register(source, selectors.EVENT_READ)
+            for connection in connections:
+                selector.register(connection, selectors.EVENT_READ)
             while not self._leaving and selector.get_map():
                 for ready, _ in selector.select(timeout=1.0):
-                    if ready.fileobj is self._server:
-                        if connection := self._accepted(key):
-                            selector.register(connection, selectors.EVENT_READ)
-                    else:
-                        said = self._read(ready.fileobj)
-                        selector.unregister(ready.fileobj)
-                        if said != LEFT and not self._leaving:
-                            self._end()
+                    try:
+                        said = ready.fileobj.recv(1)
+                    except OSError:
+                        said = b""
+                    selector.unregister(ready.fileobj)
+                    if said != LEFT and not self._leaving:
+                        self._end(connections)
 
-    def _accepted(self, key: bytes) -> socket.socket | None:
-        """The next connection, if it is of a process of this run."""
-        try:
-            connection, _ = self._server.accept()
-            connection.settimeout(5.0)
-            said = connection.recv(len(key), socket.MSG_WAITALL)
-        except OSError:
-            return None
-        if not secrets.compare_digest(said, key):
-            connection.close()
-            return None
-        self._connections.append(connection)
-        return connection
-
-    def _read(self, connection: socket.socket) -> bytes:
-        try:
-            return connection.recv(1)
-        except OSError:
-            return b""
-
-    def _end(self) -> None:
-        for connection in self._connections:  # tell the others at once
+    def _end(self, connections: Sequence[socket.socket]) -> None:
+        for connection in connections:  # tell the others at once
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         since = time.monotonic()
@@ -124,3 +109,18 @@ class Peers(Callback):
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(2)
+
+
+def _accepted(server: socket.socket, key: bytes, count: int) -> list[socket.socket]:
+    """So many connections of who knows the key; fewer where the others do not come in time."""
+    found, deadline = [], time.monotonic() + PATIENCE
+    while len(found) < count and (left := deadline - time.monotonic()) > 0:
+        server.settimeout(left)
+        with suppress(OSError):
+            connection, _ = server.accept()
+            connection.settimeout(5.0)
+            if secrets.compare_digest(connection.recv(len(key), socket.MSG_WAITALL), key):
+                found.append(connection)
+            else:
+                connection.close()
+    return found
