@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from length_gen.lightning_modules.backbones import LSTM, Hybrid, Mamba, Mamba2, Pythia
 from length_gen.lightning_modules.training.initial_states import InitialStates
@@ -50,3 +51,21 @@ def test_rows_start_from_states(backbone, mesh):
         states.keep(ends)
     assert torch.allclose(logits, expected, atol=1e-5)
     logits.sum().backward()
+
+
+@pytest.mark.parametrize("backbone", [Mamba, Mamba2, Pythia])
+def test_one_layer_is_whole_at_a_time(backbone, mesh):
+    """Also on a GPU's way through blocks, where a norm is one kernel with the addition before it."""
+    net = backbone(20, n_layer=4, d_model=32, **({"head_dim": 8} if backbone is Mamba2 else {}))
+    shard_units(net, mesh)
+    layers, tokens, seen = net.parts[1], torch.randint(20, (2, 9)), []
+    for layer in layers:
+        inner = layer.attention["dense"] if backbone is Pythia else layer.mixer
+        inner.register_forward_hook(lambda *_: seen.append([not isinstance(next(each.parameters()), DTensor)
+                                                            for each in layers]))
+    net(tokens, return_state=False)
+    if backbone is not Pythia:
+        hidden, residual = torch.randn(2, 9, 32), None
+        for layer in layers:
+            hidden, residual, _ = layer.add(hidden, residual, library_norm)
+    assert seen == [[i == n for i in range(4)] for n in range(4)] * (1 if backbone is Pythia else 2)
