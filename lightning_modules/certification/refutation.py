@@ -19,6 +19,7 @@ from length_gen.datamodules.tokens import PREDICTED
 from length_gen.datamodules.trajectory import Trajectory
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.backbones.decoder import device_guard
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.tools import UserError
@@ -147,7 +148,8 @@ def _margins(backbone: Backbone, vocabulary: Vocabulary, references: Sequence[Tr
         for k, i in enumerate(part):
             tokens[k, : len(rows[i])] = torch.from_numpy(rows[i])
         tokens = tokens.to(device)
-        logits = backbone(tokens[:, :-1], return_state=False)[0]
+        with device_guard(device):
+            logits = backbone(tokens[:, :-1], return_state=False)[0]
         right = logits.gather(2, tokens[:, 1:, None])[..., 0]
         others = logits.scatter(2, tokens[:, 1:, None], -torch.inf).amax(-1)
         ahead = (right - others).double().cpu().numpy()
