@@ -1,10 +1,10 @@
 """Whether training shows what longer problems ask, by the style of trajectories; without training.
 
-    python benchmarks/coverage.py                      # about 4 minutes on one core
+    python benchmarks/unseen.py                      # about 4 minutes on one core
 
 Of addition and multiplication in each style, and each length and variant: how many decisions of a problem are unseen
 (see datamodules/coverage.py), digits taken as alike, and in which phases. As digits are alike, so is a carry, and where
-two operands of equal length end one decision is unseen in every style. Writes results/theory/coverage.json.
+two operands of equal length end one decision is unseen in every style. Writes results/theory/unseen.json.
 """
 
 import random
@@ -22,7 +22,7 @@ CASES = [(Addition, 5, style) for style in STYLES] + [(Multiplication, 10, style
 
 def main() -> None:
     """Measure each task and style."""
-    options = arguments(__doc__, "results/theory/coverage", lengths=[20, 100], problems=(8, "of each length"),
+    options = arguments(__doc__, "results/theory/unseen", lengths=[20, 100], problems=(8, "of each length"),
                         tokens=(200_000, "of training trajectories, about"))
     records = Records(options.out, settings=vars(options))
     for cls, most, style in CASES:
