@@ -24,6 +24,9 @@ CHECKPOINT, PREVIOUS = Path("checkpoints") / "last.ckpt", Path("checkpoints") / 
 SHIPPED = Path(__file__).resolve().parent.parent / "configs"
 """The suite's own configurations, in the source folder as where it is installed."""
 
+MODELS = SHIPPED.parent / "results" / "models"
+"""The suite's own trained models, in the source folder alone."""
+
 
 def reproducing(arguments: Sequence[str]) -> str:
     """The command, as a user would type it, whose result is that of the program with these arguments (its name first).
@@ -99,3 +102,9 @@ def shipped(path: str | Path) -> Path:
         return path
     own = [SHIPPED / f"{path}.yaml"] + [SHIPPED.parent / path] * (path.parts[:1] == (SHIPPED.name,))
     return next((found for found in own if found.is_file()), path)
+
+
+def checkpoint_of(path: str | Path) -> Path:
+    """`path`; or, where that is the folder of a run or the name of one of the suite's own models, its checkpoint."""
+    path = Path(path)
+    return next((folder / CHECKPOINT for folder in (path, MODELS / path) if (folder / CHECKPOINT).is_file()), path)

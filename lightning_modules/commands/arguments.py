@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from length_gen.lightning_modules.provenance import CHECKPOINT
+from length_gen.lightning_modules.provenance import CHECKPOINT, checkpoint_of
 from length_gen.lightning_modules.runs.checkpoints import existing
 from length_gen.lightning_modules.runs.folders import newest_run
 from length_gen.tools import UserError
@@ -63,7 +63,7 @@ class Arguments:
             os.environ[RUN] = str(run)
             checkpoint = run / CHECKPOINT
         else:
-            checkpoint = Path(given.ckpt_path)
+            checkpoint = checkpoint_of(given.ckpt_path)
             existing(checkpoint)
             run = checkpoint.resolve().parent.parent
         if given.config is not None:

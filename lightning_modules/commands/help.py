@@ -21,6 +21,7 @@ COMMANDS = {
     "data": ("write trajectories as a data set for datasets and TRL",
              "--config configs/add.yaml --out data --count 100000"),
     "export": ("write a trained model for transformers", "--out folder"),
+    "publish": ("write a trained model for others, with its results and a card", "--out folder"),
     "sweep": ("run a grid of trainings; cells that are done are skipped",
               "configs/sweeps/addition.yaml --parallel 2"),
     "reproduce": ("train one cell of the paper's tables by its recipe, and compare", "table1 mamba/multiplication"),
@@ -35,7 +36,8 @@ OWN = {
     "config": "a configuration; several are laid over each other",
     "print_config": "print all settings, and do nothing",
     "seed_everything": "seed of the weights and of the training stream, never of the test problems",
-    "ckpt_path": "checkpoint to go on from, or to evaluate; last: the newest",
+    "ckpt_path": "checkpoint to go on from, or to evaluate, or its run's folder; last: the newest; or a name "
+                 "in results/models/",
 }
 """Options beside the configuration, in other words than the parser's."""
 

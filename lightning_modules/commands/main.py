@@ -21,6 +21,7 @@ from length_gen.lightning_modules.commands.data import data
 from length_gen.lightning_modules.commands.export import export
 from length_gen.lightning_modules.commands.help import COMMANDS, overview
 from length_gen.lightning_modules.commands.parser import Parser
+from length_gen.lightning_modules.commands.publish import publish
 from length_gen.lightning_modules.commands.reproduce import reproduce
 from length_gen.lightning_modules.commands.rollout import rollout
 from length_gen.lightning_modules.commands.score import score
@@ -38,8 +39,8 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(  # what is
     lambda record: not any(part in str(record.msg) for part in ("litlogger", "TPU available", "reached.")))
 
 
-FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "certify": (certify, True),
-             "analyze": (analyze, False), "data": (data, False)}
+FUNCTIONS = {"rollout": (rollout, True), "export": (export, True), "publish": (publish, True),
+             "certify": (certify, True), "analyze": (analyze, False), "data": (data, False)}
 """Commands on a run, and whether they need its weights."""
 
 PAGES = {"report": report, "reproduce": reproduce, "sweep": sweep, "collect": collect, "score": score}

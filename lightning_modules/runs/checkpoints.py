@@ -9,16 +9,18 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
-from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
+from length_gen.lightning_modules.provenance import CHECKPOINT, MODELS, PREVIOUS, checkpoint_of
 from length_gen.tools import UserError
 
 
 def read_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
     """A checkpoint, or the one before it where a run's last one is torn, which a line says; and its content.
 
+    path: as `checkpoint_of` takes it
+
     Raises UserError if there is none that is whole.
     """
-    path = Path(path)
+    path = checkpoint_of(path)
     before = path.with_name(PREVIOUS.name)
     try:
         return path, load_checkpoint(path)
@@ -50,8 +52,9 @@ class ReadOnce(TorchCheckpointIO):
 def existing(path: str | Path) -> None:
     """Raises UserError if there is no such checkpoint."""
     if not Path(path).is_file():
-        raise UserError(f"there is no checkpoint {path}: give the path of one, or train with "
-                        f"python run.py fit --config configs/mult.yaml")
+        own = ", ".join(sorted(folder.name for folder in MODELS.glob("*/")))
+        raise UserError(f"there is no checkpoint {path}: give the path of one{own and f', or one of {own}'}, or train "
+                        f"with python run.py fit --config configs/mult.yaml")
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from length_gen.lightning_modules.evaluation.outcome import Outcome
 from length_gen.lightning_modules.evaluation.solve import RolloutResult, solve
 from length_gen.lightning_modules.evaluation.verify import verify
 from length_gen.lightning_modules.model import TrajectoryModel
-from length_gen.lightning_modules.provenance import CHECKPOINT
+from length_gen.lightning_modules.provenance import CHECKPOINT, checkpoint_of
 from length_gen.lightning_modules.runs.checkpoints import check_content, read_checkpoint
 from length_gen.lightning_modules.runs.old_class_paths import renamed
 from length_gen.lightning_modules.runs.trust import import_only
@@ -106,7 +106,8 @@ class Run:
 
 def load_run(path: str | Path, device: str | torch.device | None = None,
              trusted_packages: Iterable[str] = ()) -> Run:
-    """The run in a folder, or of a checkpoint, with the weights of its newest whole checkpoint.
+    """The run in a folder, or of a checkpoint, or the suite's own of that name (results/models/), with the weights of
+    its newest whole checkpoint.
 
     device:           a GPU if there is one
     trusted_packages: that its config.yaml may name classes of, beside the suite's and Lightning's; this holds for all
@@ -114,8 +115,9 @@ def load_run(path: str | Path, device: str | torch.device | None = None,
 
     Raises UserError if it is no run, or its configuration or checkpoint cannot be read.
     """
-    path = Path(path)
-    folder, checkpoint = (path.resolve().parent.parent, path) if path.is_file() else (path, path / CHECKPOINT)
+    checkpoint = checkpoint_of(path)
+    folder, checkpoint = (checkpoint.resolve().parent.parent, checkpoint) if checkpoint.is_file() \
+        else (checkpoint, checkpoint / CHECKPOINT)
     try:
         config = renamed(read_yaml(folder / "config.yaml"))
     except (OSError, ValueError) as error:
