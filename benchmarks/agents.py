@@ -16,7 +16,7 @@ from length_gen.datamodules.collection import Collection, summary
 from length_gen.datamodules.judge import judge_sandbox
 from length_gen.datamodules.scripted import AGENTS
 from length_gen.lightning_modules.evaluation.metrics import wilson_interval
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 from length_gen.tools.sandbox import Limits, Sandbox, of_thread
 from length_gen.tools.system import cores
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
 from length_gen.lightning_modules.backbones.base import Backbone, reset_rows
 from length_gen.lightning_modules.backbones.decoder import capture
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 VOCABULARY, ROWS, AGAIN = 40, 3, 1
 SIZES = (1, 7, 333, 64, 1024, 3, 2049)

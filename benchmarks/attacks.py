@@ -34,7 +34,7 @@ from benchmarks.attackers.submissions import FIXES, HOSTILE, SLOW, SUBMISSIONS, 
 from benchmarks.attackers.supervisors import SUPERVISORS
 from benchmarks.attackers.trial import cgroups, children, status, trial
 from length_gen.datamodules.codebases import CodeBase, code_base
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 ATTACKS = [*COMMANDS, *RESOURCES, *SUPERVISORS, *SUBMISSIONS, *FILES]
 

@@ -15,7 +15,7 @@ from length_gen.datamodules import tasks
 from length_gen.datamodules.export import FORMATS, write_shard
 from length_gen.datamodules.stream import TrajectoryStream, collate
 from length_gen.datamodules.tasks.machine import FOLDER
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 TARGET = 1e6
 

@@ -16,7 +16,7 @@ import torch
 from models import copy_bandwidth, floor
 
 from length_gen.lightning_modules.backbones import Mamba
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 LABELS = {"six": "six kernels a layer", "layer": "three kernels a layer"}
 KERNELS = ("enter", "convolve", "select", "update", "leave", "add")

@@ -11,7 +11,7 @@ Writes results/benchmarks/doubt.json.
 
 from length_gen.lightning_modules.evaluation.doubt import area, doubts, stopped
 from length_gen.lightning_modules.evaluation.metrics import wilson_interval
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 from length_gen.lightning_modules.runs.load import Run, load_run
 from length_gen.tools.files import read_yaml
 

@@ -27,7 +27,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaFo
 
 from length_gen.lightning_modules.commands.arguments import Arguments
 from length_gen.lightning_modules.commands.command_line import CLI
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()

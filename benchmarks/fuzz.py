@@ -42,7 +42,7 @@ from length_gen.datamodules.text import TextCodec
 from length_gen.lightning_modules.commands import main as commands
 from length_gen.lightning_modules.commands.command_line import CLI, Trainer
 from length_gen.lightning_modules.model import TrajectoryModel
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 ROOT = Path(__file__).parent.parent
 

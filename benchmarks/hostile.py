@@ -21,7 +21,7 @@ from length_gen.datamodules.tasks import Addition, Copy, HanoiIterative, Logical
 from length_gen.datamodules.tokens import END
 from length_gen.lightning_modules.backbones import Backbone
 from length_gen.lightning_modules.decoding.rollout import rollout
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 from length_gen.tools.base import bare
 
 KINDS = ("uniform", "commands", "thoughts", "left", "right", "searches", "end")

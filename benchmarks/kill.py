@@ -24,7 +24,7 @@ from lightning import Callback
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks.processes import Command
 from length_gen.lightning_modules.provenance import CHECKPOINT, PREVIOUS
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 from length_gen.lightning_modules.runs.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ import torch
 from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules import backbones
 from length_gen.lightning_modules.evaluation.verify import verify
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 LENGTHS = (10_000, 100_000, 1_000_000)
 GROWING = (10_000, 20_000)

@@ -14,7 +14,7 @@ from collections import Counter
 from length_gen.datamodules import tasks
 from length_gen.datamodules.stream import pack
 from length_gen.datamodules.tasks.machine import FOLDER
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 TRAININGS = (
     (tasks.Addition(5), 24, 512), (tasks.Addition(20), 16, 768), (tasks.Multiplication(5), 20, 768),

@@ -27,7 +27,7 @@ from length_gen.lightning_modules import backbones
 from length_gen.lightning_modules.backbones import Backbone
 from length_gen.lightning_modules.decoding.prefill import PrefillPlan
 from length_gen.lightning_modules.decoding.rollout import rollout
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 FACTOR = 6364136223846793005
 

@@ -27,7 +27,7 @@ from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding, Rows
 from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.model import TrajectoryModel
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 TARGETS = {64: 150_000, 256: 400_000, 1024: 700_000}
 

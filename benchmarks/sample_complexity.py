@@ -20,7 +20,7 @@ from length_gen.lightning_modules.backbones import Suffix
 from length_gen.lightning_modules.evaluation.analysis import horizons
 from length_gen.lightning_modules.evaluation.verify import verify
 from length_gen.lightning_modules.model import masked_targets
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from statistics import median
 from length_gen.datamodules.codebases import CodeBase, code_base
 from length_gen.datamodules.collection import Collection
 from length_gen.datamodules.judge import check
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 from length_gen.tools.sandbox import Sandbox
 
 

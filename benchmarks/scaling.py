@@ -35,7 +35,7 @@ from torch.profiler import ProfilerActivity, profile
 from length_gen.lightning_modules.commands.arguments import Arguments
 from length_gen.lightning_modules.commands.command_line import CLI
 from length_gen.lightning_modules.evaluation.evaluate import evaluate
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()

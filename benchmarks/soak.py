@@ -26,7 +26,7 @@ from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.plots import COLOURS, save_figure
 from length_gen.lightning_modules.evaluation.verify import verify
 from length_gen.lightning_modules.model import TrajectoryModel
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 PARTS = ("train", "rollout", "verify")
 

@@ -31,7 +31,7 @@ from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules.backbones import GRU, LSTM, Mamba, Mamba2, Mistral, Pythia
 from length_gen.lightning_modules.model import IGNORED, TrajectoryModel, masked_targets
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 ROOT = Path(__file__).parent.parent
 FLOOR, MAMBA_FLOOR = 0.95, 1.5

@@ -13,7 +13,7 @@ from collections import Counter
 from length_gen.datamodules.coverage import unseen
 from length_gen.datamodules.tasks import Addition, Multiplication
 from length_gen.datamodules.tasks.arithmetic import DIGITS
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 STYLES = ("local", "beacons_8", "beacons_16", "beacons_32", "beacons_64", "paper")
 CASES = [(Addition, 5, style) for style in STYLES] + [(Multiplication, 10, style) for style in STYLES] + [

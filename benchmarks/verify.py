@@ -23,7 +23,7 @@ from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules.backbones import LSTM, Mamba, Mistral, Pythia
 from length_gen.lightning_modules.evaluation.verify import verify_streamed
 from length_gen.lightning_modules.model import TrajectoryModel
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 LONGEST = {"pythia": 10_000, "mistral": 100_000, "lstm": 100_000}
 LONGEST_ON_CPU = {"pythia": 3_000, "mistral": 10_000}

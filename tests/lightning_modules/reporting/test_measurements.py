@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from length_gen.lightning_modules.provenance import origin
-from length_gen.lightning_modules.reporting.benchmark import Records, arguments
+from length_gen.lightning_modules.reporting.measurements import Records, arguments
 
 
 def given(monkeypatch, words=""):
