@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from length_gen.datamodules.automaton import automaton
 from length_gen.lightning_modules.certification.certificate import digest, weights_of
 from length_gen.lightning_modules.commands.main import main
 from length_gen.lightning_modules.commands.publish import publish
@@ -88,6 +89,16 @@ def test_the_suites_own_models_are_what_they_say(name):
         problem = run.data.problem("validation", length, 0, variant)
         row = run.verify(" ".join(problem.prompt))
         assert row.exact, (name, variant)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OWN if (MODELS / name / "certificate").is_dir()])
+def test_a_published_proof_is_of_the_algorithm_as_it_is(name):
+    """If this fails, the algorithm has other windows than were proved: certify the model again and publish it."""
+    run = load_run(name)
+    with np.load(run.folder / "certificate/certificate.npz") as certificate:
+        header = json.loads(str(certificate["header"]))
+    assert automaton(run.task, header["order"], header["order"], header["variants"]).digest() == header["automaton"]
 
 
 @pytest.mark.slow
