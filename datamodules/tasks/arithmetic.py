@@ -9,11 +9,14 @@ DIGITS = tuple("0123456789")
 DIGIT_SET = frozenset(DIGITS)
 
 
-def add_columns(scribe: Scribe, left: Pointer, right: Pointer, step: int) -> None:
+def add_columns(scribe: Scribe, left: Pointer, right: Pointer, step: int, longest: Pointer | None = None) -> None:
     """Add two numbers digit by digit, from the least significant; writes sum digit and carry for each place.
 
     A pointer that reads a non-digit stops; `step` is how far it is to the next digit, negative to the left. A last
     carry becomes a digit of its own, with carry 0.
+
+    longest: pointer to the number that is never the shorter one, where the task knows; an automaton, which takes what
+             stands in the memory as free, then leaves out that it were
     """
     carry = 0
 
@@ -31,6 +34,8 @@ def add_columns(scribe: Scribe, left: Pointer, right: Pointer, step: int) -> Non
         symbols += [pointer.read() for pointer in running[len(symbols) :]]
         column = {pointer: symbol for pointer, symbol in zip(running, symbols, strict=True) if symbol in DIGIT_SET}
         running = list(column)
+        if longest is not None and running and running[-1] is not longest:
+            raise AssertionError("the longest number ends first")
         if running:  # the other number has ended
             scribe.think(*add(*column.values()))
             for move in moves(running):

@@ -83,7 +83,7 @@ class Multiplication(ToolTask):
             second.walk_right("+")
             second.right()
             scribe.phase("add")
-            add_columns(scribe, first, second, 2)  # over the carries
+            add_columns(scribe, first, second, 2, longest=second)  # over the carries; by its zero it is no shorter
         copy_answer(scribe, second)
 
     @staticmethod
