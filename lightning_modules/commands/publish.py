@@ -40,18 +40,19 @@ def publish(run: Run, out: str) -> None:
     folder = Path(out)
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         raise UserError(f"{out} is there already: give a new --out")
+    verdict = certified(run)
+    text = card(run, verdict, out)  # before anything is written: it may find a file that cannot be read
     try:
         (folder / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
         torch.save({"pytorch-lightning_version": lightning.__version__, "task": run.data.task_name,
                     "vocabulary": list(run.vocabulary.tokens),
                     "state_dict": {f"backbone.{name}": value.cpu() for name, value
                                    in run.backbone.state_dict().items()}}, folder / CHECKPOINT)
-        verdict = certified(run)
         for name in [*KEPT, *(f"certificate/{name}" for name in PROOF if verdict)]:
             if (run.folder / name).is_file():
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(run.folder / name, folder / name)
-        (folder / "README.md").write_text(card(run, verdict, out), encoding="utf-8")
+        (folder / "README.md").write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}): give another --out") from error
     print(f"{out}: python run.py rollout --ckpt_path {shlex.quote(out)} --prompt {shlex.quote(_example(run))}")

@@ -71,6 +71,7 @@ def test_a_proof_of_other_weights_is_left_out(run, capsys):
     (run.folder / "certificate/certificate.npz").write_bytes(b"nothing")
     with pytest.raises(UserError, match="certificate cannot be read"):
         publish(run, "third")
+    assert not Path("third").exists()
 
 
 @pytest.mark.parametrize("name", OWN)
