@@ -34,7 +34,7 @@ def add_columns(scribe: Scribe, left: Pointer, right: Pointer, step: int, longes
         symbols += [pointer.read() for pointer in running[len(symbols) :]]
         column = {pointer: symbol for pointer, symbol in zip(running, symbols, strict=True) if symbol in DIGIT_SET}
         running = list(column)
-        if longest is not None and running and running[-1] is not longest:
+        if longest is not None and running and longest not in running:
             raise AssertionError("the longest number ends first")
         if running:  # the other number has ended
             scribe.think(*add(*column.values()))
