@@ -1,6 +1,7 @@
 import os
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 # Several processes that each spin on every core slow each other down many times over.
@@ -93,3 +94,24 @@ def refused(tmp_path, monkeypatch, capsys):
         return said
 
     return line
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    """Takes the name of a module of lightning_modules, whose `device_guard` it replaces; gives the list of the devices
+    that are the current ones because of it, the innermost last."""
+    def of(module):
+        entered = []
+
+        @contextmanager
+        def guard(device):
+            entered.append(device)
+            try:
+                yield
+            finally:
+                entered.pop()
+
+        monkeypatch.setattr(f"length_gen.lightning_modules.{module}.device_guard", guard)
+        return entered
+
+    return of

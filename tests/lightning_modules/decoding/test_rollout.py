@@ -57,21 +57,9 @@ def test_nonsense_ends_with_a_reason():
 
 
 @pytest.mark.parametrize("engine", ["host", "device"])
-def test_all_of_a_rollout_is_on_its_model_s_device(engine, monkeypatch):
+def test_all_of_a_rollout_is_on_its_model_s_device(engine, guarded, monkeypatch):
     """Streams, graphs and Triton's kernels are on the current device, which need not be that of the model."""
-    task, entered, steps = Addition(4), [], []
-
-    class Guard:
-        def __init__(self, device):
-            self.device = device
-
-        def __enter__(self):
-            entered.append(self.device)
-
-        def __exit__(self, *error):
-            entered.pop()
-
-    monkeypatch.setattr("length_gen.lightning_modules.decoding.rollout.device_guard", Guard)
+    task, entered, steps = Addition(4), guarded("decoding.rollout"), []
     plain = StepDecoder.__init__, StepDecoder.step
     monkeypatch.setattr(StepDecoder, "__init__", lambda *a, **k: steps.append(list(entered)) or plain[0](*a, **k))
     monkeypatch.setattr(StepDecoder, "step", lambda *a: steps.append(list(entered)) or plain[1](*a))

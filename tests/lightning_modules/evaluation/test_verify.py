@@ -112,23 +112,10 @@ def test_an_evaluation_streams_its_long_lengths_to_the_same_records(tmp_path):
     assert model.training and not list(tmp_path.iterdir())
 
 
-def test_all_of_a_pass_is_on_its_model_s_device(monkeypatch):
+def test_all_of_a_pass_is_on_its_model_s_device(guarded, monkeypatch):
     """Kernels are on the current device, which need not be that of the model."""
     task, model, problems = _setting()
-    entered, forward = [], model.forward
-
-    class Guard:
-        def __init__(self, device):
-            self.device = device
-
-        def __enter__(self):
-            entered.append(self.device)
-
-        def __exit__(self, *error):
-            entered.pop()
-
-    passes = []
-    monkeypatch.setattr("length_gen.lightning_modules.evaluation.teacher_forcing.device_guard", Guard)
+    entered, forward, passes = guarded("evaluation.teacher_forcing"), model.forward, []
     monkeypatch.setattr(model, "forward", lambda *a, **k: passes.append(list(entered)) or forward(*a, **k))
     verify(model, task.vocabulary(), [task.record(problem) for problem in problems], chunk_size=100)
     assert len(passes) > 1 and all(guards == [torch.device("cpu")] for guards in passes) and not entered
