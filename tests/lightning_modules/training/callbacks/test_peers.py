@@ -109,8 +109,10 @@ def test_strangers_are_no_peers(monkeypatch):
         kept.append(friend)
 
     kept = []
-    threading.Thread(target=call).start()
+    calling = threading.Thread(target=call)
+    calling.start()
     found = _accepted(server, b"the key's 16 B..", 1)
+    calling.join()  # it may be accepted before it is kept
     assert [connection.getpeername() for connection in found] == [friend.getsockname() for friend in kept]
     for opened in (server, *found, *kept):
         opened.close()
