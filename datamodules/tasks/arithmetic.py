@@ -1,5 +1,6 @@
 """Steps that the arithmetic tasks share: column sums, and copying the answer out."""
 
+from collections.abc import Set
 from decimal import MAX_EMAX, Context, Decimal
 
 from length_gen.datamodules.tokens import ANSWER
@@ -9,20 +10,26 @@ DIGITS = tuple("0123456789")
 DIGIT_SET = frozenset(DIGITS)
 
 
-def add_columns(scribe: Scribe, left: Pointer, right: Pointer, step: int, longest: Pointer | None = None) -> None:
+def add_columns(scribe: Scribe, left: Pointer, right: Pointer, step: int,
+                beyond: tuple[Set[str], ...] | None = None) -> None:
     """Add two numbers digit by digit, from the least significant; writes sum digit and carry for each place.
 
     A pointer that reads a non-digit stops; `step` is how far it is to the next digit, negative to the left. A last
     carry becomes a digit of its own, with carry 0.
 
-    longest: pointer to the number that is never the shorter one, where the task knows; an automaton, which takes what
-             stands in the memory as free, then leaves out that it were
+    beyond: the digits that the right number can have, place by place, beyond the left one's end, which is never after
+            its own, where the task knows; an automaton, which takes what stands in the memory as free, then leaves out
+            all others
     """
     carry = 0
 
-    def add(one: str, other: str = "0") -> tuple[str, str]:
-        nonlocal carry
-        carry, digit = divmod(carry + int(one) + int(other), 10)
+    def add(one: str, other: str = "") -> tuple[str, str]:
+        nonlocal carry, beyond
+        if beyond is not None and not other:
+            if not beyond or one not in beyond[0]:
+                raise AssertionError(f"the right number has {one} beyond the left one's end")
+            beyond = beyond[1:]
+        carry, digit = divmod(carry + int(one) + int(other or 0), 10)
         return DIGITS[digit], DIGITS[carry]
 
     def moves(pointers: list[Pointer]) -> list[Step]:
@@ -34,9 +41,9 @@ def add_columns(scribe: Scribe, left: Pointer, right: Pointer, step: int, longes
         symbols += [pointer.read() for pointer in running[len(symbols) :]]
         column = {pointer: symbol for pointer, symbol in zip(running, symbols, strict=True) if symbol in DIGIT_SET}
         running = list(column)
-        if longest is not None and running and longest not in running:
-            raise AssertionError("the longest number ends first")
         if running:  # the other number has ended
+            if beyond is not None and right not in running:
+                raise AssertionError("the right number ends first")
             scribe.think(*add(*column.values()))
             for move in moves(running):
                 move()

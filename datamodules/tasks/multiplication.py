@@ -83,7 +83,9 @@ class Multiplication(ToolTask):
             second.walk_right("+")
             second.right()
             scribe.phase("add")
-            add_columns(scribe, first, second, 2, longest=second)  # over the carries; by its zero it is no shorter
+            # Over the carries. By its zero the second is not the shorter one; it goes two places further only with its
+            # last carry, which is at most 8: d x e + 8 <= 89.
+            add_columns(scribe, first, second, 2, beyond=(DIGIT_SET, DIGIT_SET - {"9"}))
         copy_answer(scribe, second)
 
     @staticmethod
