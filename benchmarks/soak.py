@@ -5,7 +5,7 @@
 Each round takes the next rows of the stream of a mixture of tasks and trains a small Mamba on them, rolls problems out
 with the real tools (a model that small writes much nonsense, which is harder on the tools than right answers), and
 verifies others. Speeds are tokens per second of this process's own CPU time, so that other processes on the machine
-disturb them less. Writes results/benchmarks/soak.json and docs/figures/soak.png.
+disturb them less. Writes results/benchmarks/soak.json and docs/figures/soak.svg.
 """
 
 import functools
@@ -99,7 +99,7 @@ def change(values: list[float]) -> float:
 def main() -> None:
     """Go round until the time is up, and sample memory and speed."""
     options = arguments(__doc__, "soak", minutes=120.0, samples=(24, "how often memory and speed are read"), seed=0,
-                        figure="docs/figures/soak.png")
+                        figure="docs/figures/soak.svg")
     torch.set_num_threads(1)
     soak, begun, records = Soak(options.seed), time.monotonic(), Records(options.out, seed=options.seed)
     while len(records) < options.samples:
@@ -115,17 +115,24 @@ def main() -> None:
         records.add(row, minutes=row["minutes"], change=drift)
     records.show()
     print("last quarter against the second:", ", ".join(f"{name} {value:+.1%}" for name, value in drift.items()))
-    save_figure(soak_figure(records), options.figure)
+    save_figure(soak_figure(records, options.seed), options.figure)
 
 
-def soak_figure(rows: list[dict]) -> Figure:
-    """Memory, and the speed of every part against its median, over time."""
-    figure = Figure(figsize=(6.4, 4.4), dpi=200, layout="constrained")
+def soak_figure(rows: list[dict], seed: int = 0) -> Figure:
+    """Memory, and the speed of every part against its median, over time; the title says how both changed."""
+    figure = Figure(figsize=(4.4, 4.0), dpi=200, layout="constrained")
     memory, speed = figure.subplots(2, 1, sharex=True)
+    slower = max(-change([row[f"{part}, tokens/s"] for row in rows]) for part in PARTS)
+    figure.suptitle(f"After a quarter of {rows[-1]['minutes']:.0f} minutes: memory "
+                    f"{change([row['resident MiB'] for row in rows]):+.1%},\nspeed {-slower:+.1%} where it fell most",
+                    x=0.015, ha="left", fontsize=11)  # fmt: skip
+    memory.set_title(f"one run, so no interval: seed {seed}, {rows[-1]['rounds']:,} rounds, {len(rows)} samples;\n"
+                     "median of the last quarter against that of the second", loc="left", fontsize=8, color="0.35",
+                     x=0, pad=6)  # fmt: skip
     minutes = [row["minutes"] for row in rows]
     memory.plot(minutes, [row["resident MiB"] for row in rows], color=COLOURS[0], marker="o", markersize=3)
     memory.set_ylim(0, 1.25 * max(row["resident MiB"] for row in rows))
-    memory.set_ylabel("resident memory (MiB)")
+    memory.set_ylabel("memory (MiB)")
     for colour, part in zip(COLOURS, PARTS, strict=False):
         values = [row[f"{part}, tokens/s"] for row in rows]
         speed.plot(minutes, [value / median(values) for value in values], color=colour, marker="o", markersize=3,

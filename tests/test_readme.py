@@ -66,4 +66,5 @@ def test_every_picture_of_results_is_on_a_page():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     shown = {(page.parent / target).resolve() for page in pages
              for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text())}
-    assert {path.resolve() for path in (ROOT / "docs").rglob("*.png")} <= shown
+    pictures = [path for path in (ROOT / "docs").rglob("*.*") if path.suffix in (".png", ".svg")]
+    assert {path.resolve() for path in pictures} <= shown

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 from length_gen.lightning_modules.evaluation.metrics import (
     CELL_FIELDS,
@@ -27,6 +27,12 @@ from length_gen.tools.files import atomic_path
 COLOURS = ("#0072B2", "#E69F00", "#000000", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (4, 2)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
+
+EDGE = 0.015
+"""Where a figure's title, note and legend begin, as a share of its width."""
+
+LEAST_HEIGHT = 2.0
+"""Of the axes with their labels, in inches."""
 
 MOST_BARS = 12
 """Curves of more points show their intervals as a band."""
@@ -140,7 +146,7 @@ def horizon_figure(lines: Mapping[str, Mapping[int, int]], train_length: int, ti
 
 
 def one_axes() -> tuple[Figure, Axes]:
-    """A figure of one run: its letters are read at half the width of a column."""
+    """A figure whose letters are read at half the width of a column."""
     figure = Figure(figsize=(4.4, 3.0), dpi=200, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
     return figure, figure.add_subplot()
@@ -167,24 +173,28 @@ def _draw_curves(axes: Axes, curves: Mapping[str, list[Record]], span: float) ->
 
 
 def write_head(axes: Axes, title: str, curves: int, marked: bool, note: str = "") -> None:
-    """Title, note, then legend, above the training mark and the axes: no curve can run into them there. Heights in
-    points."""
-    height, width = 16 if marked else 4, axes.figure.get_size_inches()[0] - 0.8
+    """Title, note, then legend, above the training mark and the axes: no curve can run into them there. A figure that
+    this would leave no room for its axes gets taller. Heights in points."""
+    height, width = 16 if marked else 4, axes.figure.get_size_inches()[0] - 0.15
+    across = blended_transform_factory(axes.figure.transFigure, axes.transAxes)  # from the figure's edge, not the axes'
     if curves > 1:
         # In inches: a handle with its spaces, and a character of this size.
         longest = max(map(len, axes.get_legend_handles_labels()[1]))
-        columns = max(1, min(curves, 3, int(width / (0.8 + 0.062 * longest))))
-        raised = axes.transAxes + ScaledTranslation(0, height / 72, axes.figure.dpi_scale_trans)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), bbox_transform=raised, borderaxespad=0, borderpad=0,
-                    ncols=columns, frameon=False, fontsize=9, handlelength=3.4, labelspacing=0.3)  # fmt: skip
-        height += 14 * math.ceil(curves / columns)
+        columns = max(1, min(curves, 3, int(width / (0.55 + 0.058 * longest))))
+        raised = across + ScaledTranslation(0, height / 72, axes.figure.dpi_scale_trans)
+        axes.legend(loc="lower left", bbox_to_anchor=(EDGE, 1), bbox_transform=raised, borderaxespad=0, borderpad=0,
+                    ncols=columns, frameon=False, fontsize=8.5, handlelength=2.8, labelspacing=0.3, columnspacing=1,
+                    handletextpad=0.6)  # fmt: skip
+        height += 11.6 * math.ceil(curves / columns) + 3
     if note:
-        lines = [part for line in note.split("\n") for part in textwrap.wrap(line, int(width * 18.5))]
-        axes.annotate("\n".join(lines), (0, 1), xytext=(0, height + 3), xycoords="axes fraction", va="bottom",
+        lines = [part for line in note.split("\n") for part in textwrap.wrap(line, int(width * 17.5))]
+        axes.annotate("\n".join(lines), (EDGE, 1), xytext=(0, height + 3), xycoords=across, va="bottom",
                       textcoords="offset points", fontsize=8, color="0.35", linespacing=1.15)  # fmt: skip
         height += 10.5 * len(lines) + 2
     title = textwrap.fill(title, int(width * 12))
-    axes.set_title(title, loc="left", fontsize=11, pad=height + 3)
+    axes.set_title(title, loc="left", fontsize=11, pad=height + 3, x=EDGE).set_transform(across + axes.titleOffsetTrans)
+    height += 3 + 13.5 * title.count("\n") + 13.5
+    axes.figure.set_figheight(max(axes.figure.get_figheight(), LEAST_HEIGHT + height / 72))
 
 
 def style_axes(axes: Axes, lengths: Sequence[int], train_length: int | None, limits: tuple[float, float],

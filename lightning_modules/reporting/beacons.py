@@ -11,6 +11,7 @@ from length_gen.lightning_modules.reporting.pages import Pages
 from length_gen.lightning_modules.reporting.plots import growth_figure
 from length_gen.lightning_modules.reporting.results import Curve
 from length_gen.lightning_modules.reporting.text import NOTHING, ends, natural, table
+from length_gen.lightning_modules.reporting.titles import knob_title, of_curves
 
 
 def beacons(everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
@@ -35,16 +36,20 @@ def beacons_section(pages: Pages, everything: Sequence[Curve], horizons: Sequenc
     if not rows:
         return []
     lines: defaultdict[str, dict[float, list[tuple[int, bool]]]] = defaultdict(dict)
+    knob: defaultdict[int, list[Curve]] = defaultdict(list)
     for c in everything:
         if _shown(c) and _every(c):
             label, every = f"{c.task} <= {c.trained}, {c.backbone.partition(' ')[2]}", int(_every(c).partition(" ")[0])
             lines[label].setdefault(every, []).extend(c.outcomes())  # of all variants
+            knob[every].append(c)
+    note = f"style beacons_K; {of_curves(c for found in knob.values() for c in found)}; points: a seed on a kind of " \
+           f"problem; line: the one in the middle"
     return ["## The horizon as a knob", "",
             "Style `beacons_K` repeats the phase every K tokens, style `paper` never; *random*: each problem's clock "
             "begins at a time of its own. Each seed:", "",
             *(pages.picture("beacons", "how far, by K", partial(
-                growth_figure, dict(sorted(lines.items())), "K: tokens between two phases", "style beacons_K",
-                "exact up to"), main=True) if any(len(line) > 1 for line in lines.values()) else []),
+                growth_figure, dict(sorted(lines.items())), "K: tokens between two phases", knob_title(knob, "K"),
+                "exact up to", note), main=True) if any(len(line) > 1 for line in lines.values()) else []),
             *table(["problem", "trained up to", "size", "K", "horizon (tokens)", "seeds", "exact up to", "each seed"],
                    [[row[key] for key in ("problem", "trained", "size", "K", "horizon", "seeds", "exact", "each")]
                     for row in rows])]

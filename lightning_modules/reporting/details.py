@@ -24,9 +24,11 @@ from length_gen.lightning_modules.reporting.text import (
     few_to_many,
     natural,
     phases,
+    plural,
     reach_text,
     table,
 )
+from length_gen.lightning_modules.reporting.titles import cost_title, model_name, proofs_title
 from length_gen.tools.files import read_json
 
 COURSE = ("*Exact match*: share of the problems of a length whose whole trajectory is the reference's; of several "
@@ -182,7 +184,8 @@ def benchmark_page(pages: Pages, name: str, folder: Path) -> list[str]:
         where = "; ".join(f"{device}, commit {commit}" for commit, device in runs)
         lines += [f"## {title}", "",
                   f"[{path.name}]({os.path.relpath(path, pages.folder)}), with the command: {where}.", "",
-                  *cost_figure(pages, path.stem, rows), "<details><summary>table</summary>", "",
+                  *cost_figure(pages, path.stem, rows, f"{', '.join(dict.fromkeys(device for _, device in runs))}; one "
+                               f"run a point, so no interval"), "<details><summary>table</summary>", "",
                   *common([{key: cell(value) for key, value in row.items() if key not in ("command", "versions")}
                            for row in rows]), "</details>", ""]
     if lines:
@@ -192,24 +195,25 @@ def benchmark_page(pages: Pages, name: str, folder: Path) -> list[str]:
 
 def certificates_figure(pages: Pages, folder: Path) -> None:
     """A figure of what is proved of all decisions, for a document that people write."""
+    verdicts = [verdict for path in sorted(folder.glob("*.json")) if (verdict := read_json(path)).get("margins")]
     lines: defaultdict[str, list[list[float]]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
-        verdict = read_json(path)
-        if verdict.get("margins"):
-            style = "" if verdict["style"] == "local" else f", style {verdict['style']}"
-            what = f"{verdict['task'].replace('_', ' ')}{style}, {verdict['model'].removeprefix('mamba ')}"
-            lines[what].append(verdict["margins"])
+    for verdict in verdicts:
+        lines[model_name(verdict)].append(verdict["margins"])
     if lines:
-        pages.picture("margins", "margins", partial(margins_figure, dict(lines), "What is proved of every decision"))
+        pages.picture("margins", "margins", partial(
+            margins_figure, dict(lines), proofs_title(verdicts),
+            f"{plural(len(verdicts), 'model')}, one seed each, {few_to_many(v['decisions'] for v in verdicts)} "
+            f"decisions; each decision's least margin in any problem of any length: a bound, no sample"))
 
 
-def cost_figure(pages: Pages, name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A figure of the time per token against length, where a benchmark has several backbones."""
+def cost_figure(pages: Pages, name: str, rows: Sequence[dict[str, Any]], note: str) -> list[str]:
+    """A figure of the time per token against length, where a benchmark has several backbones; `note`: below its
+    title."""
     lines: defaultdict[str, dict[int, list[tuple[float, bool]]]] = defaultdict(dict)
     for row in rows:
         if {"backbone", "length", "seconds", "tokens"} <= row.keys():
-            lines[row["backbone"]][row["length"]] = [(1e9 * row["seconds"] / row["tokens"], False)]
+            lines[row["backbone"]][row["length"]] = [(1e6 * row["seconds"] / row["tokens"], False)]
     if sum(len(line) > 1 for line in lines.values()) < 2:
         return []
     return pages.picture(f"cost_{name}", "time by length", partial(
-        growth_figure, lines, "problem length", "time by length", "time (ns a token)"))
+        growth_figure, lines, "problem length", cost_title(lines), "time (\N{MICRO SIGN}s a token)", note))

@@ -13,6 +13,7 @@ from length_gen.lightning_modules.reporting.pages import Pages
 from length_gen.lightning_modules.reporting.plots import rates_figure
 from length_gen.lightning_modules.reporting.results import PASSES, SEED, Run, trained
 from length_gen.lightning_modules.reporting.text import few_to_many, plural, table
+from length_gen.lightning_modules.reporting.titles import rates_title
 
 ATTENTION = ("pythia", "mistral", "hybrid")
 """Families that see tokens again, however far back they stand: all of them, or those in a window."""
@@ -163,6 +164,8 @@ def first_errors_section(pages: Pages, runs: Sequence[Run], horizons: Sequence[d
         "shares are means over models.", "",
         *table(["problem", "style", "exact at the training length", "models", "largest need (tokens)",
                 "phases of the largest need", "decisions there", "first errors there", "first errors"], rows)])
+    lines = {f"{name} ({one.models})": (one.hit, one.base, one.base + one.low, one.base + one.high)
+             for name, one in found.items()}
     return ["## Which decision breaks", "",
             f"Do models err first where they must look furthest back? {plural(len(cases), 'case')} (a trained model, a "
             f"kind of problem) fail at some length and say in which phase. *Hit*: share of first errors in a phase of "
@@ -170,9 +173,10 @@ def first_errors_section(pages: Pages, runs: Sequence[Run], horizons: Sequence[d
             + "; ".join(f"{count} ({why})" for why, count in left.most_common()) + ". By kind of problem: "
             f"{pages.link('first_errors', 'first errors')}.", "",
             *pages.picture("first_errors", "first errors where the need is largest", partial(
-                rates_figure, {f"{name} ({one.models})": (one.hit, one.base, one.base + one.low, one.base + one.high)
-                               for name, one in found.items()},
-                "first errors in a phase of the largest need (%)"), main=True),
+                rates_figure, lines, "share of first errors (%)", rates_title(lines),
+                f"need: how far back a decision makes a model look. {plural(len(cases), 'case')}, a seed of a recipe "
+                f"on a kind of problem; bars: 95%, a bootstrap over "
+                f"{plural(sum(one.recipes for one in found.values()), 'recipe')}"), main=True),
             "In brackets the cases; bars: 95%, a bootstrap over recipes, of hit less base.", "",
             *table(["models", "cases", "recipes", "hit", "base", "difference (95%)"],
                    [[name, one.models, one.recipes, f"{one.hit:.0%}", f"{one.base:.0%}",

@@ -39,7 +39,10 @@ from length_gen.lightning_modules.reporting.text import (
     reach_text,
     table,
 )
+from length_gen.lightning_modules.reporting.titles import growth_title, of_curves, reach_title, seeds_title
 
+BARS = "bars: lowest to highest seed, of one seed 95% Wilson"
+SEEDS = "small points: seeds; line: the one in the middle, the lower of two"
 SETTINGS = ("no_tool", "single_turn", "direct", "direct_reversed")
 
 
@@ -116,8 +119,8 @@ def _figure_2(pages: Pages, everything: Sequence[Curve], rows: Sequence[dict[str
             "trainings that were tried farthest, those with one problem a length from 10,000 on; bars are from the "
             "lowest to the highest seed, of one seed 95% Wilson intervals:", "",
             *pages.picture("addition_reach", "addition, exact match by length", partial(
-                seeds_figure, lines, row["trained"], f"addition, trained up to {row['trained']} digits",
-                others=others), main=True)]
+                seeds_figure, lines, row["trained"], seeds_title(lines), others=others,
+                note=f"addition; {of_curves(chosen)}; points: the seed in the middle; {BARS}"), main=True)]
 
 
 def lengths_section(pages: Pages, everything: Sequence[Curve], horizons: Sequence[dict[str, Any]]) -> list[str]:
@@ -131,16 +134,21 @@ def lengths_section(pages: Pages, everything: Sequence[Curve], horizons: Sequenc
                           f"{one.length:,}", f"{sum(e == 1 for e in one.there)} of {len(one.there)}", one.problems,
                           f"{one.tokens:,.0f}"] for name, one in far.items()])]
     lines: defaultdict[tuple[str, str], list[Reached]] = defaultdict(list)
-    for one in reached_by_horizon(everything, horizons):
+    drawn = reached_by_horizon(everything, horizons)
+    for one in drawn:
         lines[one.label, one.kind].append(one)
-    if lines:
+    rows = [(f"{label} ({few_to_many(one.tokens for one in models)})", kind, [
+        (one.exact / one.curve.trained, one.tried / one.curve.trained) for one in models])
+        for (label, kind), models in lines.items()]
+    if rows:
         page += ["The *horizon*, how many tokens back one must look to know every token that a model has to predict, "
                  f"is known without training ({pages.link('horizons', 'horizons of all tasks')}):", "",
                  *horizon_claims(everything, horizons), "",
                  *pages.picture("horizon_reach", "how far, by horizon", partial(
-                     reach_figure, [(f"{label} ({few_to_many(one.tokens for one in models)})", kind, [
-                         (one.exact / one.curve.trained, one.tried / one.curve.trained) for one in models])
-                         for (label, kind), models in lines.items()]), main=True),
+                     reach_figure, rows, reach_title(rows), f"{plural(len(drawn), 'point')} of "
+                     f"{of_curves(list({id(c): c for c in (one.curve for one in drawn)}.values()))}, each a seed of a "
+                     f"recipe on a kind of problem (in brackets its horizon in tokens); grey: to the largest length "
+                     f"tried; arrow: nothing longer tried; \N{MULTIPLICATION SIGN}10: 10 points"), main=True),
                  "Each point is a trained Mamba, every recipe and every seed, in both styles. In brackets the horizon, "
                  "in tokens, at the largest length that was analysed; *bounded* includes horizons that still grow, but "
                  "slower than any power of the length.", ""]
@@ -180,17 +188,21 @@ def sizes_section(pages: Pages, everything: Sequence[Curve]) -> list[str]:
     if rows := [[name, c.backbone.partition(" ")[2], f"{size:,}", c.recipe, len(c.exact), ends(c.outcomes())]
                 for name, size, _, c in found if several[name] > 1]:
         trained = few_to_many(round(tokens / 1e6) for _, _, tokens, _ in found)
-        title = f"style paper, {trained} million training tokens"
+        shown = [c for name, *_, c in found if name in drawn]
         page += [f"Style paper, every Mamba of the longest training ({trained} million tokens), all recipes and seeds:",
                  "",
                  *(pages.picture("sizes", "how far, by size", partial(
-                     growth_figure, drawn, "parameters of a Mamba", title, "exact up to"), main=True) if drawn else []),
+                     growth_figure, drawn, "parameters of a Mamba", growth_title(drawn), "exact up to",
+                     f"style paper, {trained} million training tokens; {of_curves(shown)}; {SEEDS}"), main=True)
+                   if drawn else []),
                  *table(["problem", "size", "parameters", "recipe", "seeds", "exact up to"], rows)]
     for (name, what), line in growth(everything).items():
         if what == "training length":
+            shown = [c for c in everything if c.experiment.startswith(f"{name.replace(' ', '_')}_scaling_")]
             page += [f"{name.capitalize()}, by the largest training length:", "",
                      *pages.picture(f"growth_{name.replace(' ', '_')}", f"{name}, by training length", partial(
-                         growth_figure, line, what, name, "exact up to"), main=True)]
+                         growth_figure, line, what, growth_title(line), "exact up to",
+                         f"{name}; {of_curves(shown)}; {SEEDS}"), main=True)]
     if growth(everything):
         page += [f"By training length and steps, in numbers: {pages.link('growth', 'growth')}.", ""]
     return ["## Sizes and training", "", *page] if page else []
@@ -207,7 +219,8 @@ def passes_section(pages: Pages, everything: Sequence[Curve]) -> list[str]:
             f"Pass rates by the number of functions, trained on up to {found[0].trained}; bars are 95% Wilson "
             f"intervals where there is one seed, else from the lowest to the highest.", "",
             *pages.picture("passes", "pass rate by length", partial(
-                seeds_figure, lines, found[0].trained, found[0].task.replace("_", " "), "pass rate"), main=True),
+                seeds_figure, lines, found[0].trained, seeds_title(lines), "pass rate",
+                note=f"{found[0].task.replace('_', ' ')}; {of_curves(found[:6])}; {BARS}"), main=True),
             *table(["model", "setting", "parameters", "training tokens", "seeds", "pass rate", ""],
                    [[c.backbone, c.setting, *list(training(c).values())[:2], c.seeds, course(c),
                      pages.link(c.experiment, "details")] for c in found])]

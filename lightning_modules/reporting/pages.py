@@ -44,7 +44,7 @@ class Pages:
 
     def picture(self, name: str, what: str, draw: Callable[[], Figure], main: bool = False) -> list[str]:
         """Lines that show a figure, on the main page or another."""
-        path = self.folder / "figures" / f"{name}.png"
+        path = self.folder / "figures" / f"{name}.svg"
         self.figures[path] = draw
         return [f"![{what}]({os.path.relpath(path, self.out.parent if main else self.folder)})", ""]
 
@@ -68,7 +68,7 @@ class Pages:
         """Pages and figures that an earlier report has made and this one has not."""
         old = [path for path in sorted(self.folder.glob("*.md")) if path not in self.texts
                and path.read_text(encoding="utf-8", errors="replace").rstrip().endswith(MADE)]
-        return old + [path for path in sorted((self.folder / "figures").glob("*.png")) if path not in self.figures]
+        return old + [path for path in sorted((self.folder / "figures").glob("*.*")) if path not in self.figures]
 
     def wrong(self) -> list[str]:
         """What a report would change, and links that lead nowhere, a line each."""

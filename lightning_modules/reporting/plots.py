@@ -17,10 +17,14 @@ from length_gen.lightning_modules.evaluation.plots import (
     MOST_DODGE,
     limits,
     mark_training,
+    one_axes,
     short_number,
     style_axes,
     write_head,
 )
+
+NOTHING = 0.45
+"""Where a reach of nothing stands on the log scale of training lengths."""
 
 
 def collection_figure(rows: Sequence[Record], title: str) -> Figure:
@@ -49,17 +53,16 @@ def collection_figure(rows: Sequence[Record], title: str) -> Figure:
 
 def seeds_figure(curves: Mapping[str, Mapping[int, tuple[Sequence[float], tuple[float, float]]]],
                  train_length: int | None, title: str, what: str = "exact match",
-                 others: Mapping[str, tuple[int, float]] = MappingProxyType({})) -> Figure:
+                 others: Mapping[str, tuple[int, float]] = MappingProxyType({}), note: str = "") -> Figure:
     """Exact match, or another share, `what`, against problem length: the median over seeds of each curve, with an
     interval.
 
     curves: label -> length -> exact match of each seed and the ends of the interval (the lowest and highest seed, say),
             as shares; at most 7
     others: label -> (length, share), of another source: a star each
+    note:   below the title, smaller
     """
-    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    axes = figure.add_subplot()
+    figure, axes = one_axes()
     lengths = sorted({length for curve in curves.values() for length in curve} | {n for n, _ in others.values()})
     low, high = limits([*lengths, *([train_length] if train_length else [])])
     step = min(DODGE, MOST_DODGE / max(len(curves) - 1, 1)) * min(math.log(high / low), math.log(10_000))
@@ -80,12 +83,12 @@ def seeds_figure(curves: Mapping[str, Mapping[int, tuple[Sequence[float], tuple[
     axes.set_ylabel(what)
     if train_length:
         mark_training(axes, train_length)
-    write_head(axes, title, len(curves) + len(others), bool(train_length))
+    write_head(axes, title, len(curves) + len(others), bool(train_length), note)
     return figure
 
 
 def growth_figure(lines: Mapping[str, Mapping[float, Sequence[tuple[float, bool]]]], what: str, title: str,
-                  outcome: str) -> Figure:
+                  outcome: str, note: str = "") -> Figure:
     """A length, or another outcome, against training length, size or steps, both on log scales: a point for each seed,
     with an arrow where the true value may be larger, and a line through the seed in the middle, the lower one of two.
 
@@ -93,10 +96,9 @@ def growth_figure(lines: Mapping[str, Mapping[float, Sequence[tuple[float, bool]
              bottom, below the log scale
     what:    name of x
     outcome: name of y
+    note:    below the title, smaller
     """
-    figure = Figure(figsize=(6.4, 3.8), dpi=200, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    axes = figure.add_subplot()
+    figure, axes = one_axes()
     xs = sorted({x for line in lines.values() for x in line})
     points = [point for line in lines.values() for seeds in line.values() for point in seeds]
     everything = [value for value, _ in points if value] or [1]
@@ -130,66 +132,64 @@ def growth_figure(lines: Mapping[str, Mapping[float, Sequence[tuple[float, bool]
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(what)
-    axes.set_ylabel(outcome + " (arrow: or more)" * bounds)
-    write_head(axes, title, len(lines), False)
+    axes.set_ylabel(outcome)
+    write_head(axes, title, len(lines), False, "; ".join(filter(None, (note, "arrow: or more" * bounds))))
     return figure
 
 
-def reach_figure(rows: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) -> Figure:
+def reach_figure(rows: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], title: str, note: str = "") -> Figure:
     """How far trained models get, a line for each kind of trajectory; each point is one training run.
 
+    The grey line goes to the largest length tried.
+
     rows: (label, kind of horizon, (reach, largest length tried) of each run), the lengths as multiples of the training
-          length; an arrow where the two are equal, since the limit is not known then. Six or more runs that are equal
+          length; an arrow where the two are equal, since the limit is not known then. Ten or more runs that are equal
           are one point with their number. Lines are sorted by kind, in the
           order in which the kinds come up; a kind has one colour and marker.
     """
     kinds = list(dict.fromkeys(kind for _, kind, _ in rows))
     rows = sorted(rows, key=lambda row: -kinds.index(row[1]))
-    figure = Figure(figsize=(6.4, 1.0 + 0.24 * len(rows)), dpi=200, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = one_axes()
+    figure.set_figheight(0.7 + 0.2 * len(rows))
+    for i, kind in enumerate(kinds):  # the legend, in their order
+        axes.plot([], [], MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=5.5, label=kind)
     for y, (_, kind, runs) in enumerate(rows):
         i, most, reaches = kinds.index(kind), max(tried for _, tried in runs), [reach for reach, _ in runs]
         axes.plot([1, most], [y, y], color="0.85", linewidth=4, solid_capstyle="butt", zorder=1)
-        shown = axes.get_legend_handles_labels()[1]
         for value in sorted(set(reaches)):
             # A few equal ones are spread, so that each run can be seen; of many the number is written.
             count = sum(reach == value for reach in reaches)
-            places = [y + 0.14 * (k - (count - 1) / 2) for k in range(count)] if count < 6 else [y]
-            axes.plot([max(value, 0.7)] * len(places), places, MARKERS[i % len(MARKERS)],
+            step = min(0.14, 0.7 / count)
+            places = [y + step * (k - (count - 1) / 2) for k in range(count)] if count < 10 else [y]
+            axes.plot([max(value, NOTHING)] * len(places), places, MARKERS[i % len(MARKERS)],
                       color=COLOURS[i % len(COLOURS)], markersize=5.5, markeredgecolor="white", markeredgewidth=0.5,
-                      zorder=3, clip_on=False, label=None if kind in shown else kind)
-            shown.append(kind)
+                      zorder=3, clip_on=False)
             if len(places) < count:
-                axes.annotate(str(count), (max(value, 0.7), y), xytext=(0, 3.5), textcoords="offset points",
-                              ha="center", va="bottom", fontsize=7, zorder=4)  # fmt: skip
+                axes.annotate(f"\N{MULTIPLICATION SIGN}{count}", (max(value, NOTHING), y), xytext=(9, 0),
+                              textcoords="offset points", va="center", fontsize=7.5, zorder=4)  # fmt: skip
             censored = min(sum(reach == tried == value for reach, tried in runs), len(places))
-            axes.plot([1.22 * value] * censored, places[:censored], marker=5, linestyle="", color="0.35",
-                      markersize=3.5, zorder=3, clip_on=False)  # 5: a caret to the right
+            if censored:  # a line of nothing would ask the layout for room below
+                axes.plot([1.4 * value] * censored, places[:censored], marker=5, linestyle="", color="0.35",
+                          markersize=3.5, zorder=3, clip_on=False)  # 5: a caret to the right
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}\N{MULTIPLICATION SIGN}")
-    axes.xaxis.set_minor_locator(FixedLocator([0.7]))
+    axes.xaxis.set_minor_locator(FixedLocator([NOTHING]))
     axes.xaxis.set_minor_formatter(lambda *_: "0" if any(not reach for *_, runs in rows for reach, _ in runs) else "")
-    axes.set_xlabel("exact up to, in training lengths\n(grey: to the largest tried; arrow: nothing longer tried)",
-                    fontsize=9)  # fmt: skip
-    axes.tick_params(labelsize=8.5)
+    axes.set_xlabel("exact up to, in training lengths")
+    axes.tick_params(labelsize=8)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    order = [labels.index(kind) for kind in kinds]
-    figure.legend([handles[k] for k in order], kinds, loc="outside upper left", ncols=len(kinds), frameon=False,
-                  fontsize=8.5, title="horizon", title_fontsize=8.5, alignment="left")  # fmt: skip
+    write_head(axes, title, len(kinds), False, note)
     return figure
 
 
-def margins_figure(lines: Mapping[str, Sequence[Sequence[float]]], what: str) -> Figure:
+def margins_figure(lines: Mapping[str, Sequence[Sequence[float]]], title: str, note: str = "") -> Figure:
     """Least margins of all decisions, sorted, against the share of decisions; a colour a task, a line a model.
 
     lines: label -> of each model the margins at even steps from the least to the largest
     """
-    figure = Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    axes = figure.add_subplot()
+    figure, axes = one_axes()
     for i, (label, models) in enumerate(lines.items()):
         for k, margins in enumerate(models):
             axes.plot([100 * j / (len(margins) - 1) for j in range(len(margins))], margins,
@@ -201,17 +201,20 @@ def margins_figure(lines: Mapping[str, Sequence[Sequence[float]]], what: str) ->
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("decisions, the weakest first (%)")
     axes.set_ylabel("least margin (logits)")
-    write_head(axes, what if len(lines) > 1 else f"{what}: {label}", len(lines), False)
+    write_head(axes, title, len(lines), False, note)
     return figure
 
 
-def rates_figure(lines: Mapping[str, tuple[float, float, float, float]], what: str) -> Figure:
+def rates_figure(lines: Mapping[str, tuple[float, float, float, float]], what: str, title: str,
+                 note: str = "") -> Figure:
     """A share beside the one that chance would give, a line for each label.
 
     lines: label -> share, share by chance, and the ends of the share's interval
+    what:  name of the share
+    note:  below the title, smaller
     """
-    figure = Figure(figsize=(6.4, 1.1 + 0.42 * len(lines)), dpi=200, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = one_axes()
+    figure.set_figheight(0.7 + 0.3 * len(lines))
     places = range(len(lines))[::-1]
     for y, (share, base, low, high) in zip(places, lines.values(), strict=True):
         axes.plot([100 * low, 100 * high], [y, y], color=COLOURS[0], linewidth=1.4, alpha=0.6, zorder=2)
@@ -225,5 +228,6 @@ def rates_figure(lines: Mapping[str, tuple[float, float, float, float]], what: s
     axes.set_xlabel(what)
     axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8.5)
+    axes.tick_params(labelsize=8)
+    write_head(axes, title, 2, False, note)
     return figure

@@ -30,7 +30,7 @@ def plural(count: int, noun: str) -> str:
 def few_to_many(values: Iterable[int]) -> str:
     """Lowest and highest with a dash between, or the number that all are."""
     low, high = min(values := list(values)), max(values)
-    return str(low) if low == high else f"{low}{TO}{high}"
+    return f"{low:,}" if low == high else f"{low:,}{TO}{high:,}"
 
 
 def share(value: float) -> str:

@@ -14,7 +14,7 @@ def test_the_line_is_all_that_a_process_says(tmp_path):
 
 
 MIXTURE = ["fit", "--config", str(ROOT / "configs/mixture.yaml")]
-PICTURE = next((ROOT / "docs").rglob("*.png"))
+WEIGHTS = next((ROOT / "results/models").rglob("*.ckpt"))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -30,7 +30,7 @@ PICTURE = next((ROOT / "docs").rglob("*.png"))
     (["fit", "--config", "none.yaml"], "there is no configuration file none.yaml"),
     (["train"], "there is no command train: expected fit, validate, test, rollout, "),
     (["fit", *TINY, "--config", str(ROOT / "README.md")], "README.md is not YAML"),
-    (["fit", *TINY, "--checkpoint", str(PICTURE)], "is no text, and a YAML file is expected there"),
+    (["fit", *TINY, "--checkpoint", str(WEIGHTS)], "is no text, and a YAML file is expected there"),
     (["fit", *TINY, "--data.task", "Sums"], "data.task: there is no class Sums; expected"),
     (["fit", *TINY, "--model.backbone", "Mambo"], "model.backbone: there is no class Mambo; expected"),
     (["fit", *TINY, "--data.task", "sums.Sums"], "sums.Sums cannot be imported: No module named 'sums'; searched: /"),

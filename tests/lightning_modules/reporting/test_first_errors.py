@@ -111,7 +111,7 @@ def test_the_main_page_shows_both_and_another_document_its_numbers(results, tmp_
     assert "| addition | paper | yes | 3 | 60 | walk | 25% | 92% | walk 92%, add 8% |" in (
         tmp_path / "docs" / "results" / "first_errors.md").read_text()
     for name in ("beacons", "first_errors"):
-        assert (tmp_path / "docs" / "results" / "figures" / f"{name}.png").is_file()
+        assert (tmp_path / "docs" / "results" / "figures" / f"{name}.svg").is_file()
     science = (tmp_path / "docs" / "science.md").read_text()
     assert "They hit in 92% of cases" in science and "| 64 | 10 |" in science
     report("results", "docs/results.md", check=True)

@@ -125,7 +125,7 @@ def test_growth_has_its_tables_and_picture(page):
     text = (page / "results/growth.md").read_text()
     assert "| recipe | 1 | 5 | 20 |\n|---|---|---|---|\n| small | 50 | 250 | 1,000 |" in text
     assert "| recipe | 100 | 800 |\n|---|---|---|\n| up to 5 | 100 | 800 |" in text
-    assert "results/figures/growth_addition.png" in (page / "results.md").read_text()
+    assert "results/figures/growth_addition.svg" in (page / "results.md").read_text()
 
 
 def test_every_link_leads_somewhere_and_every_figure_is_shown(page):
@@ -143,13 +143,13 @@ def test_the_check_finds_what_a_report_would_change(page):
     text, notes = out.read_text(), page / "results/notes.md"
     notes.write_text("a page of one's own")
     for path, content in ((out, text.replace("2 seeds", "3 seeds")), (page / "results/old.md", text),
-                          (page / "results/figures/old.png", "")):
+                          (page / "results/figures/old.svg", "")):
         before = path.read_text() if path.is_file() else None
         path.write_text(content)
         with pytest.raises(UserError, match=f"^{path} is (made no more: remove it|not what .* gives)[^;]*$"):
             report(results, str(out), check=True)
         path.write_text(before) if before else path.unlink()
-    (page / "results/figures/sizes.png").touch()
+    (page / "results/figures/sizes.svg").touch()
     report(results, str(out))
     assert notes.is_file()
 
@@ -217,14 +217,14 @@ def test_style_paper_has_a_table_and_a_figure_of_the_sizes_that_were_trained_lon
         write(tmp_path / "results", f"{name}_seed1", {5: 1.0, 1000: 0.1}, style="paper", evaluator="verify",
               parameters=size, train_tokens=tokens)
     text = draw()
-    assert "sizes.png" not in text  # the large one was not trained as long
+    assert "sizes.svg" not in text  # the large one was not trained as long
     assert [line.split(" | ")[3] for line in text.splitlines() if line.startswith("| addition | 2x64")] == [
         "small", "middle"]
     for name, reach in (("large_long", 1.0), ("large_other", 0.0)):  # no recipe is picked
         write(tmp_path / "results", f"{name}_seed1", {5: 1.0, 1000: reach}, style="paper", evaluator="verify",
               parameters=9050, train_tokens=9000)
     text = draw()
-    assert (tmp_path / "out/figures/sizes.png").is_file() and "out/figures/sizes.png" in text
+    assert (tmp_path / "out/figures/sizes.svg").is_file() and "out/figures/sizes.svg" in text
     assert [line.split(" | ")[3:] for line in text.splitlines() if " | 9,050 | " in line] == [
         ["large_long", "1", "\N{GREATER-THAN OR EQUAL TO} 1,000 |"], ["large_other", "1", "5 |"]]
 
@@ -266,7 +266,8 @@ def test_margins_of_all_certificates_are_in_one_figure(tmp_path):
     assert not pages.figures  # a record without margins
     for task, style, seed in (("copy", "local", 1), ("copy", "local", 2), ("copy", "paper", 1)):
         (tmp_path / f"{task}_{style}{seed}.json").write_text(json.dumps(
-            {"task": task, "style": style, "model": "mamba 2x64", "margins": [seed + i / 100 for i in range(101)]}))
+            {"task": task, "style": style, "model": "mamba 2x64", "decisions": 9, "proved": 9, "least": seed,
+             "margins": [seed + i / 100 for i in range(101)]}))
     certificates_figure(pages, tmp_path)
     draw, = pages.figures.values()
     axes, = draw().axes
