@@ -13,9 +13,9 @@ What is proved. Nodes are windows of the last K tokens, edges append a token. Fo
 Then at every edge to a window after which a token is predicted: over the box, its logit exceeds every other's.
 
 Arithmetic. Everything is float64; u is the certificate's unit. An operation of the model is (exact)(1 + d) + t with
-|d| <= u and |t| <= 1e-30, of an elementary function |d| <= 16 u; one of this program the same with 2^-53. So n
-operations in a row are off by gamma(n) = n v / (1 - n v), v = u + 2^-53, of the sum of absolute values at most, in any
-order, and every box is widened by that.
+|d| <= u and |t| <= 1e-30; of a root's inverse |d| <= 16 u, of exp, silu and softplus (16 + 2 a) u at a below 0 (of
+exp(A_log), twice its size); one of this program the same with 2^-53. So n operations in a row are off by gamma(n) =
+n v / (1 - n v), v = u + 2^-53, of the sum of absolute values at most, in any order, and every box is widened by that.
 
 What is taken as given: that the windows and edges are those of all trajectories, and that weights and source with the
 SHA-256 in the header are those that are used, with the settings there (floors, taps, epsilons), which no weights tell.
@@ -137,9 +137,11 @@ class Checker:
         require(error < 0.1, "the unit is so large that nothing is left")
         return error / (1 - error)
 
-    def out(self, low, high, count):
-        """The box widened by so many operations on its ends."""
+    def out(self, low, high, count, exponent=None):
+        """The box widened by so many operations on its ends, and by 2 a where they come from exp(-a), an exponent."""
         error, xp = self.gamma(count), self.xp
+        if exponent is not None:
+            error = error + 2.1 * self.unit * xp.abs(xp.clip(exponent, None, 0))
         return low - (error * xp.abs(low) + UNDERFLOW), high + (error * xp.abs(high) + UNDERFLOW)
 
     def most(self, box):
@@ -170,7 +172,8 @@ class Checker:
         low, high = (xp.clip(x, -700, None) / (1 + xp.exp(-xp.clip(x, -700, None))) for x in box)
         turn = (box[0] < -1.27846) & (box[1] > -1.27847)
         # Below -700, where the clip is, it lies between -1e-300 and 0.
-        return self.out(xp.where(turn, -0.27846454276107386, xp.minimum(low, high)), xp.maximum(low, high), ELEMENTARY)
+        return self.out(xp.where(turn, -0.27846454276107386, xp.minimum(low, high)), xp.maximum(low, high), ELEMENTARY,
+                        box[0])
 
     def beside(self, box, slope):
         """silu(x) - slope x: in each of four pieces by the tangent in its middle, since silu'' is at most 1/2."""
@@ -182,14 +185,14 @@ class Checker:
             lows.append(x * (bell - slope) - reach)
             highs.append(x * (bell - slope) + reach)
         size = self.most(box)
-        slack = self.gamma(ELEMENTARY + 16) * ((1 + abs(slope)) * size + (1 + size) * half) + UNDERFLOW
+        slack = self.gamma(ELEMENTARY + 18) * ((1 + abs(slope)) * size + (1 + size) * half) + UNDERFLOW
         return reduce(xp.minimum, lows) - slack, reduce(xp.maximum, highs) + slack
 
     def softplus(self, box):
         """log(1 + exp(x)); an implementation may take x for it from 20 on, less by a relative 1.04e-10."""
         xp = self.xp
         low, high = (xp.clip(x, 0, None) + xp.log1p(xp.exp(-xp.abs(x))) for x in box)
-        return self.out(xp.where(box[0] > 19, low * (1 - 2e-10), low), high, ELEMENTARY)
+        return self.out(xp.where(box[0] > 19, low * (1 - 2e-10), low), high, ELEMENTARY, box[0])
 
     def decay(self, steps, rates):
         """exp(steps rates) for positive steps and negative rates."""
@@ -365,8 +368,9 @@ class Checker:
         parts = slice(channels), slice(channels, channels + states), slice(channels + states, None)
         steps, inputs, outputs = ((low[:, part], high[:, part]) for part in parts)
         steps = self.out(*(half + floor for half in self.softplus(steps)), 1)
-        rates = -xp.exp(get("mixer.A_log"))
-        y = self.scan(number, u, steps, inputs, outputs, self.out(rates, rates, ELEMENTARY))
+        logs = get("mixer.A_log")
+        rates = -xp.exp(logs)
+        y = self.scan(number, u, steps, inputs, outputs, self.out(rates, rates, ELEMENTARY, -xp.abs(logs)))
         y = self.plus(y, self.times((skip, skip), u))
         self.extend(self.times(y, self.silu(gate)), get("mixer.out_proj.weight"))
 

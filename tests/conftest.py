@@ -62,7 +62,7 @@ def certified(tmp_path_factory):
     from tests.exact import automaton, exact_copy, task
 
     path = tmp_path_factory.mktemp("certificate") / "copy.npz"
-    verdict = certify(exact_copy(), task(), task().vocabulary(), automaton, 2.0**-20, order=6, path=path)
+    verdict = certify(exact_copy(), task(), task().vocabulary(), automaton, [2.0**-20], order=6, path=path)
     assert verdict.outcome == "certified"
     return path
 

@@ -1,11 +1,12 @@
 """Interval arithmetic in float64 whose every operation rounds outwards, for a model that rounds too.
 
 The model is taken to compute each operation as `(exact result) (1 + d) + t` with |d| <= u and |t| <= `TINY`: sums and
-products in any order, fused or not; elementary functions (exp, softplus, silu, a root's inverse) with |d| <= `FUNCTION`
-u. u = 0 is real arithmetic, 2^-53 float64, 2^-24 float32; a bound for one u holds for every smaller one. The bounds
-themselves are computed in float64, with the same kind of error at 2^-53. So each operation's box is widened by a number
-of units u + 2^-53, counted from the operation: elementwise ones relative to the result's ends, a sum of n products by
-n units of the sum of absolute values (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
+products in any order, fused or not; a root's inverse with |d| <= `FUNCTION` u; exp(x), silu(x) and softplus(x) with
+|d| <= (`FUNCTION` + 2 a) u, where a is how far x lies below 0 (of exp(A_log), |A_log|). u = 0 is real arithmetic,
+2^-53 float64, 2^-24 float32; a bound for one u holds for every smaller one. The bounds themselves are computed in
+float64, with the same kind of error at 2^-53. So each operation's box is widened by a number of units u + 2^-53,
+counted from the operation: elementwise ones relative to the result's ends, a sum of n products by n units of the sum
+of absolute values (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
 """
 
 from typing import NamedTuple
@@ -20,7 +21,8 @@ TINY = 1e-30
 """Absolute error of one operation, which covers underflow in float32 (1.2e-38) in sums of any length here."""
 
 FUNCTION = 16
-"""Units that an elementary function may be off: libraries promise 1 to 4 (PyTorch's SLEEF 1, NumPy's SVML 4)."""
+"""Units that an elementary function may be off: libraries promise 1 to 4 (PyTorch's SLEEF 1, NumPy's SVML 4). Fast ones
+take exp(-a) as a power of 2, whose exponent rounds: by a u more (scan_cpu.py; CUDA's __expf: 1.2 a u)."""
 
 SILU_AT, SILU_LEAST = -1.2784645427610738, -0.27846454276107385
 """Where silu is least, to 1e-15, and a lower bound of its value there (-0.278464542761073796...)."""
@@ -79,9 +81,12 @@ class Rounding:
             raise ValueError(f"{operations} operations of unit {self.unit} leave no digit")
         return error / (1 - error)
 
-    def widened(self, box: Box, operations: int) -> Box:
-        """A box around one whose ends carry so many roundings of their own size."""
+    def widened(self, box: Box, operations: int, argument: Box | None = None) -> Box:
+        """A box around one whose ends carry so many roundings of their own size, and 2 a more where they are a function
+        of an `argument` -a < 0 by way of its exp."""
         error = self.gamma(operations)
+        if argument is not None:
+            error = error + 2.02 * self.unit * -argument.lo.clamp(max=0)
         return Box(box.lo - (error * box.lo.abs() + TINY), box.hi + (error * box.hi.abs() + TINY))
 
     def around(self, centre: Tensor, radius: Tensor) -> Box:
@@ -120,7 +125,7 @@ class Rounding:
         """x / (1 + exp(-x)), which falls up to `SILU_AT` and rises from there."""
         a, b = x.lo * torch.sigmoid(x.lo), x.hi * torch.sigmoid(x.hi)
         least = torch.where((x.lo < SILU_AT + 1e-6) & (x.hi > SILU_AT - 1e-6), SILU_LEAST, torch.minimum(a, b))
-        return self.widened(Box(least, torch.maximum(a, b)), FUNCTION)
+        return self.widened(Box(least, torch.maximum(a, b)), FUNCTION, x)
 
     def silu_beside(self, x: Box, slope: Tensor, pieces: int = 4) -> Box:
         """silu(x) - slope x for any slope: what is left of silu beside a line.
@@ -135,22 +140,23 @@ class Rounding:
             value = point * torch.sigmoid(point) - slope * point
             lo, hi = (value, value) if lo is None else (torch.minimum(lo, value), torch.maximum(hi, value))
         bend = (width / pieces) ** 2 / 16 * (1 + 64 * UNIT)
-        # The points, which round, are off by a few units of their size, and so is the line; silu by 16 of its own.
+        # The points, which round, are off by a few units of their size, and so is the line; silu by 16 of its own, and
+        # below 0 by 2 |x| |silu(x)| <= 1.1 more.
         size = x.hi.clamp(min=-SILU_LEAST) + (1 + slope.abs()) * x.size
-        slack = bend + self.gamma(FUNCTION + 4) * size + TINY
+        slack = bend + self.gamma(FUNCTION + 8) * size + TINY
         return self.widened(Box(lo - slack, hi + slack), 1)
 
     def softplus(self, x: Box) -> Box:
         """log(1 + exp(x)), with torch's threshold or without."""
         lo, hi = (end.clamp(min=0) + torch.log1p(torch.exp(-end.abs())) for end in x)
         lo = torch.where(x.lo > THRESHOLD - 1, lo * (1 - 2e-10), lo)
-        return self.widened(Box(lo, hi), FUNCTION)
+        return self.widened(Box(lo, hi), FUNCTION, x)
 
     def decay(self, step: Box, rate: Box) -> Box:
         """exp(step rate) for steps > 0 and rates < 0."""
         lo, hi = step.hi * rate.lo, step.lo * rate.hi
-        # An error d of the exponent is a factor between 1 - 2d and 1 + 2d of the result, for d < 1.2; where it is
-        # larger the exponent is below -1e5, and the result below TINY.
+        # An error d of the exponent, of which the product and exp itself have 3 units, is a factor between 1 - 2d and
+        # 1 + 2d of the result, for d < 1.2; where it is larger the exponent is below -1e5, and the result below TINY.
         less, more = (2 * self.gamma(4) * -end + self.gamma(FUNCTION) for end in (lo, hi))
         return Box((torch.exp(lo) * (1 - less) - TINY).clamp(min=0), torch.exp(hi) * (1 + more) + TINY)
 

@@ -31,7 +31,8 @@ ASSUMPTIONS = (
     "the automaton holds all windows of the last K tokens that occur in any reference trajectory, with all tokens that "
     "can follow (certificates/check.py takes it as given)",
     "an operation's result is the exact one times 1 + d, plus t, with |d| <= u and |t| <= 1e-30; sums may be taken in "
-    "any order; exp, softplus, silu and the inverse of a root may be off by 16 u; nothing overflows",
+    "any order; the inverse of a root may be off by 16 u; exp, softplus and silu by 16 u and, a below 0, by 2 a u more "
+    "(exp of A_log by twice its size); nothing overflows",
     "weights are the stored ones, exactly; where float32 is computed with, they are float32",
     "the tool answers as its source says, and the rollout gives the model what the setting shows of the question",
 )

@@ -38,7 +38,7 @@ class Verdict:
     """What can be said of a model. `outcome` is `certified`, `refuted` or `unknown`.
 
     reason:    why it is not known, in words; empty otherwise
-    unit:      rounding error of an operation that is covered
+    unit:      rounding error of an operation that is covered, or was to be
     order:     K, tokens of a window; nodes, edges: of the graph; 0 where there was none
     decisions: windows after which the model has to predict a token; `proved` is how many of them it gets right
     least:     the least margin in logits, over what was to be proved; None if there are no bounds
@@ -62,21 +62,22 @@ class Verdict:
     seconds: float = 0.0
 
 
-def certify(backbone: Backbone, task: Task, vocabulary: Vocabulary, automata: Callable[[int], Automaton], unit: float,
-            order: int = 8, most: int = 12, seconds: float = 60.0, variants: Sequence[str] | None = None,
-            progress: Progress = lambda what, part: None, path: Path | None = None,
-            header: Callable[[], dict[str, Any]] = dict) -> Verdict:
+def certify(backbone: Backbone, task: Task, vocabulary: Vocabulary, automata: Callable[[int], Automaton],
+            units: Sequence[float], order: int = 8, most: int = 12, seconds: float = 60.0,
+            variants: Sequence[str] | None = None, progress: Progress = lambda what, part: None,
+            path: Path | None = None, header: Callable[[], dict[str, Any]] = dict) -> Verdict:
     """The verdict on a model of a task.
 
     automata: the task's windows of so many tokens or more; UserError where no number is enough
-    unit:     rounding error of an operation that is to be covered
+    units:    rounding errors of an operation that are to be covered, the largest first; the next is tried where one is
+              not proved
     order:    tokens of a window at first; it is raised by 2 up to `most` while some decision is not proved
     seconds:  for the search for a counterexample
     variants: kinds of problems that it looks among; None: all of the task's
     path:     of the certificate, where one is to be written; `header`: what else it shall say
     """
     begun = time.monotonic()
-    verdict = Verdict("unknown", reason=obstacle(backbone, task), unit=unit)
+    verdict = Verdict("unknown", reason=obstacle(backbone, task), unit=units[-1])
     windows: Sequence = ()
     while not verdict.reason:
         try:
@@ -86,7 +87,11 @@ def certify(backbone: Backbone, task: Task, vocabulary: Vocabulary, automata: Ca
             verdict.reason = str(error)
             break
         order = automaton.order
-        windows = _prove(verdict, backbone, vocabulary, automaton, unit, progress, path, header)
+        for unit in units:
+            verdict.unit = unit
+            windows = _prove(verdict, backbone, vocabulary, automaton, progress, path, header)
+            if verdict.outcome == "certified":
+                break
         if verdict.outcome == "certified" or order + 2 > most:
             break
         order += 2
@@ -94,7 +99,7 @@ def certify(backbone: Backbone, task: Task, vocabulary: Vocabulary, automata: Ca
             break
         verdict.reason = ""
     if verdict.outcome != "certified":
-        model = copy.deepcopy(backbone).cpu().to(torch.float32 if unit > 2.0**-40 else torch.float64)
+        model = copy.deepcopy(backbone).cpu().to(torch.float32 if verdict.unit > 2.0**-40 else torch.float64)
         found = refute(model, task, vocabulary, windows, seconds, variants,
                        progress=lambda part: progress("counterexamples", part))
         if found:
@@ -115,12 +120,12 @@ def obstacle(backbone: Backbone, task: Task) -> str:
     return ""
 
 
-def _prove(verdict: Verdict, backbone: Backbone, vocabulary: Vocabulary, automaton: Automaton, unit: float,
-           progress: Progress, path: Path | None, header: Callable[[], dict[str, Any]]) -> Sequence:
+def _prove(verdict: Verdict, backbone: Backbone, vocabulary: Vocabulary, automaton: Automaton, progress: Progress,
+           path: Path | None, header: Callable[[], dict[str, Any]]) -> Sequence:
     """Fill in the verdict from the bounds on one automaton; returns the windows that are not proved, weakest first."""
     device = next(backbone.parameters()).device
     graph = Graph.of(automaton, device)
-    bounds = FAMILIES[type(backbone)](backbone, graph, Rounding(unit))
+    bounds = FAMILIES[type(backbone)](backbone, graph, Rounding(verdict.unit))
     boxes: list[list[Any]] = []
     bounds.keep = lambda name, box: boxes.append((bounds.number, *box)) if name == "short" else None
     decided = graph.wanted >= 0
@@ -154,7 +159,7 @@ def _prove(verdict: Verdict, backbone: Backbone, vocabulary: Vocabulary, automat
         if path:
             layer = [[[part[i] for part in boxes if part[0] == number] for i in (1, 2)] for number in range(layers)]
             write_certificate(path, automaton, [tuple(torch.cat(half, 1) for half in pair) for pair in layer], backbone,
-                              unit=unit, order=automaton.order, short=bounds.short[0].windows.shape[1],
+                              unit=verdict.unit, order=automaton.order, short=bounds.short[0].windows.shape[1],
                               sweeps=SWEEPS // 2, family=type(backbone).__name__, settings=bounds.settings(),
                               nodes=graph.nodes, edges=graph.edges, decisions=verdict.decisions,
                               least_margin=verdict.least, **header())

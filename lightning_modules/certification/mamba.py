@@ -1,5 +1,6 @@
 """What the layers of a Mamba can put out, edge by edge, with the boxes of their recurrent state."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +60,7 @@ class MambaLayer:
         self.step, self.step_bias = weight(mixer.dt_proj.weight), weight(mixer.dt_proj.bias)
         self.floor, self.skip = mixer.dt_floor, weight(mixer.D)
         rates = -torch.exp(weight(mixer.A_log))
-        self.rates = rounding.widened(Box(rates, rates), FUNCTION)
+        self.rates = rounding.widened(Box(rates, rates), FUNCTION + 2 * math.ceil(float(mixer.A_log.abs().max())))
         self.channels, self.states = rates.shape
 
     def bounds(self, stream: Stream, progress: Callable[[float], None]) -> Box:

@@ -30,7 +30,7 @@ GPU_CELLS = 100_000_000
 """Elements of the checker's largest arrays on a GPU."""
 
 
-def certify(run: Run, precision: str = "float64", window: int = 8, longest_window: int = 12,
+def certify(run: Run, precision: str | None = None, window: int = 8, longest_window: int = 12,
             variants: list[str] | None = None, seconds: float = 60.0, check: bool = False, folder: str | None = None,
             record: str | None = None) -> None:
     """Prove that greedy decoding yields the reference trajectory for every problem of every length, or find a problem
@@ -40,7 +40,8 @@ def certify(run: Run, precision: str = "float64", window: int = 8, longest_windo
 
     Args:
         run: a trained model
-        precision: what is computed in: real (without rounding), float64 or float32; a proof holds for those before it
+        precision: what is computed in: real (without rounding), float64 or float32; a proof holds for those before it.
+            By default float32, and where that is not proved float64
         window: tokens of the windows at first; more are taken while a decision is not proved
         longest_window: most tokens of them
         variants: kinds of problems that are asked about, such as n x 1; all by default
@@ -49,7 +50,7 @@ def certify(run: Run, precision: str = "float64", window: int = 8, longest_windo
         folder: where the certificate and the verdict go; certificate/ in the run's folder by default
         record: file that the verdict is written to as well
     """
-    if precision not in UNITS:
+    if precision not in {None, *UNITS}:
         raise UserError(f"unknown precision {precision!r}: expected {', '.join(UNITS)}")
     if not 1 <= window <= longest_window:
         raise UserError(f"windows of {window} to {longest_window} tokens are not possible: expected at least 1, and "
@@ -59,18 +60,20 @@ def certify(run: Run, precision: str = "float64", window: int = 8, longest_windo
     folder = Path(folder) if folder else run.folder / "certificate"
     path, console, task = folder / "certificate.npz", Console(emoji=False), run.task
     path.unlink(missing_ok=True)
+    precisions = [precision] if precision else ["float32", "float64"]
     facts = {"task": task.name, "variants": variants, "setting": task.setting, "style": task.style,
              "max_length": task.max_length, "seed": run.data.seed, "model": run.backbone.description,
-             "precision": precision, **origin(next(run.backbone.parameters()).device)}
+             **origin(next(run.backbone.parameters()).device)}
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console,
                   transient=True) as progress:
         bar = progress.add_task("certify", total=1.0)
         verdict = prove(run.backbone, task, run.vocabulary,
-                        lambda order: automaton(task, order, longest_window, variants), UNITS[precision], window,
-                        longest_window, seconds, variants=variants, path=path,
+                        lambda order: automaton(task, order, longest_window, variants),
+                        [UNITS[name] for name in precisions], window, longest_window, seconds, variants, path=path,
                         header=lambda: {**facts, "source": source_digest(task, variants)},
                         progress=lambda what, part: progress.update(bar, description=what, completed=part))
-    result = {**facts, **asdict(verdict)}
+    precision = next(name for name in precisions if UNITS[name] == verdict.unit)
+    result = {**facts, "precision": precision, **asdict(verdict)}
     if verdict.outcome == "certified":
         result["certificate_bytes"] = path.stat().st_size
         result["certificate_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()

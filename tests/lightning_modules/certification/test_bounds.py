@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from length_gen.lightning_modules.backbones import scan_cpu
 from length_gen.lightning_modules.certification import bounds
 from length_gen.lightning_modules.certification.bounds import Box, Rounding
 
@@ -53,7 +54,9 @@ def test_functions(name, u):
         for place in range(3):
             values = [exact(mpmath.mpf(v)) for v in inner(rng, x).tolist()]
             assert holds(found, values)
-            assert holds(found, [v * (1 + (-1) ** place * most * u) for v in values])
+            below = [2 * max(0.0, -v) if most == bounds.FUNCTION else 0 for v in x.lo.tolist()]
+            assert holds(found, [v * (1 + (-1) ** place * (most + more) * u)
+                                 for v, more in zip(values, below, strict=True)])
 
 
 @hypothesis.given(st.floats(-40, 40), st.floats(0, 1) | st.floats(0, 30), st.floats(-0.1, 1.1), st.floats(0, 1),
@@ -63,7 +66,8 @@ def test_silu_beside_a_line(low, width, slope, place, u, sign):
     box = Box(*torch.tensor([[low], [high]], dtype=torch.float64))
     found = Rounding(u).silu_beside(box, torch.tensor([slope], dtype=torch.float64))
     x = mpmath.mpf(min(high, max(low, low + place * width)))
-    assert holds(found, [FUNCTIONS["silu"][1](x) * (1 + sign * 16 * u) - mpmath.mpf(slope) * x])
+    error = sign * (16 + 2 * max(0, -x)) * u
+    assert holds(found, [FUNCTIONS["silu"][1](x) * (1 + error) - mpmath.mpf(slope) * x])
     # It is not wider than what a line of the slope that differs most can leave, with the bend of four parts.
     assert float(found.hi - found.lo) < 1.2 * width + width**2 / 64 + 200 * (u + 1e-15) * (1 + abs(high) + abs(low))
 
@@ -84,10 +88,34 @@ def test_decay(u):
     rate = Box(*(-torch.from_numpy(rng.uniform(*ends, 200)) for ends in ((1.1, 16), (0.1, 1.1))))
     found = Rounding(u).decay(step, rate)
     for a, b in ((inner(rng, step), inner(rng, rate)) for _ in range(4)):
-        values = [mpmath.exp(mpmath.mpf(x) * mpmath.mpf(y) * (1 + u)) * (1 - 16 * u)
+        values = [mpmath.exp(mpmath.mpf(x) * mpmath.mpf(y) * (1 + u)) * (1 + (-16 + 2 * x * y) * u)
                   for x, y in zip(a.tolist(), b.tolist(), strict=True)]
         assert holds(found, values)
     assert bool((found.hi <= 1 + 1e-4).all())
+
+
+def test_float32_functions_err_no_more_than_is_assumed():
+    x = np.concatenate([-np.geomspace(1e-6, 80, 4001), np.linspace(-80, 80, 3001), np.geomspace(1e-6, 80, 4001)])
+    x = x.astype(np.float32)
+    below, one = np.minimum(x, 0), np.ones((1, len(x)), np.float32)
+    zero, line = np.zeros((1, 1), np.float32), np.ones((len(x), 1), np.float32)
+    gated, state = np.empty_like(one), line[None].copy()
+    scan_cpu.step(one, -below[None], -line, zero, zero, one[0], x[None].copy(), state, gated)
+    tensor = torch.from_numpy(x)
+    found = {"scan's exp": (state[0, :, 0], np.exp(below.astype(float)), below), "scan's silu": (gated[0], silu(x), x),
+             "exp": (torch.exp(torch.from_numpy(below)), np.exp(below.astype(float)), below),
+             "silu": (torch.nn.functional.silu(tensor), silu(x), x),
+             "softplus": (torch.nn.functional.softplus(tensor), np.logaddexp(0, x.astype(float)), x)}
+    for name, (value, exact, at) in found.items():
+        most = (bounds.FUNCTION + 2 * np.maximum(0, -at.astype(float))) * 2.0**-24 * np.abs(exact) + bounds.TINY
+        assert (np.abs(np.asarray(value, dtype=float) - exact) <= most).all(), name
+    # Without the part of the argument the scan's exp would not be in it.
+    assert (np.abs(state[0, :, 0] - np.exp(below.astype(float))) > 16 * 2.0**-24 * np.exp(below.astype(float))).any()
+
+
+def silu(x):
+    x = x.astype(float)
+    return x / (1 + np.exp(-x))
 
 
 def test_silu_is_least_where_it_says():

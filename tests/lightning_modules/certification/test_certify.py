@@ -16,7 +16,7 @@ VOCABULARY = task().vocabulary()
 
 
 def verdict_on(model, of=None, automata=automaton, **settings):
-    return certify(model, of or task(), VOCABULARY, automata, UNITS["float64"],
+    return certify(model, of or task(), VOCABULARY, automata, [UNITS["float64"]],
                    **{"order": 6, "most": 6, "seconds": 1e-6, **settings})
 
 
@@ -24,11 +24,14 @@ def test_an_exact_model_is_certified_and_a_less_exact_precision_costs_margin():
     model = exact_copy()
     double = verdict_on(model)
     assert double.outcome == "certified" and double.proved == double.decisions and double.counterexample is None
-    single = certify(model, task(), VOCABULARY, automaton, UNITS["float32"], order=6)
+    single = certify(model, task(), VOCABULARY, automaton, [UNITS["float32"]], order=6)
     assert single.outcome == "certified" and 0 < single.least < double.least
     # The bound is below what is seen, and not far: the model is exact on problems twenty times as long as any fitted.
     longer = [task().record(task().problem("test", 0, 200, i)) for i in range(4)]
     assert all(outcome.exact for outcome in verify(model.double(), VOCABULARY, longer))
+    # What is not proved for a large rounding error is tried for a small one.
+    either = certify(model, task(), VOCABULARY, automaton, [2.0**-16, UNITS["float64"]], order=6)
+    assert (either.outcome, either.unit, either.least) == ("certified", UNITS["float64"], double.least)
     window, wanted, least = double.weakest[0]
     assert least == double.least and wanted in VOCABULARY.tokens and len(window) <= 6
     assert len(double.margins) == 101 and double.margins == sorted(double.margins) and double.margins[0] == least
@@ -79,7 +82,7 @@ def test_no_window_is_enough_in_style_paper():
     paper = Addition(5, style="paper", setting="question_in_tool")
     torch.manual_seed(0)
     model = Mamba(len(paper.vocabulary()), 1, 16, d_state=4, dt_floor=1.0)
-    verdict = certify(model, paper, paper.vocabulary(), lambda order: windows(paper, order, 10), UNITS["float64"],
+    verdict = certify(model, paper, paper.vocabulary(), lambda order: windows(paper, order, 10), [UNITS["float64"]],
                       seconds=30)
     assert "no window of up to 10 tokens suffices" in verdict.reason
     assert verdict.outcome == "refuted"  # it has learnt nothing

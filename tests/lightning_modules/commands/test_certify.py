@@ -31,7 +31,7 @@ def test_certified(run, tmp_path, capsys):
     record = tmp_path / "results" / "copy.json"
     run(exact_copy(), check=True, record=str(record))  # exit code 0
     said = capsys.readouterr().out
-    assert "certified in float64" in said and "343 of 343 decisions proved" in said and "check.py" in said
+    assert "certified in float32" in said and "343 of 343 decisions proved" in said and "check.py" in said
     verdict = json.loads((tmp_path / "certificate" / "verdict.json").read_text())
     assert verdict == json.loads(record.read_text())
     assert (verdict["outcome"], verdict["task"], verdict["seed"], verdict["model"]) == ("certified", "copy", 7,
@@ -40,6 +40,13 @@ def test_certified(run, tmp_path, capsys):
     content = (tmp_path / "certificate" / "certificate.npz").read_bytes()
     assert verdict["certificate_sha256"] == hashlib.sha256(content).hexdigest()
     assert verdict["certificate_bytes"] == len(content)
+
+
+def test_a_precision_that_is_named_is_the_one(run, tmp_path, capsys):
+    run(exact_copy(), precision="float64")
+    assert "certified in float64" in capsys.readouterr().out
+    verdict = json.loads((tmp_path / "certificate" / "verdict.json").read_text())
+    assert (verdict["precision"], verdict["unit"]) == ("float64", 2.0**-53)
 
 
 def test_refuted(run, tmp_path, capsys):

@@ -31,9 +31,10 @@ def process(rank, world, pipes, told, does):
     sys.stderr = open(told.replace("RANK", str(rank)), "w", buffering=1)  # noqa: SIM115
     given, own = trainer(rank, world, pipes), Peers()
     own.setup(given, None, "fit")
-    print("connected", file=sys.stderr)
     if does == "fails":
         own.on_exception(given, None, ValueError())
+    print("connected", file=sys.stderr)
+    if does == "fails":
         time.sleep(2)  # longer than another one would have
         print("my own error", file=sys.stderr)
         os._exit(3)
