@@ -65,7 +65,8 @@ class Verdict:
 def certify(backbone: Backbone, task: Task, vocabulary: Vocabulary, automata: Callable[[int], Automaton],
             units: Sequence[float], order: int = 8, most: int = 12, seconds: float = 60.0,
             variants: Sequence[str] | None = None, progress: Progress = lambda what, part: None,
-            path: Path | None = None, header: Callable[[], dict[str, Any]] = dict) -> Verdict:
+            path: Path | None = None, header: Callable[[], dict[str, Any]] = dict,
+            doubt: Callable[[], str] = str) -> Verdict:
     """The verdict on a model of a task.
 
     automata: the task's windows of so many tokens or more; UserError where no number is enough
@@ -75,6 +76,7 @@ def certify(backbone: Backbone, task: Task, vocabulary: Vocabulary, automata: Ca
     seconds:  for the search for a counterexample
     variants: kinds of problems that it looks among; None: all of the task's
     path:     of the certificate, where one is to be written; `header`: what else it shall say
+    doubt:    called when it is written: why it is not to count, which makes the outcome unknown; empty if it does
     """
     begun = time.monotonic()
     verdict = Verdict("unknown", reason=obstacle(backbone, task), unit=units[-1])
@@ -91,7 +93,10 @@ def certify(backbone: Backbone, task: Task, vocabulary: Vocabulary, automata: Ca
             verdict.unit = unit
             windows = _prove(verdict, backbone, vocabulary, automaton, progress, path, header)
             if verdict.outcome == "certified":
-                break
+                verdict.reason = doubt()
+                if not verdict.reason:
+                    break
+                verdict.outcome = "unknown"
         if verdict.outcome == "certified" or order + 2 > most:
             break
         order += 2

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -46,7 +47,7 @@ def certify(run: Run, precision: str | None = None, window: int = 8, longest_win
         longest_window: most tokens of them
         variants: kinds of problems that are asked about, such as n x 1; all by default
         seconds: time for the search for a problem on which the model errs, where it is not certified
-        check: prove the certificate again by certificates/check.py
+        check: prove the certificate again by certificates/check.py; one that it does not prove does not count
         folder: where the certificate and the verdict go; certificate/ in the run's folder by default
         record: file that the verdict is written to as well
     """
@@ -61,6 +62,18 @@ def certify(run: Run, precision: str | None = None, window: int = 8, longest_win
     path, console, task = folder / "certificate.npz", Console(emoji=False), run.task
     path.unlink(missing_ok=True)
     precisions = [precision] if precision else ["float32", "float64"]
+    seen: dict[str, Any] = {}
+
+    def doubt() -> str:
+        if not check:
+            return ""
+        try:
+            seen["checker_seconds"], seen["checker_margin"] = checked(path, next(run.backbone.parameters()).device)
+        except UserError as error:
+            path.unlink()
+            return str(error)
+        return ""
+
     facts = {"task": task.name, "variants": variants, "setting": task.setting, "style": task.style,
              "max_length": task.max_length, "seed": run.data.seed, "model": run.backbone.description,
              **origin(next(run.backbone.parameters()).device)}
@@ -70,15 +83,14 @@ def certify(run: Run, precision: str | None = None, window: int = 8, longest_win
         verdict = prove(run.backbone, task, run.vocabulary,
                         lambda order: automaton(task, order, longest_window, variants),
                         [UNITS[name] for name in precisions], window, longest_window, seconds, variants, path=path,
-                        header=lambda: {**facts, "source": source_digest(task, variants)},
+                        header=lambda: {**facts, "source": source_digest(task, variants)}, doubt=doubt,
                         progress=lambda what, part: progress.update(bar, description=what, completed=part))
     precision = next(name for name in precisions if UNITS[name] == verdict.unit)
     result = {**facts, "precision": precision, **asdict(verdict)}
     if verdict.outcome == "certified":
         result["certificate_bytes"] = path.stat().st_size
         result["certificate_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        if check:
-            result["checker_seconds"], result["checker_margin"] = checked(path, next(run.backbone.parameters()).device)
+        result.update(seen)
     for file in filter(None, (folder / "verdict.json", record)):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as temporary:
@@ -119,5 +131,5 @@ def checked(path: Path, device: torch.device) -> tuple[float, str]:
     done = subprocess.run([sys.executable, "-I", str(CHECKER), str(path), str(path.with_name("weights.npz")), *how],
                           capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"certificates/check.py does not prove {path}: {done.stdout.strip() or done.stderr.strip()}")
+        raise UserError(f"certificates/check.py does not prove it: {done.stdout.strip() or done.stderr.strip()}")
     return time.monotonic() - begun, done.stdout.partition("least margin ")[2].partition(" ")[0]

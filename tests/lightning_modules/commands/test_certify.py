@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
 
 import length_gen.lightning_modules.commands.certify as command
@@ -47,6 +48,25 @@ def test_a_precision_that_is_named_is_the_one(run, tmp_path, capsys):
     assert "certified in float64" in capsys.readouterr().out
     verdict = json.loads((tmp_path / "certificate" / "verdict.json").read_text())
     assert (verdict["precision"], verdict["unit"]) == ("float64", 2.0**-53)
+
+
+def test_what_the_checker_does_not_prove_does_not_count(run, tmp_path, monkeypatch, capsys):
+    told = []
+
+    def checked(path, device):
+        told.append(json.loads(str(np.load(path)["header"]))["unit"])
+        if told[-1] > 2.0**-40:
+            raise UserError("certificates/check.py does not prove it: refused")
+        return 1.0, "9.9"
+
+    monkeypatch.setattr(command, "checked", checked)
+    run(exact_copy(), check=True)
+    assert told == [2.0**-24, 2.0**-53] and "certified in float64" in capsys.readouterr().out
+    assert json.loads(str(np.load(tmp_path / "certificate" / "certificate.npz")["header"]))["unit"] == 2.0**-53
+    with pytest.raises(SystemExit) as ended:
+        run(exact_copy(), check=True, precision="float32", seconds=1e-6)
+    assert ended.value.code == 3 and "does not prove it: refused" in capsys.readouterr().out
+    assert not (tmp_path / "certificate" / "certificate.npz").exists()
 
 
 def test_refuted(run, tmp_path, capsys):
