@@ -1,5 +1,6 @@
 """Sweeps: every cell of a grid is one `fit` in a process of its own, and leaves one file in results/."""
 
+import contextlib
 import itertools
 import math
 import os
@@ -11,12 +12,12 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import median
 from string import Formatter
-from typing import IO, Any, TextIO
+from typing import IO, Any, Literal, TextIO
 
 import torch
 from rich.console import Console
@@ -140,7 +141,8 @@ def _configs_first(options: Sequence[str]) -> list[str]:
 
 
 def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: str = "", index: int | None = None,
-          dry_run: bool = False) -> None:
+          dry_run: bool = False, launcher: Literal["here", "submitit"] = "here",
+          submitit: dict[str, Any] | None = None) -> None:
     """Run every cell of a sweep that has no result yet.
 
     A cell that was cut off goes on from its checkpoint; one that fails does not stop the others; its output is kept.
@@ -155,6 +157,10 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
         index: run only this cell, for job arrays: sbatch --array=0-9 --wrap
             'python run.py sweep FILE --index $SLURM_ARRAY_TASK_ID'
         dry_run: only print the cells and whether they are done
+        launcher: where cells run: `here`, or as jobs that `submitit` gives to SLURM, an array with a job a cell; one
+            whose time is up or that is preempted saves, and goes on in the queue
+        submitit: what those jobs get, by submitit's own names: --submitit.timeout_min 240 --submitit.gpus_per_node 1
+            --submitit.slurm_partition gpu
     """
     cells = [replace(cell, options=(*cell.options, *shlex.split(options))) for cell in read_sweep(file)]
     console = Console(soft_wrap=True, emoji=False, highlight=False, markup=False)
@@ -166,6 +172,11 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
         raise UserError(f"parallel {parallel} is not allowed: expected at least 1")
     if minutes is not None and not minutes > 0:
         raise UserError(f"minutes {minutes} are not allowed: expected a number above 0")
+    if launcher == "submitit" and (parallel != 1 or minutes is not None):
+        raise UserError("--parallel and --minutes are for cells that run here: give --submitit.slurm_array_parallelism "
+                        "and --submitit.timeout_min")
+    if launcher == "here" and submitit:
+        raise UserError(f"--submitit {submitit} needs --launcher submitit")
     missing = [cell for cell in cells if not cell.result.is_file()]
     console.print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done")
     if dry_run:
@@ -174,7 +185,12 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
                           f"python run.py fit {shlex.join(cell.options)}")
         console.print(f"about {sum(cell.minutes for cell in missing) / parallel:.0f} minutes, {parallel} side by side")
         return
-    ended = Pool(parallel, minutes, console).run(missing)
+    if launcher == "here" or not missing:
+        ended = Pool(parallel, minutes, console).run(missing)
+    else:
+        from length_gen.lightning_modules.runs import cluster  # of an optional package
+
+        ended = cluster.run(missing, submitit or {}, Path(file.partition(",")[0]).stem, console)
     left = len(missing) - sum(map(len, ended.values()))
     if ended["elsewhere"]:
         console.print(f"{len(ended['elsewhere'])} cells are left to another sweep, which runs them: "
@@ -213,7 +229,8 @@ class Pool:
         self.deadline = time.monotonic() + self.window
         self.slots, self.jobs = list(range(parallel)), []
         self.paces: list[float] = []  # seconds that cells took, as a multiple of those that they were expected to
-        self.stopping, self.patience = False, float("inf")
+        self.stopping: int | bool = False  # or the signal that says so
+        self.patience = float("inf")
 
     def run(self, cells: Iterable[Cell]) -> dict[str, list[str]]:
         """Names of cells, by how they ended: `done`, `failed`, `interrupted`, or `elsewhere`: with another sweep."""
@@ -221,7 +238,7 @@ class Pool:
         waiting = list(cells)
         handlers = {}
         if threading.current_thread() is threading.main_thread():
-            handlers = {sign: signal.signal(sign, self._stop) for sign in (signal.SIGINT, signal.SIGTERM)}
+            handlers = {sign: signal.signal(sign, self.stop) for sign in (signal.SIGINT, signal.SIGTERM)}
         try:
             while waiting or self.jobs:
                 while self.slots and not self.stopping and (cell := next(filter(self._fits, waiting), None)):
@@ -237,7 +254,7 @@ class Pool:
                     break
                 time.sleep(0.1)
                 if time.monotonic() > self.deadline and not self.stopping:
-                    self._stop()
+                    self.stop()
                 for job in self.jobs if time.monotonic() > self.patience else ():
                     job.process.kill()
                 for job in [job for job in self.jobs if job.process.poll() is not None]:
@@ -257,10 +274,13 @@ class Pool:
         seconds = 60 * cell.minutes * (median(self.paces) if self.paces else 1)
         return time.monotonic() + seconds <= self.deadline or seconds > self.window
 
-    def _stop(self, *_: Any) -> None:
-        """Let the running cells save; one that takes longer than the grace is killed, and has its last checkpoint."""
+    def stop(self, sign: int | bool = True, *_: Any) -> None:
+        """Let the running cells save; one that takes longer than the grace is killed, and has its last checkpoint.
+
+        sign: the signal that asks for it, if one does
+        """
         if not self.stopping:
-            self.stopping, self.patience = True, time.monotonic() + GRACE - 2
+            self.stopping, self.patience = sign, time.monotonic() + GRACE - 2
             for job in self.jobs:
                 job.process.terminate()
 
@@ -276,8 +296,12 @@ class Pool:
             self.paces.append(seconds / (60 * job.cell.minutes))
         ended[what].append(job.cell.name)
         where = f": {failure(job.cell)}" if what == "failed" else ""
-        self.console.print(f"{what:11} {job.cell.result.parent.name}/{job.cell.name}, {seconds:.0f} s{where}",
-                           markup=False, highlight=False)
+        show(self.console, what, job.cell, f"{seconds:.0f} s{where}")
+
+
+def show(console: Console, how: str, cell: Cell, more: str) -> None:
+    """Print how a cell ended."""
+    console.print(f"{how:11} {cell.result.parent.name}/{cell.name}, {more}", markup=False, highlight=False)
 
 
 def failure(cell: Cell) -> str:
@@ -307,9 +331,24 @@ def start(cell: Cell, lock: IO[bytes], slot: int, parallel: int) -> Job:
     options.write_text(shlex.join(cell.options), encoding="utf-8")
     log = open(cell.folder / f"{cell.name}.log", "a", encoding="utf-8")  # noqa: SIM115 (the job closes it)
     # In a session of its own: of a Ctrl-C it shall hear through the sweep alone, for a second signal ends it unsaved.
-    process = subprocess.Popen(command(cell), stdout=log, stderr=subprocess.STDOUT, env=environment(slot, parallel),
-                               start_new_session=True, pass_fds=[lock.fileno()] if os.name == "posix" else ())
+    with _unheard("SIGUSR1", "SIGUSR2"):  # of these too: a scheduler sends them to all processes of a job
+        process = subprocess.Popen(command(cell), stdout=log, stderr=subprocess.STDOUT,
+                                   env=environment(slot, parallel), start_new_session=True,
+                                   pass_fds=[lock.fileno()] if os.name == "posix" else ())
     return Job(cell, slot, process, lock, log)
+
+
+@contextlib.contextmanager
+def _unheard(*names: str) -> Iterator[None]:
+    """Processes that are started meanwhile never hear of these signals; this one does, at the latest afterwards."""
+    if os.name != "posix":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.Signals[name] for name in names])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def command(cell: Cell) -> list[str]:

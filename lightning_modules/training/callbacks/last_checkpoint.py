@@ -33,8 +33,9 @@ class LastCheckpoint(Checkpoint):
 
     The file is replaced in one step, so it is always whole. The first Ctrl-C lets the running step finish, so that the
     checkpoint resumes exactly (`fit --ckpt_path last`); a second one ends the run at once, and so does the first during
-    a validation. SIGTERM, which a scheduler sends before it takes the machine away, does the same, and the command
-    exits with `REQUEUE`. Several ranks agree every `AGREEMENT` steps on whether one of them was told to stop.
+    a validation. SIGTERM, which a scheduler sends before it takes the machine away, does the same, however often it
+    comes, and the command exits with `REQUEUE`. Several ranks agree every `AGREEMENT` steps on whether one of them was
+    told to stop.
 
     A validation that was cut off is made up where the run goes on, so that its curve has the point.
 
@@ -81,12 +82,15 @@ class LastCheckpoint(Checkpoint):
         return (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % (trainer.val_check_batch or 1) == 0
 
     def _interrupt(self, sign: int, frame: Any) -> None:
-        signal.signal(sign, self._handlers[signal.Signals(sign)])
+        if sign == signal.SIGINT:  # SIGTERM may come by several ways, and who sends it has SIGKILL to end a run at once
+            signal.signal(sign, self._handlers[signal.SIGINT])
         if self._validating:
             rank_zero_info("\nInterrupted during a validation; the training is saved: go on with --ckpt_path last")
             raise SystemExit(REQUEUE if sign == signal.SIGTERM else 128 + sign)
+        if self._told != sign:
+            once_more = " Once more ends the run at once." * (sign == signal.SIGINT)
+            rank_zero_info(f"\nInterrupted: finishing this step and saving.{once_more}")
         self._told = sign
-        rank_zero_info("\nInterrupted: finishing this step and saving. Once more ends the run at once.")
 
     def _terminate(self, sign: int, frame: Any) -> None:
         """SIGTERM in the evaluation after the training, which is saved."""
