@@ -79,8 +79,8 @@ class Backbone(nn.Module, ABC):
                 states: torch.dtype = torch.float32) -> Decoder:
         """Steps of `rows` rows of up to `length` tokens each, with the states in place.
 
-        weights, states: types to compute with, float32 or bfloat16; where a backbone makes no difference between the
-        two, its states have the type of the weights
+        weights, states: types to compute with, float32 or bfloat16, or float64 for both; where a backbone makes no
+        difference between the two, its states have the type of the weights
         """
         return StepDecoder(self, rows, length, weights)
 

@@ -99,13 +99,15 @@ class StepDecoder(Decoder):
 class MixedDecoder(StepDecoder):
     """Steps with the weights and inputs of linear maps in `weights`, and all else in float32, as in training.
 
-    Decays and angles that a state sums up over a whole row have too few digits in bfloat16. For Mamba-2 and Mamba-3.
+    Decays and angles that a state sums up over a whole row have too few digits in bfloat16. For Mamba-2 and Mamba-3. In
+    float64 everything is.
     """
 
     def __init__(self, backbone, rows: int, length: int, weights: torch.dtype) -> None:
-        super().__init__(backbone, rows, length)
+        full = max(weights, torch.float32, key=lambda dtype: dtype.itemsize)
+        super().__init__(backbone, rows, length, full)
         self.weights = weights
-        if weights == torch.float32:
+        if weights == full:
             return
         self.backbone = copy.deepcopy(self.backbone)
         tables = [module.weight for module in self.backbone.modules() if isinstance(module, nn.Embedding)]
@@ -116,7 +118,7 @@ class MixedDecoder(StepDecoder):
 
     def context(self) -> AbstractContextManager:
         device = next(self.backbone.parameters()).device.type
-        return torch.autocast(device, self.weights, enabled=self.weights != torch.float32)
+        return torch.autocast(device, self.weights, enabled=self.weights.itemsize < 4)
 
 
 def device_guard(device: torch.device) -> AbstractContextManager:

@@ -77,6 +77,8 @@ class Mamba(LayeredBackbone):
 
     def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
                 states: torch.dtype = torch.float32) -> Decoder:
+        if weights == torch.float64:
+            return StepDecoder(self, rows, length, weights)
         if self.lm_head.weight.is_cuda and find_spec("triton") and self.is_plain():
             from length_gen.lightning_modules.backbones.mamba_decode import MambaDecoder, can_decode
 

@@ -16,7 +16,7 @@ from length_gen.datamodules.tokens import Kind
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.backbones.decoder import device_guard
-from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.tools import UserError
 
 MOST_TOKENS = 256
@@ -90,7 +90,7 @@ def _ways(backbone: Backbone, tokens: Tensor, decoding: Decoding, rows: int,
         parts.append(logits.clone())
     yield "step", kind, everything, torch.stack(parts, 1)
 
-    types = TYPES[decoding.weights], TYPES[decoding.states]
+    types = decoding.types(backbone)
     name = f"decoder (weights {decoding.weights}, states {decoding.states})"
     yield name, min(kind, *types, key=lambda dtype: dtype.itemsize), *_decoded(backbone, tokens, size, rows, types)
 

@@ -37,7 +37,7 @@ MOST_TOKENS = 2**15 - 1
 LOWEST_TEMPERATURE = 1e-30
 """Float32 can still divide by it."""
 
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ class Decoding:
         engine: `device`: no host between two tokens, for tools of one token a call (pointer memory, tape); `host`: any
             tool, asked token by token; `draft`: as host, but where a caller knows what a row is likely to say, such as
             the reference trajectory, the model checks hundreds of tokens in a pass, and steps decide all that differs:
-            the same tokens, greedy and in float32 only; `auto`: device where it can and there is a GPU (on a CPU, where
+            the same tokens, greedy and not in bfloat16; `auto`: device where it can and there is a GPU (on a CPU, where
             small tensor operations cost more than plain Python, only to draw tokens), else draft on a CPU, else host
-        weights: type of the weights, float32 or bfloat16
-        states: type of the states; where a backbone makes no difference between the two, that of the weights counts
+        weights: type of the weights, float32, bfloat16 or float64; a model that is in float64 computes in it always
+        states: type of the states, float64 where the weights are; where a backbone makes no difference between the two,
+            that of the weights counts
         temperature: 0 is greedy; else tokens are drawn from the softmax of the logits over it
         seed: of the draws, from which each problem gets a seed of its own
     """
@@ -67,18 +68,27 @@ class Decoding:
             raise UserError(f"unknown engine {self.engine!r}: the engines are {', '.join(ENGINES)}")
         for name in (self.weights, self.states):
             if name not in TYPES:
-                raise UserError(f"unknown type {name!r} of weights or states: expected {' or '.join(TYPES)}")
+                raise UserError(f"unknown type {name!r} of weights or states: expected {', '.join(TYPES)}")
+        if (self.weights == "float64") != (self.states == "float64"):
+            raise UserError(f"weights {self.weights} with states {self.states} cannot be: give float64 for both")
         if not (self.temperature == 0 or LOWEST_TEMPERATURE <= self.temperature < math.inf):
             raise UserError(f"temperature {self.temperature} is not allowed: expected 0 (greedy), or a number from "
                             f"{LOWEST_TEMPERATURE} on")
         if self.engine == "draft" and not self._exact:
             raise UserError(f"engine draft has no weights {self.weights}, states {self.states}, temperature "
-                            f"{self.temperature}: it needs float32, float32 and 0; or give engine auto or host")
+                            f"{self.temperature}: it needs float32 (or float64) for both and 0; or give engine auto "
+                            f"or host")
 
     @property
     def _exact(self) -> bool:
         """Whether passes and steps agree so far that a pass can tell what a step would take."""
-        return self.weights == self.states == "float32" and not self.temperature
+        return self.weights == self.states != "bfloat16" and not self.temperature
+
+    def types(self, backbone: Backbone) -> tuple[torch.dtype, torch.dtype]:
+        """Types of the weights and of the states."""
+        if next(backbone.parameters()).dtype == torch.float64:
+            return torch.float64, torch.float64
+        return TYPES[self.weights], TYPES[self.states]
 
     def drafting(self, backbone: Backbone) -> bool:
         """Whether rollouts take drafts."""
@@ -113,7 +123,7 @@ class Rows:
                  decoding: Decoding, hidden: int = 0) -> None:
         self.device = next(backbone.parameters()).device
         self.memory = BatchedMemory(tool, vocabulary.tokens, rows, capacity + hidden, self.device)
-        self.decoder = backbone.decoder(rows, capacity, TYPES[decoding.weights], TYPES[decoding.states])
+        self.decoder = backbone.decoder(rows, capacity, *decoding.types(backbone))
         self.end, self.size, self.temperature = vocabulary.id(END), len(vocabulary), decoding.temperature
         self.hidden = hidden
         self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)

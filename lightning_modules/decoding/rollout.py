@@ -18,7 +18,7 @@ from length_gen.datamodules.tasks import Problem, Task
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone, select_rows
 from length_gen.lightning_modules.backbones.decoder import StepDecoder, capture, device_guard
-from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding, batched_rollout
+from length_gen.lightning_modules.decoding.batched_rollout import Decoding, batched_rollout
 from length_gen.lightning_modules.decoding.drafting import Draft, DraftedRollout, certain
 from length_gen.lightning_modules.decoding.prefill import PrefillPlan
 from length_gen.tools import UserError
@@ -32,7 +32,7 @@ class _Stepper:
 
     def __init__(self, backbone: Backbone, rows: int, length: int, decoding: Decoding) -> None:
         self.device = next(backbone.parameters()).device
-        self.decoder = backbone.decoder(rows, length, TYPES[decoding.weights], TYPES[decoding.states])
+        self.decoder = backbone.decoder(rows, length, *decoding.types(backbone))
         self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.graph = capture(self._step) if self.device.type == "cuda" and backbone.capturable else None
         self.plan = PrefillPlan(backbone, length, 16 if self.graph else 2)

@@ -1,5 +1,6 @@
 """What every backbone promises, each held against an implementation that is not ours."""
 
+import copy
 from importlib.util import find_spec
 
 import pytest
@@ -381,3 +382,14 @@ def test_bfloat16_weights_leave_sums_over_a_row_their_digits(name):
     assert kinds == {torch.float32} and net.parts[1][0].mixer.in_proj.weight.dtype == torch.float32
     halved = net.to(torch.bfloat16).decoder(2, 600, torch.bfloat16)  # a model that was in bfloat16 before
     assert (halved.step(tokens[:, 0]) - found[:, 0]).float().std() < 0.02 * whole.std()
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_a_decoder_in_float64_computes_in_it_throughout(name):
+    net, tokens = make(name), some_tokens(2, 20)
+    with torch.inference_mode():
+        whole = copy.deepcopy(net).double()(tokens)[0]
+        decoder = net.decoder(2, 20, torch.float64, torch.float64)
+        stepped = torch.stack([decoder.step(tokens[:, t]).clone() for t in range(20)], 1)
+    assert stepped.dtype == torch.float64 and next(net.parameters()).dtype == torch.float32
+    torch.testing.assert_close(stepped, whole, rtol=0, atol=1e-11)

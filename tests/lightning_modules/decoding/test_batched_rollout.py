@@ -228,7 +228,8 @@ def test_what_cannot_be_decoded_is_told():
         rollout(backbone, task.vocabulary(), task, [(task.problem("test", 0, 4, 0, task.variants[0]), 50)], 1,
                 Decoding("device"))
     for wrong, message in (({"engine": "gpu"}, "unknown engine 'gpu'"), ({"weights": "int8"}, "unknown type 'int8'"),
-                           ({"temperature": -1.0}, "temperature -1.0"), ({"temperature": 1e-40}, "temperature 1e-40"),
+                           ({"weights": "float64"}, "float64 for both"), ({"temperature": -1.0}, "temperature -1.0"),
+                           ({"temperature": 1e-40}, "temperature 1e-40"),
                            ({"temperature": math.nan}, "temperature nan")):
         with pytest.raises(UserError, match=message):
             Decoding(**wrong)

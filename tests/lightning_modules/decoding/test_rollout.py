@@ -68,6 +68,20 @@ def test_all_of_a_rollout_is_on_its_model_s_device(engine, guarded, monkeypatch)
     assert len(steps) >= 2 and all(guards == [torch.device("cpu")] for guards in steps) and not entered
 
 
+@pytest.mark.parametrize("engine", ["host", "device", "draft"])
+@pytest.mark.parametrize("asked", ["of the model", "of the rollout"])
+def test_float64_is_computed_in_throughout(engine, asked, monkeypatch):
+    task, found, step = Addition(4), set(), StepDecoder.step
+    torch.manual_seed(0)
+    backbone = Mamba(len(task.vocabulary()), n_layer=1, d_model=16).eval()
+    decoding = Decoding(engine) if asked == "of the model" else Decoding(engine, "float64", "float64")
+    monkeypatch.setattr(StepDecoder, "step", lambda *a: found.add((logits := step(*a)).dtype) or logits)
+    problem = task.parse("1+2")
+    rollout(backbone.double() if asked == "of the model" else backbone, task.vocabulary(), task, [(problem, 40)],
+            decoding=decoding, **({"drafts": [task.record(problem).tokens]} if engine == "draft" else {}))
+    assert found == {torch.float64}
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("engine", ["host", "device"])
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
