@@ -1,14 +1,17 @@
 """Turing machines as small YAML tables."""
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jsonargparse.typing import PositiveInt
 
 from length_gen.datamodules.questions import FIRST, LAST, Questions
+from length_gen.datamodules.tasks.random_machine import random_machine
 from length_gen.datamodules.typed import QUOTES, typed
 from length_gen.tools import UserError
 from length_gen.tools.files import read_yaml
@@ -145,23 +148,30 @@ class Machine:
 
 
 def load_machine(name: str) -> Machine:
-    """A machine of the suite by its name, or your own by the path of its YAML file; UserError says what is wrong."""
+    """A machine of the suite by its name, or your own by the path of its YAML file; UserError says what is wrong.
+
+    `random_Q4_S3_seed7` is a random one with 4 states and 3 symbols, blank included (`random_machine`).
+    """
+    if found := re.fullmatch(r"random_Q([1-9]\d{0,8})_S([1-9]\d{0,8})_seed(0|[1-9]\d{0,8})", name, re.ASCII):
+        return _machine(name, Table(**random_machine(*map(int, found.groups()))[0]))
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
-        raise UserError(f"there is no machine {name}: the suite has {known}; or give the path of your own .yaml file")
+        raise UserError(f"there is no machine {name}: the suite has {known}, and random ones such as "
+                        f"random_Q4_S3_seed7; or give the path of your own .yaml file")
     try:
-        table = read_yaml(path)
+        content = read_yaml(path)
     except (OSError, ValueError) as error:
         raise UserError(f"machine {path} is not YAML: {' '.join(str(error).split())}") from error
-    return _machine(path.stem, table)
+    return _machine(path.stem, typed(Table, content, partial(_wrong, path.stem)))
 
 
-def _machine(name: str, content: Any) -> Machine:
-    def wrong(what: str) -> UserError:
-        return UserError(f"machine {name}: {what}")
+def _wrong(name: str, what: str) -> UserError:
+    return UserError(f"machine {name}: {what}")
 
-    table = typed(Table, content, wrong)
+
+def _machine(name: str, table: Table) -> Machine:
+    wrong = partial(_wrong, name)
     if missing := [key for key in Table.__slots__ if not getattr(table, key)]:
         raise wrong(f"{missing[0]} is empty; a machine has {', '.join(Table.__slots__)}")
     symbols, halt, rows = tuple(table.symbols), frozenset(table.halt), table.transitions

@@ -1,6 +1,9 @@
 """Any Turing machine, on a tape (paper, Theorem 2.2 and appendix B)."""
 
 import random
+from typing import Literal
+
+from jsonargparse.typing import PositiveInt
 
 from length_gen.datamodules.questions import Questions
 from length_gen.datamodules.settings import Setting
@@ -21,23 +24,33 @@ class Turing(ToolTask):
         <carry> read _ write.1   <done>     read 1 left read _   right read 1 [ANS] 1 right read 0 0 right read _ [END]
 
     After the halting state the head goes left to the nearest blank (it stays if it is on one), and right over what
-    follows. The next token always follows from the last few, in both styles. Length: that of the machine's inputs (see
+    follows. The next token then follows from the last few, in both styles. Length: that of the machine's inputs (see
     its file).
 
     A part of an input with up to n symbols has exactly n in the test problems of the variant without a name; a machine
     that has such parts is tested on inputs like those of the training too, in the variant `up to n`.
 
-    machine: name of a file in datamodules/tasks/machines (`increment`, `add`, `multiply_unary`, `palindrome`,
-             `brackets`, `copy`, `sort`), or the path of your own; `datamodules.tasks.machine` says what is in it
+    With `state_every` the state is written less often, so that a model must look further back for it: K steps, or as
+    far as the state has not changed, or to the beginning.
+
+    machine:     name of a file in datamodules/tasks/machines (`increment`, `add`, `multiply_unary`, `palindrome`,
+                 `brackets`, `copy`, `sort`), or the path of your own; `datamodules.tasks.machine` says what is in it;
+                 or a random one, such as `random_Q4_S3_seed7`, see `datamodules.tasks.random_machine`
+    state_every: steps of the machine after which its state is written again; `change`: wherever it has changed;
+                 `never`
     """
 
     phases = ("run", "rewind", "output")
 
     def __init__(self, machine: str, max_length: int, style: str = "local",
-                 setting: Setting | str = "interactive") -> None:
-        self.machine = load_machine(machine)
-        self.name = f"turing_{self.machine.name}"
-        self._thoughts = {state: f"<{state}>" for state in self.machine.states}
+                 setting: Setting | str = "interactive", state_every: PositiveInt | Literal["change", "never"] = 1) \
+            -> None:
+        if state_every not in ("change", "never") and not (isinstance(state_every, int) and state_every > 0):
+            raise UserError(f"state_every {state_every!r} is not possible: expected a number of steps from 1 on, "
+                            f"change or never")
+        self.machine, self.state_every = load_machine(machine), state_every
+        self.name = f"turing_{self.machine.name}" + f"_state_{state_every}" * (state_every != 1)
+        self._thoughts = {state: f"<{state}>" for state in self.machine.states if state_every != "never"}
         self.symbols = (*self.machine.symbols, BLANK, *self._thoughts.values())
         self.variants = ("", "up to n") if self.machine.varies else ("",)
         super().__init__(max_length, style, setting)
@@ -59,10 +72,16 @@ class Turing(ToolTask):
         scribe.phase("run")
         machine, thoughts, state = self.machine, self._thoughts, self.machine.start
         think, command = scribe.think, scribe.command
+        changes = self.state_every == "change"
+        every = 1 if not thoughts or changes else self.state_every
+        steps, said = 0, ""
         for _ in machine.steps(problem.prompt):
+            if thoughts and steps == 0 and state != said:
+                think(thoughts[state])
+                said = state if changes else ""
             if state in machine.halt:
                 break
-            think(thoughts[state])
+            steps = (steps + 1) % every
             symbol, = command("read")
             written, move, state = machine.transitions[state, symbol]
             command("write." + written)
@@ -70,7 +89,6 @@ class Turing(ToolTask):
                 command(move)
         else:
             raise machine.endless(problem.prompt)
-        think(thoughts[state])
         scribe.phase("rewind")
         while command("read") != (BLANK,):
             command("left")
