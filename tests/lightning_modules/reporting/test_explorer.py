@@ -124,6 +124,8 @@ def test_a_browser_draws_it_and_a_seed_shows_its_command_and_errors(tmp_path):
                 hash: location.hash, details: $("details").textContent,
                 points: document.querySelectorAll("#horizon path").length,
                 rows: document.querySelectorAll("#rows tbody tr").length,
+                tallest: Math.max(...[...document.querySelectorAll("#rows tr, #certificates tr")].map(row => row.offsetHeight)),
+                proofs: $("certificates").textContent,
                 wide: document.documentElement.scrollWidth - innerWidth,
                 network: performance.getEntriesByType("resource").length};
     """, 500)
@@ -136,4 +138,6 @@ def test_a_browser_draws_it_and_a_seed_shows_its_command_and_errors(tmp_path):
     wrong = next(record for record in content["records"] if record["exact_match"] < 1)
     assert all(f"{phase} {count}" in found["details"] for phase, count in wrong["first_error_phases"].items())
     assert min(found["lines"], found["points"], found["rows"]) > 10
+    assert found["tallest"] < 200  # no column is squeezed to a word
+    assert "n x 1" in found["proofs"] and "refuted" in found["proofs"]
     assert found["wide"] <= 0 and not found["network"]
