@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from rich.cells import cell_len
@@ -67,8 +68,12 @@ class RolloutResult:
 
         Raises UserError if there is no such token, or the limit is below 2.
         """
-        trace = trace_text(self.tokens, self.kinds, self.phases, limit, self.first_error, around)
         console = Console()
+        trace = trace_text(self.tokens, self.kinds, self.phases, limit, self.first_error, around, console)
+        shown = sum(1 for _ in takewhile(Kind.PROMPT.__eq__, self.kinds))
+        if 0 < shown < len(self.question) and self.question[-shown:] == self.tokens[:shown]:
+            console.print(f"question: {escape(shortened(self.question))} (in the tool; the prompt is its end)",
+                          soft_wrap=True)
         console.print(trace_legend())
         console.print(trace)
         verdict = "[green]right[/green]" if self.right else "[red]wrong[/red]"

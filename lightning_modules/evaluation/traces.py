@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
+from rich.console import Console
 from rich.text import Text
 
 from length_gen.datamodules.tokens import Kind
@@ -66,6 +67,7 @@ def trace_text(
     limit: int | None = None,
     error: int | None = None,
     around: int | None = None,
+    console: Console | None = None,
 ) -> Text:
     """A trajectory for the terminal.
 
@@ -74,6 +76,7 @@ def trace_text(
     limit:         show at most so many tokens: half of them around a position, the others from the start and the end
     error:         position of the first token that is not the reference's; no phase is known from there on
     around:        that position; None: of the error; without one, half are from the start and half from the end
+    console:       where a line is longer than its width it goes on below its tokens, so that the phases stand apart
 
     Raises ValueError if tokens and kinds differ in number, UserError if the limit is below 2 or `around` is none.
     """
@@ -88,7 +91,11 @@ def trace_text(
             continue
         if width:
             text.append(f"{line.label:<{width}}  ", "bold red" if line.label == ERRS else "dim")
-        text.append_text(Text(" ").join(_styled(run) for run in line.runs))
+        content = Text(" ").join(_styled(run) for run in line.runs)
+        indent = width + 2 if width else 0
+        if console and console.width > 2 * indent:
+            content = Text("\n" + " " * indent).join(content.wrap(console, console.width - indent))
+        text.append_text(content)
     return text
 
 

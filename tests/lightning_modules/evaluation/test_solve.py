@@ -1,3 +1,4 @@
+import dataclasses
 import shlex
 
 import pytest
@@ -39,6 +40,13 @@ def test_a_wrong_rollout_shows_its_phases_the_first_error_and_the_memory_there(s
         f"memory before token {place}:",
         "  [EDGE] 1 2 3 4 5 6 7 8 +   9 8 7 6 5 4 3 2 =",
         "                         ↑p1                 ↑p2"]
+
+
+def test_a_question_that_stands_in_the_tool_alone_is_said_and_one_in_the_prompt_is_not(solved, capsys):
+    dataclasses.replace(solved[0], question=(*"1234", *solved[0].question)).show()
+    assert capsys.readouterr().out.startswith("question: 12341+2= (in the tool; the prompt is its end)\n")
+    solved[0].show()
+    assert "question" not in capsys.readouterr().out
 
 
 def test_the_memory_is_shown_around_any_token(solved, capsys):

@@ -70,6 +70,11 @@ def test_text_without_phases_is_one_line():
     assert trace_text(TOKENS, KINDS).plain == expected
 
 
+def test_a_phase_longer_than_the_terminal_goes_on_below_its_tokens():
+    lines = trace_text(TOKENS, KINDS, PHASES, console=Console(width=34)).plain.splitlines()
+    assert lines[:3] == ["prompt     ⟨1 2 3 + 4 5 =⟩", "find_plus  ▸p1.init ▸p1.read →1 ", "           ▸p1.right"]
+
+
 def test_middle_of_a_long_trace_is_left_out():
     lines = trace_text(TOKENS, KINDS, PHASES, limit=11).plain.splitlines()
     # 6 tokens from the start and 5 from the end, of 21.
