@@ -5,8 +5,11 @@ import re
 import sys
 import textwrap
 from argparse import SUPPRESS, Action
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
+from time import monotonic
 
 COMMANDS = {
     "fit": ("train a model, then evaluate it at growing lengths",
@@ -125,10 +128,30 @@ def program() -> None:
     if sys.argv[1:2] in ([], ["-h"], ["--help"]):
         print(overview(Path(sys.argv[0]).name))
         return
-    seen = sys.stderr.isatty()
-    if seen:
-        print("loading PyTorch and Lightning ...", end="\r", file=sys.stderr, flush=True)
-    from length_gen.lightning_modules.commands.main import main
-    if seen:
-        print("\x1b[2K", end="", file=sys.stderr, flush=True)  # the line is gone
+    with waiting("loading PyTorch and Lightning ..."):
+        from length_gen.lightning_modules.commands.main import main
     main(sys.argv[1:])
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A line on a terminal while something takes long, with the seconds; gone at the end."""
+    ended = Event()
+
+    def count() -> None:
+        begun = monotonic()
+        while True:
+            print(f"{text} {monotonic() - begun:.0f} s".removesuffix(" 0 s"), end="\r", file=sys.stderr, flush=True)
+            if ended.wait(1):
+                print("\x1b[2K", end="", file=sys.stderr, flush=True)
+                return
+
+    thread = Thread(target=count, daemon=True)
+    if sys.stderr.isatty():
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if thread.ident:
+            thread.join()

@@ -50,8 +50,11 @@ def reproduce(table: str, cell: str, seed: int = 1, options: str = "", queue: st
         raise UserError(f"{queue} has no recipe for {cell} with seed {seed}: expected one of "
                         f"{', '.join(f'{name} ({number})' for name, number in names)}, or a recipe of your own there")
     at = names.index((cell, seed))
-    sweep(queue, index=at, options=options)
     result = cells[at].result
+    if result.is_file():
+        print(f"{cell}, seed {seed}, is done and not trained again: move {result} away to train it")
+    else:
+        sweep(queue, index=at, options=options)
     if not result.is_file():
         raise UserError(f"{result} is not there yet: the same command goes on")
     found = curves([run for run in read_runs(result.parents[1]) if (run.experiment, run.name) == (

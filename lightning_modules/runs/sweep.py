@@ -178,7 +178,7 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
     if launcher == "here" and submitit:
         raise UserError(f"--submitit {submitit} needs --launcher submitit")
     missing = [cell for cell in cells if not cell.result.is_file()]
-    console.print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done")
+    console.print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {len(cells) - len(missing)} of them done")
     if dry_run:
         for number, cell in enumerate(cells):
             console.print(f"{number:3} {'open' if cell in missing else 'done'} {cell.result}, {cell.minutes:g} min: "

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Thread
+from time import sleep
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+BEAT = 1.0
+"""Seconds from one sign of life to the next."""
 
 Watch = Callable[[int, int, int], None]
 """What an evaluation tells while it goes on: the length, and how many of how many tokens at that length are done."""
@@ -18,6 +23,12 @@ class RunProgress(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=5)
+
+    def _init_progress(self, trainer: Trainer) -> None:
+        before = self.progress
+        super()._init_progress(trainer)
+        if self.progress is not None and self.progress is not before:
+            Thread(target=_beat, args=(self.progress,), daemon=True).start()
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         """Without the time that went by and the steps per second, and with a sign of life before the first step."""
@@ -66,6 +77,14 @@ class RunProgress(RichProgressBar):
             if trainer.validating and self.train_progress_bar_id in others:
                 self.progress.update(self.train_progress_bar_id, visible=True)
             self.progress.refresh()
+
+
+def _beat(progress: Progress) -> None:
+    """Draw a bar each second until it ends: Lightning's draws itself only where there is news, and a step can take
+    long, as can what is compiled before the first."""
+    while progress.live.is_started:
+        progress.refresh()
+        sleep(BEAT)
 
 
 class _Done(ProgressColumn):

@@ -28,6 +28,8 @@ WEIGHTS = next((ROOT / "results/models").rglob("*.ckpt"))
     (["fit", *TINY, "--data.row_length", "64"], "cannot hold one trajectory"),
     (["test", "--config", str(ROOT / "configs/add.yaml")], "test needs a trained model: give --ckpt_path"),
     (["fit", "--config", "none.yaml"], "there is no configuration file none.yaml"),
+    (["reproduce", "figure2"], "reproduce needs cell, as in `python run.py reproduce table1 mamba/multiplication`; "),
+    (["sweep"], "sweep needs file, as in `python run.py sweep configs/sweeps/addition.yaml --parallel 2`; sweep --he"),
     (["train"], "there is no command train: expected fit, validate, test, rollout, "),
     (["fit", *TINY, "--config", str(ROOT / "README.md")], "README.md is not YAML"),
     (["fit", *TINY, "--checkpoint", str(WEIGHTS)], "is no text, and a YAML file is expected there"),

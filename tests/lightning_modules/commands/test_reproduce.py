@@ -39,6 +39,7 @@ def test_a_cell_is_trained_once_and_shown_beside_the_paper(tmp_path, monkeypatch
     assert "1,000 (100%)" in shown and "0% (0\N{EN DASH}56) 3" in shown  # Wilson: z^2 / (n + z^2) = 3.84 / 6.84
     reproduce("figure2", "mamba/addition", queue=queue(tmp_path), paper=str(PAPER))
     assert result.stat().st_mtime_ns == before
+    assert "is done and not trained again: move" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("table, cell, seed, said", [

@@ -124,7 +124,8 @@ def test_a_browser_draws_it_and_a_seed_shows_its_command_and_errors(tmp_path):
                 hash: location.hash, details: $("details").textContent,
                 points: document.querySelectorAll("#horizon path").length,
                 rows: document.querySelectorAll("#rows tbody tr").length,
-                tallest: Math.max(...[...document.querySelectorAll("#rows tr, #certificates tr")].map(row => row.offsetHeight)),
+                tallest: Math.max(...[...document.querySelectorAll("#rows tr, #certificates tr")].map(
+                    row => row.offsetHeight)),
                 proofs: $("certificates").textContent,
                 wide: document.documentElement.scrollWidth - innerWidth,
                 network: performance.getEntriesByType("resource").length};

@@ -6,7 +6,7 @@ import pytest
 import rich
 from rich.console import Console
 
-from length_gen.lightning_modules.training.callbacks import RunProgress
+from length_gen.lightning_modules.training.callbacks import RunProgress, progress
 
 
 @pytest.fixture
@@ -47,6 +47,26 @@ def test_what_an_evaluation_tells_is_on_the_screen_while_it_goes_on(trainer, mon
             time.sleep(0.05)
         assert "length 2 of 2" in screen.getvalue()
     bar.progress.stop()
+
+
+def test_a_bar_without_news_gives_a_sign_each_second_and_none_after_its_end(trainer, monkeypatch):
+    monkeypatch.setattr(progress, "BEAT", 0.02)
+    screen = io.StringIO()
+    monkeypatch.setattr(rich, "_console", Console())
+    bar = RunProgress()
+    bar._console_kwargs = {"file": screen, "force_terminal": True, "width": 80}
+    trainer.progress_bar_callback = bar
+    bar._init_progress(trainer)
+    bar.progress.add_task("a long step", total=2)
+    until = time.monotonic() + 10
+    while screen.getvalue().count("a long step") < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert screen.getvalue().count("a long step") >= 3
+    bar.progress.stop()
+    time.sleep(0.1)
+    ended = screen.getvalue()
+    time.sleep(0.1)
+    assert screen.getvalue() == ended
 
 
 def test_a_training_fits_a_line_of_80_columns(trainer):
