@@ -185,6 +185,9 @@ class AttentionLayer(Layer):
     def reserve(self, state: State, length: int) -> State:
         return self.cache.reserve(state, length)
 
+    def state_size(self, length: int) -> int:
+        return self.cache.size(length, next(self.parameters()))
+
     def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         return self.around(self.cache.attend, hidden, state)
 

@@ -111,7 +111,12 @@ class Backbone(nn.Module, ABC):
 
     def state_size(self, length: int) -> int:
         """Bytes of one row's state after `length` tokens; does not depend on `length` for a fixed memory."""
-        return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(self.initial_state(1)))
+        return state_bytes(self.initial_state(1))
+
+
+def state_bytes(state: State) -> int:
+    """Bytes of all tensors of a state."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state))
 
 
 def _broadcasts(initial: Tensor, leaf: Any) -> bool:

@@ -5,9 +5,13 @@ states the difference is less by that factor after every token, whatever the tok
 K - 1 tokens, undamped, in every layer: with several in the first layers alone that reach does not grow with the depth.
 """
 
-import torch.nn.functional as F
-from torch import Tensor
+import math
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from length_gen.lightning_modules.backbones.layered import Layer
 from length_gen.tools import UserError
 
 
@@ -17,13 +21,49 @@ def step_sizes(dt: Tensor, floor: float) -> Tensor:
     return delta + floor if floor else delta
 
 
-def latest_taps(weight: Tensor, taps: int) -> Tensor:
-    """Weights of a convolution, [D, K], the latest token's last, with 0 for all but the last `taps`.
+def start_bias(width: int, dt_min: float, dt_max: float) -> Tensor:
+    """Biases [width] whose softplus is drawn from dt_min to dt_max, evenly in its logarithm; none is below 1e-4."""
+    dt = torch.exp(torch.rand(width) * math.log(dt_max / dt_min) + math.log(dt_min)).clamp(min=1e-4)
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
 
-    Those that are left out get no gradient, so that no optimiser moves them from 0, where they are in the parameters.
+
+class FadingMixer(Layer):
+    """A mixer with a causal depthwise convolution, `conv1d`, of few taps, and with a floor under its step sizes.
+
+    taps: None: all `d_conv` of the convolution
     """
-    left_out = weight.shape[1] - taps
-    return F.pad(weight[:, left_out:], (left_out, 0)) if left_out else weight
+
+    conv1d: nn.Conv1d
+
+    def __init__(self, d_conv: int, dt_floor: float, taps: int | None) -> None:
+        super().__init__()
+        self.d_conv, self.dt_floor, self.taps = d_conv, dt_floor, d_conv if taps is None else taps
+
+    def convolution(self, width: int) -> nn.Conv1d:
+        """A convolution over `width` channels, to be `conv1d`, whose weights are 0 for the taps that are left out."""
+        conv1d = nn.Conv1d(width, width, self.d_conv, groups=width, padding=self.d_conv - 1)
+        with torch.no_grad():
+            conv1d.weight[..., : self.d_conv - self.taps] = 0  # also for whom reads the weights alone
+        return conv1d
+
+    @property
+    def filter(self) -> Tensor:
+        """Weights of the convolution, [D, d_conv], the latest token's last, with 0 for all but the last `taps`.
+
+        Those that are left out get no gradient, so that no optimiser moves them from 0, where they are in the
+        parameters.
+        """
+        left_out = self.d_conv - self.taps
+        weight = self.conv1d.weight[:, 0]
+        return F.pad(weight[:, left_out:], (left_out, 0)) if left_out else weight
+
+    def _convolve(self, inputs: Tensor, length: int) -> Tensor:
+        """Causal depthwise convolution of [B, d_conv - 1 + T, D]; sums of shifts beat a library call on the CPU."""
+        weight = self.filter
+        result = torch.addcmul(self.conv1d.bias, inputs[:, :length], weight[:, 0])
+        for k in range(1, self.d_conv):
+            result = torch.addcmul(result, inputs[:, k : k + length], weight[:, k])
+        return result
 
 
 def layer_taps(name: str, taps: list[int] | None, n_layer: int, d_conv: int) -> list[int]:

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from torch import nn
-
 from length_gen.lightning_modules.backbones.attention import Cache, head_width
 from length_gen.lightning_modules.backbones.base import check_sizes, check_step_sizes
-from length_gen.lightning_modules.backbones.layered import Block, LayeredBackbone, start_blocks
+from length_gen.lightning_modules.backbones.layered import LayeredBackbone
 from length_gen.lightning_modules.backbones.mamba import Mixer
 from length_gen.lightning_modules.backbones.mistral import SelfAttention
 from length_gen.tools import UserError
@@ -58,14 +56,4 @@ class Hybrid(LayeredBackbone):
         mixers = (SelfAttention(d_model, cache) if i in attention else
                   Mixer(d_model, d_inner, d_state, d_conv, dt_rank, dt_min, dt_max)
                   for i in range(n_layer))
-        self.backbone = nn.ModuleDict({
-            "embedding": nn.Embedding(vocab_size, d_model),
-            "layers": nn.ModuleList(Block(d_model, mixer, norm_eps) for mixer in mixers),
-            "norm_f": nn.RMSNorm(d_model, norm_eps)})
-        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
-        start_blocks(*self.parts, initializer_range, tie_embeddings)
-
-    def state_size(self, length: int) -> int:
-        caches = [layer.mixer.cache for layer in self.parts[1] if isinstance(layer.mixer, SelfAttention)]
-        weight = self.lm_head.weight
-        return super().state_size(0) + sum(cache.size(length, weight) - cache.size(0, weight) for cache in caches)
+        self.stack(d_model, mixers, norm_eps, initializer_range, tie_embeddings)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from length_gen.lightning_modules.backbones.base import Backbone, State
+from length_gen.lightning_modules.backbones.base import Backbone, State, state_bytes
 from length_gen.lightning_modules.backbones.library_kernels import norm_kernel
 
 
@@ -40,12 +40,38 @@ class Layer(nn.Module, ABC):
         """The state with room for `length` tokens in all."""
         return state
 
+    def state_size(self, length: int) -> int:
+        """Bytes of one row's state after `length` tokens."""
+        return state_bytes(self.initial_state(1))
+
 
 class LayeredBackbone(Backbone):
     """Embedding, layers, norm, head. State: a list with that of each layer.
 
     The parts are where mamba-ssm's checkpoints have them; other families say where theirs are.
     """
+
+    def stack(self, d_model: int, mixers: Iterable[Layer], norm_eps: float, deviation: float, tied: bool) -> None:
+        """Make the parts, with a block around each mixer, as mamba-ssm starts what surrounds the mixers.
+
+        deviation: of the embedding
+        tied:      whether the head shares the embedding's weights
+        """
+        self.backbone = nn.ModuleDict({
+            "embedding": nn.Embedding(self.vocab_size, d_model),
+            "layers": nn.ModuleList(Block(d_model, mixer, norm_eps) for mixer in mixers),
+            "norm_f": nn.RMSNorm(d_model, norm_eps)})
+        self.lm_head = nn.Linear(d_model, self.vocab_size, bias=False)
+        embedding, blocks, _, head = self.parts
+        nn.init.normal_(embedding.weight, std=deviation)
+        if tied:
+            head.weight = embedding.weight
+        for block in blocks:
+            # One residual branch a block: the sum over blocks keeps its variance.
+            output = getattr(block.mixer, "out_proj", None) or block.mixer.o_proj
+            nn.init.kaiming_uniform_(output.weight, a=math.sqrt(5))
+            with torch.no_grad():
+                output.weight /= math.sqrt(len(blocks))
 
     @property
     def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
@@ -62,6 +88,9 @@ class LayeredBackbone(Backbone):
 
     def reserve(self, state: State, length: int) -> State:
         return [layer.reserve(part, length) for layer, part in zip(self.parts[1], state, strict=True)]
+
+    def state_size(self, length: int) -> int:
+        return sum(layer.state_size(length) for layer in self.parts[1])
 
     def forward(self, tokens: Tensor, state: State | None = None, return_state: bool = True) -> tuple[Tensor, State]:
         hidden, state = self._features(tokens, state, return_state)
@@ -142,6 +171,9 @@ class Block(Layer):
     def reserve(self, state, length: int):
         return self.mixer.reserve(state, length)
 
+    def state_size(self, length: int) -> int:
+        return self.mixer.state_size(length)
+
     def forward(self, hidden: Tensor, state=None):
         update, state = self.mixer(self.norm(hidden), state)
         return hidden + update, state
@@ -160,21 +192,3 @@ class Block(Layer):
     def step(self, hidden: Tensor, state):
         update, state = self.mixer.step(self.norm(hidden), state)
         return hidden + update, state
-
-
-def start_blocks(embedding: nn.Embedding, blocks: Sequence[Block], norm: nn.Module, head: nn.Linear, deviation: float,
-                 tied: bool) -> None:
-    """mamba-ssm's initialisation of what surrounds the mixers, for the parts of a LayeredBackbone of blocks.
-
-    deviation: of the embedding
-    tied:      whether the head shares the embedding's weights
-    """
-    nn.init.normal_(embedding.weight, std=deviation)
-    if tied:
-        head.weight = embedding.weight
-    for block in blocks:
-        # One residual branch a block: the sum over blocks keeps its variance.
-        output = getattr(block.mixer, "out_proj", None) or block.mixer.o_proj
-        nn.init.kaiming_uniform_(output.weight, a=math.sqrt(5))
-        with torch.no_grad():
-            output.weight /= math.sqrt(len(blocks))

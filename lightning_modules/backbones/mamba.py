@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from length_gen.lightning_modules.backbones import scan_cuda
 from length_gen.lightning_modules.backbones.base import State, check_sizes, check_step_sizes
 from length_gen.lightning_modules.backbones.decoder import Decoder, StepDecoder
-from length_gen.lightning_modules.backbones.fading import latest_taps, layer_taps, step_sizes
-from length_gen.lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks, unchanged
+from length_gen.lightning_modules.backbones.fading import FadingMixer, layer_taps, start_bias, step_sizes
+from length_gen.lightning_modules.backbones.layered import Block, LayeredBackbone, unchanged
 from length_gen.lightning_modules.backbones.library_kernels import convolution_kernel, cuda_kernels
 from length_gen.lightning_modules.backbones.selective_scan import (
     convolution_step,
@@ -59,12 +59,7 @@ class Mamba(LayeredBackbone):
         check_step_sizes("Mamba", dt_min, dt_max, dt_floor)
         mixers = (Mixer(d_model, d_inner, d_state, d_conv, dt_rank, dt_min, dt_max, dt_floor, kept)
                   for kept in layer_taps("Mamba", taps, n_layer, d_conv))
-        self.backbone = nn.ModuleDict({
-            "embedding": nn.Embedding(vocab_size, d_model),
-            "layers": nn.ModuleList(Block(d_model, mixer, norm_eps) for mixer in mixers),
-            "norm_f": nn.RMSNorm(d_model, norm_eps)})
-        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
-        start_blocks(*self.parts, initializer_range, tie_embeddings)
+        self.stack(d_model, mixers, norm_eps, initializer_range, tie_embeddings)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         # Without a check of the state, which would take longer than a step of a small model.
@@ -103,7 +98,7 @@ class Mamba(LayeredBackbone):
                 and not any(part._forward_hooks or part._forward_pre_hooks for part in self.modules()))
 
 
-class Mixer(Layer):
+class Mixer(FadingMixer):
     """The Mamba block (section 3.4).
 
     State: the last d_conv - 1 inputs of the convolution [B, d_conv - 1, D], and h [B, D, N].
@@ -111,11 +106,10 @@ class Mixer(Layer):
 
     def __init__(self, d_model: int, d_inner: int, d_state: int, d_conv: int, dt_rank: int, dt_min: float,
                  dt_max: float, dt_floor: float = 0.0, taps: int | None = None) -> None:
-        super().__init__()
-        self.d_inner, self.d_state, self.d_conv, self.dt_rank = d_inner, d_state, d_conv, dt_rank
-        self.dt_floor, self.taps = dt_floor, d_conv if taps is None else taps
+        super().__init__(d_conv, dt_floor, taps)
+        self.d_inner, self.d_state, self.dt_rank = d_inner, d_state, dt_rank
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
-        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
+        self.conv1d = self.convolution(d_inner)
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(dt_rank, d_inner)
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(d_inner, 1))
@@ -123,15 +117,8 @@ class Mixer(Layer):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         self.A_log._no_weight_decay = self.D._no_weight_decay = True
         nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
-        dt = torch.exp(torch.rand(d_inner) * math.log(dt_max / dt_min) + math.log(dt_min)).clamp(min=1e-4)
         with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
-            self.conv1d.weight[..., : d_conv - self.taps] = 0  # also for whom reads the weights alone
-
-    @property
-    def filter(self) -> Tensor:
-        """Weights of the convolution, [D, d_conv], see `latest_taps`."""
-        return latest_taps(self.conv1d.weight[:, 0], self.taps)
+            self.dt_proj.bias.copy_(start_bias(d_inner, dt_min, dt_max))
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
         new = self.A_log.new_zeros
@@ -179,14 +166,6 @@ class Mixer(Layer):
         recent = inputs[..., inputs.shape[2] + 1 - self.d_conv :].mT.to(state[0].dtype)
         recent = recent.clone(memory_format=torch.contiguous_format)
         return self.out_proj(y[..., self.d_state :].mT.to(z.dtype)), (recent, h.to(state[1].dtype).clone())
-
-    def _convolve(self, inputs: Tensor, length: int) -> Tensor:
-        """Causal depthwise convolution of [B, d_conv - 1 + T, D]; sums of shifts beat a library call on the CPU."""
-        weight = self.filter
-        result = torch.addcmul(self.conv1d.bias, inputs[:, :length], weight[:, 0])
-        for k in range(1, self.d_conv):
-            result = torch.addcmul(result, inputs[:, k : k + length], weight[:, k])
-        return result
 
     def _selection(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step sizes, input and output matrices, which depend on the input (section 3.2), in the parameters' type."""

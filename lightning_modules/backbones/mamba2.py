@@ -1,7 +1,6 @@
 """Mamba-2 (Dao and Gu 2024, arXiv 2405.21060), with the parameter names and the initialisation of mamba-ssm."""
 
 import functools
-import math
 from types import SimpleNamespace
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 
 from length_gen.lightning_modules.backbones.base import check_sizes, check_step_sizes
 from length_gen.lightning_modules.backbones.decoder import Decoder, MixedDecoder
-from length_gen.lightning_modules.backbones.fading import latest_taps, layer_taps, step_sizes
-from length_gen.lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
+from length_gen.lightning_modules.backbones.fading import FadingMixer, layer_taps, start_bias, step_sizes
+from length_gen.lightning_modules.backbones.layered import LayeredBackbone
 from length_gen.lightning_modules.backbones.library_kernels import import_kernels
 from length_gen.tools import UserError
 
@@ -61,12 +60,7 @@ class Mamba2(LayeredBackbone):
                             f"head_dim): give a divisor of them")
         mixers = (Mixer2(d_model, d_inner, d_state, d_conv, head_dim, n_groups, dt_min, dt_max, norm_eps, dt_floor,
                          kept) for kept in layer_taps("Mamba2", taps, n_layer, d_conv))
-        self.backbone = nn.ModuleDict({
-            "embedding": nn.Embedding(vocab_size, d_model),
-            "layers": nn.ModuleList(Block(d_model, mixer, norm_eps) for mixer in mixers),
-            "norm_f": nn.RMSNorm(d_model, norm_eps)})
-        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
-        start_blocks(*self.parts, initializer_range, tie_embeddings)
+        self.stack(d_model, mixers, norm_eps, initializer_range, tie_embeddings)
 
     def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
                 states: torch.dtype = torch.float32) -> Decoder:
@@ -87,32 +81,23 @@ class GatedNorm(nn.Module):
         return F.rms_norm(gated, gated.shape[-1:], eps=self.eps).flatten(-2) * self.weight
 
 
-class Mixer2(Layer):
+class Mixer2(FadingMixer):
     """The Mamba-2 block (section 7). State: the last d_conv - 1 inputs of the convolution [B, d_conv - 1, D + 2 G N],
     and h [B, H, P, N] of H heads of P channels; G groups of heads share their matrices B and C."""
 
     def __init__(self, d_model: int, d_inner: int, d_state: int, d_conv: int, head_dim: int, n_groups: int,
                  dt_min: float, dt_max: float, norm_eps: float, dt_floor: float = 0.0, taps: int | None = None) -> None:
-        super().__init__()
-        self.d_inner, self.d_state, self.d_conv = d_inner, d_state, d_conv
-        self.dt_floor, self.taps = dt_floor, d_conv if taps is None else taps
+        super().__init__(d_conv, dt_floor, taps)
+        self.d_inner, self.d_state = d_inner, d_state
         self.head_dim, self.n_groups, self.n_heads = head_dim, n_groups, d_inner // head_dim
         width = d_inner + 2 * n_groups * d_state
         self.in_proj = nn.Linear(d_model, d_inner + width + self.n_heads, bias=False)
-        self.conv1d = nn.Conv1d(width, width, d_conv, groups=width, padding=d_conv - 1)
-        dt = torch.exp(torch.rand(self.n_heads) * math.log(dt_max / dt_min) + math.log(dt_min)).clamp(min=1e-4)
-        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.conv1d = self.convolution(width)
+        self.dt_bias = nn.Parameter(start_bias(self.n_heads, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.empty(self.n_heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.n_heads))
         self.norm = GatedNorm(d_inner, n_groups, norm_eps)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        with torch.no_grad():
-            self.conv1d.weight[..., : d_conv - self.taps] = 0  # also for whom reads the weights alone
-
-    @property
-    def filter(self) -> Tensor:
-        """Weights of the convolution, [D + 2 G N, d_conv], see `latest_taps`."""
-        return latest_taps(self.conv1d.weight[:, 0], self.taps)
 
     def initial_state(self, batch_size: int) -> State:
         new = self.A_log.new_zeros
@@ -157,14 +142,6 @@ class Mixer2(Layer):
         x, B, C = convolved.split([self.d_inner, size, size], -1)
         return (x.unflatten(-1, (self.n_heads, self.head_dim)),
                 *(part.unflatten(-1, (self.n_groups, self.d_state)) for part in (B, C)))
-
-    def _convolve(self, inputs: Tensor, length: int) -> Tensor:
-        """Causal depthwise convolution of [B, d_conv - 1 + T, D]; sums of shifts beat a library call on the CPU."""
-        weight = self.filter
-        result = torch.addcmul(self.conv1d.bias, inputs[:, :length], weight[:, 0])
-        for k in range(1, self.d_conv):
-            result = torch.addcmul(result, inputs[:, k : k + length], weight[:, k])
-        return result
 
     def _fused(self, kernels: SimpleNamespace, projected: Tensor) -> Tensor:
         """The rest of the block from the initial state by mamba-ssm's fused kernel, without the last state."""

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from length_gen.lightning_modules.backbones.base import check_sizes, check_step_sizes, computed_in
 from length_gen.lightning_modules.backbones.decoder import Decoder, MixedDecoder
-from length_gen.lightning_modules.backbones.layered import Block, Layer, LayeredBackbone, start_blocks
+from length_gen.lightning_modules.backbones.fading import start_bias
+from length_gen.lightning_modules.backbones.layered import Layer, LayeredBackbone
 from length_gen.lightning_modules.backbones.library_kernels import import_kernels
 from length_gen.lightning_modules.backbones.mamba2 import decay_scan
 from length_gen.tools import UserError
@@ -56,14 +57,8 @@ class Mamba3(LayeredBackbone):
         if d_state % 4 or rope_share not in (0.5, 1.0):
             raise UserError(f"Mamba3 d_state {d_state}, rope_share {rope_share} are not allowed: expected a multiple "
                             f"of 4, and 0.5 or 1")
-        self.backbone = nn.ModuleDict({
-            "embedding": nn.Embedding(vocab_size, d_model),
-            "layers": nn.ModuleList(
-                Block(d_model, Mixer3(d_model, d_inner, d_state, head_dim, rope_share, dt_min, dt_max), norm_eps)
-                for _ in range(n_layer)),
-            "norm_f": nn.RMSNorm(d_model, norm_eps)})
-        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
-        start_blocks(*self.parts, initializer_range, tie_embeddings)
+        mixers = (Mixer3(d_model, d_inner, d_state, head_dim, rope_share, dt_min, dt_max) for _ in range(n_layer))
+        self.stack(d_model, mixers, norm_eps, initializer_range, tie_embeddings)
 
     def decoder(self, rows: int, length: int, weights: torch.dtype = torch.float32,
                 states: torch.dtype = torch.float32) -> Decoder:
@@ -82,8 +77,7 @@ class Mixer3(Layer):
         self.d_inner, self.d_state, self.head_dim, self.n_heads = d_inner, d_state, head_dim, d_inner // head_dim
         self.n_angles = int(d_state * rope_share) // 2
         self.in_proj = nn.Linear(d_model, 2 * d_inner + 2 * d_state + 3 * self.n_heads + self.n_angles, bias=False)
-        dt = torch.exp(torch.rand(self.n_heads) * math.log(dt_max / dt_min) + math.log(dt_min)).clamp(min=1e-4)
-        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.dt_bias = nn.Parameter(start_bias(self.n_heads, dt_min, dt_max))
         self.B_bias, self.C_bias = (nn.Parameter(torch.ones(self.n_heads, 1, d_state)) for _ in range(2))
         self.B_norm, self.C_norm = nn.RMSNorm(d_state, 1e-5), nn.RMSNorm(d_state, 1e-5)
         self.D = nn.Parameter(torch.ones(self.n_heads))

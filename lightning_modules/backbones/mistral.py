@@ -51,9 +51,6 @@ class Mistral(LayeredBackbone):
     def parts(self) -> tuple[nn.Embedding, Sequence[Layer], nn.Module, nn.Linear]:
         return self.model["embed_tokens"], self.model["layers"], self.model["norm"], self.lm_head
 
-    def state_size(self, length: int) -> int:
-        return sum(layer.cache.size(length, self.lm_head.weight) for layer in self.parts[1])
-
 
 class MistralLayer(AttentionLayer):
     """Attention, then a gated MLP, each behind a norm and added to the residual. State: the attention's cache."""

@@ -49,9 +49,6 @@ class Pythia(LayeredBackbone):
         body = self.gpt_neox
         return body["embed_in"], body["layers"], body["final_layer_norm"], self.embed_out
 
-    def state_size(self, length: int) -> int:
-        return sum(layer.cache.size(length, self.embed_out.weight) for layer in self.parts[1])
-
 
 class NeoXLayer(AttentionLayer):
     """Attention and MLP in parallel (Black et al. 2022, arXiv 2204.06745, section 2.1.2). State: a cache."""

@@ -1,12 +1,14 @@
 """A floor under the step sizes, and taps of the convolution: of Mamba and of Mamba-2."""
 
 import functools
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from length_gen.lightning_modules.backbones import Mamba, Mamba2
+from length_gen.lightning_modules.backbones.fading import start_bias
 from length_gen.lightning_modules.backbones.mamba2 import chunk_scan
 from length_gen.tools import UserError
 from tests.lightning_modules.backbones.test_mamba2 import plain_scan
@@ -26,6 +28,13 @@ def test_they_change_no_draw_of_the_weights(build):
     fading = build(**FADING).state_dict()
     assert torch.equal(torch.rand(1), after)
     assert list(plain) == list(fading) and all(map(torch.equal, plain.values(), fading.values()))
+
+
+def test_step_sizes_start_evenly_in_their_logarithm():
+    torch.manual_seed(0)
+    logs = F.softplus(start_bias(10_000, 0.002, 0.2)).log10()
+    assert logs.histc(4, math.log10(0.002), math.log10(0.2)).sub(2500).abs().max() < 150  # 3.5 standard deviations
+    assert F.softplus(start_bias(100, 1e-9, 1e-8)).tolist() == pytest.approx([1e-4] * 100)
 
 
 @BUILD
