@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -19,6 +20,8 @@ from llvmlite import ir
 from numba import njit, prange
 from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
+
+from length_gen.tools import system
 
 CHUNK = 32
 """Steps between the states that the forward pass keeps; the backward pass makes the others again, in cache."""
@@ -46,10 +49,13 @@ class _Cache(FunctionCache):
     """
 
     def load_overload(self, signature, target):
-        found = self._load(signature, target)
+        found, name = self._load(signature, target), self._py_func.__name__
         if found is None and self._py_func.__module__ == __name__:
-            _compile_elsewhere(self._py_func.__name__, signature)
-            found = self._load(signature, target)
+            with system.lock(Path(self.cache_path, f".{name}.lock"), wait=True):
+                found = self._load(signature, target)  # what another process has compiled meanwhile
+                if found is None:
+                    _compile_elsewhere(name, signature)
+                    found = self._load(signature, target)
         return found
 
     def _load(self, *arguments):

@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -54,9 +55,39 @@ def test_a_cache_is_used_where_there_is_one(square, tmp_path):
     assert warned == [] and sum(again.stats.cache_hits.values()) == 1
 
 
+def test_what_another_process_compiles_is_waited_for(monkeypatch, tmp_path):
+    """Not compiled a second time; `other` holds the lock as a process does that compiles."""
+    cache, loaded, ends = scan_cpu._Cache(scan_cpu.score.py_func), [], threading.Event()
+    cache._cache_path = str(tmp_path)
+    hold = (f"from pathlib import Path; from length_gen.tools import system; "
+            f"held = system.lock(Path({str(tmp_path / '.score.lock')!r})); print(flush=True); input()")
+    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])})
+    other.stdout.readline()
+
+    def end():
+        ends.set()
+        other.communicate("\n")
+
+    def load(self, *arguments):
+        loaded.append(ends.is_set())
+        if len(loaded) > 1:
+            return "its code"
+        threading.Timer(0.2, end).start()
+
+    monkeypatch.setattr(scan_cpu.FunctionCache, "load_overload", load)
+    monkeypatch.setattr(scan_cpu, "_compile_elsewhere", lambda *arguments: pytest.fail("compiled again"))
+    assert cache.load_overload((), None) == "its code"
+    assert loaded == [False, True]
+
+
 GRADIENTS = """
+import importlib.util, sys
 import numpy as np
-from length_gen.lightning_modules.backbones.scan_cpu import backward
+spec = importlib.util.spec_from_file_location("length_gen.lightning_modules.backbones.scan_cpu", sys.argv[1])
+sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # alone, not with all backbones
+spec.loader.exec_module(module)
+backward = module.backward
 random, f = np.random.default_rng(0), np.float32
 B, T, D, N = 2, 70, 32, 8
 u, delta, b, c, dy = (random.random(shape).astype(f) for shape in ((B, T, D),) * 2 + ((B, T, N),) * 2 + ((B, T, D),))
@@ -70,8 +101,8 @@ print(b"".join(map(np.ndarray.tobytes, out)).hex())
 def test_the_first_run_computes_what_later_ones_do(tmp_path):
     """Bit for bit: with an empty cache, and with what it has left there."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
-    first, later = (subprocess.run([sys.executable, "-c", GRADIENTS], env=environment, capture_output=True, text=True,
-                                   check=True).stdout for _ in range(2))
+    first, later = (subprocess.run([sys.executable, "-c", GRADIENTS, scan_cpu.__file__], env=environment,
+                                   capture_output=True, text=True, check=True).stdout for _ in range(2))
     assert first == later and len(first) > 10_000
 
 
