@@ -1,4 +1,4 @@
-"""Starts the command line in processes forked from one that has imported everything already: a second each, not six."""
+"""Starts the command line in processes forked from one that has imported everything already (`imported.py`)."""
 
 import multiprocessing
 import os
@@ -18,7 +18,7 @@ def from_imported() -> Any:
     """A context of multiprocessing whose processes are forked from one that has imported the suite."""
     os.environ["PYTHONPATH"] = str(ROOT)  # before the first fork: the server imports this checkout
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["length_gen.lightning_modules.commands.main"])  # not run.py, which imports it late
+    context.set_forkserver_preload(["benchmarks.imported"])
     return context
 
 

@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 import time
@@ -21,6 +22,11 @@ from tests.agents import UNSANDBOXED
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=50,
                                      suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("same")
+
+
+def pytest_collection_finish():
+    """The garbage collector need not look again and again at what was imported."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
