@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from matplotlib.image import imread
 from rich import get_console
 from rich.text import Text
 
@@ -323,7 +324,7 @@ class LengthGeneralization(Callback):
             logger.save()
         for logger in boards:
             board = logger.experiment
-            board.add_figure("accuracy by length", figure, trainer.global_step)
+            board.add_image("accuracy by length", imread(folder / "curve.png"), trainer.global_step, dataformats="HWC")
             board.add_text("stream", data.seen.markdown(), trainer.global_step)
             board.add_text("sample trace", self._sample_trace(trainer, model), trainer.global_step)
             tensorboard.finish(logger)
