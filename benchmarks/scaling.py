@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --devices 1 2 4                                        # CPU processes (gloo)
     python benchmarks/scaling.py --devices 1 2 --models mamba_130m pythia_paper         # GPUs (nccl)
-    python benchmarks/scaling.py --devices 1 2 --models mamba_130m --what training --strategies ddp ddp_views
+    python benchmarks/scaling.py --devices 1 2 --models mamba_130m --what training --strategies ddp
 
 For every model and number of devices, in processes that torchrun starts, of `--what`:
 - training, by every strategy: the loss curve at a fixed total batch in float32, compared with that of one device;
@@ -41,15 +41,7 @@ ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()
 
 
-def ddp(**settings: Any) -> list[str]:
-    """Options for DDP with settings of PyTorch's DistributedDataParallel."""
-    return ["--trainer.strategy", json.dumps({"class_path": "DDPStrategy", "dict_kwargs": settings})]
-
-
-STRATEGIES = {"ddp": ["--trainer.strategy", "ddp"], "ddp_views": ddp(gradient_as_bucket_view=True),
-              "ddp_static": ddp(gradient_as_bucket_view=True, static_graph=True),
-              "ddp_large": ddp(gradient_as_bucket_view=True, bucket_cap_mb=100),
-              "fsdp": ["--config", str(ROOT / "configs/trainer/fsdp.yaml")]}
+STRATEGIES = {"ddp": ["--trainer.strategy", "ddp"], "fsdp": ["--config", str(ROOT / "configs/trainer/fsdp.yaml")]}
 TASKS = {"training": ("mult", ()), "rollout": ("mult", ("--data.task.setting", "direct", "--data.packed", "false")),
          "verify": ("mult", ("--data.task.setting", "direct", "--data.packed", "false")),
          "graphs": ("graph", ("--data.packed", "false"))}

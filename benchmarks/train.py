@@ -131,13 +131,10 @@ class Bench:
                 "lstm": functools.partial(LSTM, n_layer=layers, d_model=self.shape.recurrent_width),
                 "gru": functools.partial(GRU, n_layer=layers, d_model=self.shape.recurrent_width)}[name]
 
-    def ours(self, name: str, compiled: bool = False) -> Loop:
-        """This suite's loop; `compiled` compiles its layers."""
+    def ours(self, name: str) -> Loop:
+        """This suite's loop."""
         torch.manual_seed(0)
         model = TrajectoryModel(self.backbone(name), self.data.vocabulary, schedule="constant").to(self.device)
-        if compiled:
-            for layer in model.backbone.parts[1]:
-                layer.compile()
         optimizer = model.configure_optimizers()["optimizer"]
         return Loop(model.parameters(), optimizer, lambda batch: model.losses(batch)[0], self.batches)
 
@@ -170,13 +167,6 @@ class Bench:
         rates = speeds([own, other] if other else [own], self.seconds)
         self.row(f"{name}, losses and AdamW", rates[0], rates[1] if other else None, title,
                  MAMBA_FLOOR if name == "mamba" else FLOOR)
-
-    def compiled(self) -> None:
-        """What compiling their layers brings to the transformers; not part of `fit`."""
-        for name in ("pythia", "mistral") if self.device.type == "cuda" else ():
-            plain, compiled = speeds([self.ours(name), self.ours(name, compiled=True)], self.seconds / 2)
-            self.row(f"{name}, layers compiled", compiled, plain, "not compiled", None)
-            self.free()
 
     def fit(self, name: str, steps: int) -> None:
         """Tokens a second of `run.py fit` as it logs them, without its first steps."""
@@ -276,13 +266,13 @@ OVERLAYS = {"mamba": "mamba_130m.yaml", "mamba2": "mamba2_130m.yaml", "pythia": 
 def main() -> None:
     """Measure what was asked for, what matters most first."""
     options = arguments(
-        __doc__, lambda options: f"train{'_cpu' if options.small else ''}", only=ALTERNATIVES | {"compiled": None},
+        __doc__, lambda options: f"train{'_cpu' if options.small else ''}", only=ALTERNATIVES,
         small=(False, "small shapes on the CPU"), seconds=(4.0, "of each loop's measurement"),
         no_fit=(False, "leave out run.py fit"), fit_steps=24)
     bench = Bench(options)
     for name in options.only:
-        works = [bench.compiled] if name == "compiled" else [functools.partial(bench.compare, name)]
-        if name in ALTERNATIVES and not options.no_fit:
+        works = [functools.partial(bench.compare, name)]
+        if not options.no_fit:
             works.append(functools.partial(bench.fit, name, options.fit_steps))
         for work in works:
             try:
