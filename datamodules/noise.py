@@ -12,7 +12,7 @@ from length_gen.tools.base import Slip
 
 @dataclass(slots=True)
 class Noise:
-    """Where mistakes come from.
+    """Draws the mistakes of one training trajectory.
 
     A wrong command has `Kind.MISTAKE`: no loss, so that the model learns to recover and not to err. What takes it back
     is a command like any other. Which commands are wrong and can be taken back the tool says (`Tool.slips`).
@@ -24,7 +24,7 @@ class Noise:
     rate: float = 0.05
 
     def slip(self, tool: Tool, intended: str) -> Slip | None:
-        """Perhaps a wrong command, other than the intended one, and what takes it back."""
+        """Tokens of a wrong command other than the intended one, and those that take it back; None: no mistake here."""
         if self.rng.random() >= self.rate:
             return None
         slips = [slip for slip in tool.slips(self.rng) if slip[0][0] != intended or len(slip[0]) > 1]

@@ -69,7 +69,8 @@ class Tool(ABC):
         return None
 
     def slips(self, rng: random.Random) -> list[Slip]:
-        """Wrong commands that could be given now and taken back: what noisy training trajectories are made of."""
+        """Commands that could be given now and taken back, each as its tokens and those that take it back: the mistakes
+        of noisy training trajectories. A tool without any has none."""
         return []
 
     @abstractmethod

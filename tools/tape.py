@@ -69,7 +69,7 @@ class Tape(Tool):
         return View([*self._left, *reversed(self._right)], {"head": first + len(self._left)}, first, BLANK)
 
     def slips(self, rng: random.Random) -> list[Slip]:
-        """Moves, either way."""
+        """A move either way, which the move back undoes; also beyond the first cell, where the tape goes on."""
         return [(("left",), ("right",)), (("right",), ("left",))]
 
     def write(self, token: str) -> None:
