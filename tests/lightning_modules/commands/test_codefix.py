@@ -56,7 +56,7 @@ def test_fit_test_and_rollout(trajectories, tmp_path, monkeypatch, capsys):
     assert json.loads((folder / "test/metrics.json").read_text())["records"] == records
     run(monkeypatch, tmp_path, "test", "--ckpt_path", folder / "checkpoints/last.ckpt", "--data.task.trajectories",
         folder, "--data.task.tokenizer", folder / "tokenizer.json",  # as where the trajectories are not
-        "--data.task.unsandboxed", PLAIN, "--evaluation.evaluators", "[verify]")
+        "--data.task.unsandboxed", PLAIN, "--evaluation.evaluators", "[verify]", "--data.packed", "false")
     assert json.loads((folder / "test/metrics.json").read_text())["records"] == records[1:]
     capsys.readouterr()
     run(monkeypatch, tmp_path, "rollout", "--prompt", "4/1", "--data.task.unsandboxed", PLAIN)

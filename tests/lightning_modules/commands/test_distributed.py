@@ -78,7 +78,6 @@ def folder(tmp_path_factory):
         result = run("fit", *TINY, *UNEVEN, *options, cwd=folder)
         assert result.returncode == 0, result.stderr[-3000:]
     run_ranks(2, "--trainer.strategy", "ddp", *UNEVEN, "two", cwd=folder, by=slurm)
-    run_ranks(2, "--trainer.strategy", "ddp", *UNEVEN, "rest", *last, cwd=folder)
     run_ranks(2, *FSDP, *UNEVEN, "sharded", "--trainer.max_steps", "3", cwd=folder)
     run_ranks(4, "--trainer.strategy", "ddp", *UNEVEN, "four", "--ckpt_path",
               "runs/add/sharded/checkpoints/last.ckpt", cwd=folder)
@@ -91,9 +90,9 @@ def state(folder, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["two", "rest", "four", "sharded_rest"])
+@pytest.mark.parametrize("name", ["two", "four", "sharded_rest"])
 def test_weights_and_stream_are_those_of_one_process(folder, name):
-    """`rest` began with one process and went on with two; `four` with two that shared the parameters out."""
+    """`four` began with two processes that shared the parameters out, `sharded_rest` with one process."""
     one, other = state(folder, "one"), state(folder, name)
     assert one["TrajectoryDataModule"]["trajectories"] == other["TrajectoryDataModule"]["trajectories"] > 24
     assert torch.equal(one["TrajectoryDataModule"]["learnt"], other["TrajectoryDataModule"]["learnt"])
@@ -118,7 +117,7 @@ def test_only_one_rank_writes(folder):
     for name in ("two", "four", "sharded_rest"):
         names = sorted(path.name.partition(".")[0] for path in (folder / f"runs/add/{name}").iterdir())
         assert names.count("events") == 1 and names.count("metrics") == 1
-    assert len(list((folder / "runs/add").iterdir())) == 7
+    assert len(list((folder / "runs/add").iterdir())) == 6
 
 
 def shell(*options, cwd, **variables) -> subprocess.CompletedProcess:
@@ -196,6 +195,8 @@ def test_where_one_rank_is_killed_the_other_ends_and_what_was_saved_is_there(tmp
     assert other.stderr.count(f"error: {LINE}") == 1 and "Traceback" not in other.stderr, other.stderr[-2000:]
     step = load_checkpoint(checkpoint)["global_step"]
     assert step == 6 if sleeps else step >= 2
+    if sleeps:  # it has nothing left to train
+        return
     rest = run_of.with_name("rest")
     result = run("fit", *TINY, "--trainer.max_steps", str(step + 2), "--ckpt_path", str(checkpoint),
                  "--trainer.logger.version", rest.name, cwd=tmp_path)

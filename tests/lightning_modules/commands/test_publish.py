@@ -1,6 +1,7 @@
 """What is published: the same model as the run's, with a proof of these weights only; and the suite's own models."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +17,15 @@ from length_gen.lightning_modules.commands.publish import publish
 from length_gen.lightning_modules.provenance import MODELS
 from length_gen.lightning_modules.runs.load import load_run
 from length_gen.tools import UserError
-from tests.commands import TINY
 
 OWN = sorted(folder.name for folder in MODELS.iterdir())
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run.py"])
-    main(["fit", *TINY])
+    shutil.copytree(trained[0] / "runs/add/version_0", "runs/add/version_0")
     return load_run("runs/add/version_0")
 
 

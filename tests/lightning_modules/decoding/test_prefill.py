@@ -40,12 +40,12 @@ class Echoes:
         return problem.prompt
 
 
-def problems(longest=700):
+def problems(longest=300):
     """Prompts and observations from 2 tokens to some hundreds; some budgets end within either."""
     result = []
     for i in range(9):
         prompt = tuple("abcdefgh"[(i + j * j) % 8] for j in range(2 + 17 * i % 90))
-        result.append((Problem(prompt, i), min(longest, [400, 150, 61, 700][i % 4]) + i))
+        result.append((Problem(prompt, i), min(longest, [300, 150, 61, 200][i % 4]) + i))
     return result
 
 
@@ -96,7 +96,7 @@ def test_passes_say_what_steps_say(name, most, passes, monkeypatch):
     theirs = name in TRANSFORMERS
     if theirs:
         pytest.importorskip("transformers")
-    backbone, vocabulary, rows = build(name), Vocabulary(WORDS), problems(60 if theirs else 700)  # they are slow
+    backbone, vocabulary, rows = build(name), Vocabulary(WORDS), problems(60 if theirs else 300)  # they are slow
     monkeypatch.setattr(prefill, "MOST_TOKENS", {"cpu": most})
     monkeypatch.setattr(prefill, "MOST_BYTES", 2 * backbone.state_size(max(most for _, most in rows)))
     found = rollout(backbone, vocabulary, Echoes(), rows, batch_size=3)
