@@ -113,6 +113,20 @@ def test_a_run_elsewhere_needs_no_folder_here(tmp_path):
     assert run.path.is_dir() and run.version == "version_0"
 
 
+def test_of_two_that_have_seen_the_same_next_version_one_takes_another(tmp_path, monkeypatch):
+    first, second = RunFolder(tmp_path, "add"), RunFolder(tmp_path, "add")
+    first.claim()
+    glob, looks = Path.glob, []
+
+    def before_the_first(path, pattern):
+        looks.append(pattern)
+        return glob(path, pattern) if len(looks) > 1 else iter([])
+
+    monkeypatch.setattr(Path, "glob", before_the_first)
+    second.claim()
+    assert (first.version, second.version, len(looks)) == ("version_0", "version_1", 2)
+
+
 def test_what_goes_on_is_a_run_of_the_same_configuration(capsys):
     """Not another experiment's, which is newer, nor one that would be another run; what its weights do not depend on
     may change, and the run goes on in its own folder."""
