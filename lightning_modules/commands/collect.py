@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import track
 from rich.table import Table
 
 from length_gen.datamodules.collection import Collection, Record, read_files, start_collection
@@ -75,14 +75,9 @@ def _collect(folder: str, collection: Collection, count: int, workers: int) -> l
     records: dict[int, list[Record]] = {}
     with kind as pool:
         jobs = {pool.submit(collection.shard, folder, number, count): number for number in numbers}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TimeRemainingColumn())
         try:
-            with Progress(*columns) as progress:
-                bar = progress.add_task(collection.agent, total=count)
-                for job in as_completed(jobs):
-                    records[jobs[job]] = job.result()
-                    progress.advance(bar, len(job.result()))
+            for job in track(as_completed(jobs), f"{collection.agent}, {len(jobs):,} files", len(jobs)):
+                records[jobs[job]] = job.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import track
 
 from length_gen.datamodules.export import card, export_of, start_export, write_shard
 from length_gen.datamodules.stream import TrajectoryStream
@@ -64,18 +64,10 @@ def data(run: Run, out: str, count: int, format: Literal["messages", "tokens"] =
 
 def _write(folder: Path, stream: TrajectoryStream, format: str, size: int, count: int, workers: int) -> int:
     numbers = range(-(-count // size))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())
-    tokens = 0
     with ProcessPoolExecutor(min(workers, len(numbers)), multiprocessing.get_context("fork")) as pool:
         jobs = [pool.submit(write_shard, folder, stream, format, number, size, count) for number in numbers]
         try:
-            with Progress(*columns) as progress:
-                bar = progress.add_task("files", total=len(numbers))
-                for job in as_completed(jobs):
-                    tokens += job.result()
-                    progress.advance(bar)
+            return sum(job.result() for job in track(as_completed(jobs), f"{len(jobs):,} files", len(jobs)))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return tokens
