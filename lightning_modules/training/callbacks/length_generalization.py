@@ -14,7 +14,6 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from matplotlib.image import imread
 from rich import get_console
 from rich.text import Text
 
@@ -35,7 +34,7 @@ from length_gen.lightning_modules.evaluation.solve import typed
 from length_gen.lightning_modules.evaluation.tables import percent, records_table
 from length_gen.lightning_modules.evaluation.traces import trace_markdown
 from length_gen.lightning_modules.provenance import CHECKPOINT, origin
-from length_gen.lightning_modules.training.callbacks import tensorboard
+from length_gen.lightning_modules.training.callbacks import tensorboard, trackers
 from length_gen.lightning_modules.training.callbacks.last_checkpoint import LastCheckpoint, last_validation, run_folder
 from length_gen.lightning_modules.training.callbacks.progress import RunProgress, Watch
 from length_gen.tools import UserError
@@ -110,8 +109,12 @@ class LengthGeneralization(Callback):
             say(what_is_trained(pl_module.backbone, trainer.datamodule.task))
         with get_console().status("trying all ways through the model") if self._bar(trainer) else nullcontext():
             self._check_agreement(trainer, pl_module)
-        for board in tensorboard.boards(trainer):
-            tensorboard.begin(board, self._charts(trainer.datamodule), self._settings(pl_module, trainer.datamodule))
+        settings = self._settings(pl_module, trainer.datamodule)
+        for logger in trainer.loggers * trainer.is_global_zero:
+            if logger in tensorboard.boards(trainer):
+                tensorboard.begin(logger, self._charts(trainer.datamodule), settings)
+            else:
+                logger.log_hyperparams(settings)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As `on_fit_start`."""
@@ -319,16 +322,14 @@ class LengthGeneralization(Callback):
         if diverged:
             say("diverged: the loss or weights are no numbers any more; the run counts as what it solves")
         fitting, boards = trainer.state.fn == TrainerFn.FITTING, tensorboard.boards(trainer)
+        texts = {"stream": data.seen.markdown(), "sample trace": self._sample_trace(trainer, model)} \
+            if trainer.loggers else {}
         for logger in trainer.loggers:  # of all kinds
             logger.log_metrics(tensorboard.finals(records, self.lengths[-1]), trainer.global_step)
+            trackers.show(logger, "accuracy by length", folder / "curve.png", texts, trainer.global_step)
+            if logger in boards:
+                tensorboard.finish(logger)
             logger.save()
-        for logger in boards:
-            board = logger.experiment
-            board.add_image("accuracy by length", imread(folder / "curve.png"), trainer.global_step, dataformats="HWC")
-            board.add_text("stream", data.seen.markdown(), trainer.global_step)
-            board.add_text("sample trace", self._sample_trace(trainer, model), trainer.global_step)
-            tensorboard.finish(logger)
-            board.flush()
         lines = [f"Results: {folder}/metrics.json, {folder}/curve.png"]
         if fitting:
             problem = data.problem("test", data.task.max_length, 0, data.task.variants_at(data.task.max_length)[-1])

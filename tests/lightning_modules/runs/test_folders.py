@@ -102,6 +102,8 @@ def test_every_run_has_its_folder_and_is_found_again(case, tmp_path, capsys):
     if "CSVLogger" in str(options):
         assert "validation/loss" in (first / "metrics_before_0.csv").read_text()
         assert "final/exact_up_to" in (first / "metrics.csv").read_text()
+        assert "**prompt**" in (first / "sample trace.md").read_text()
+        assert "mamba" in (first / "hparams.yaml").read_text()
     if "Remote" in str(options):
         assert (first / "remote/steps.txt").is_file() and not Path("remote").exists()
 
