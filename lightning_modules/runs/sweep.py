@@ -78,14 +78,18 @@ def read_sweep(files: str | Path) -> list[Cell]:
     return [cell for _, cell in sorted(ranked, key=lambda pair: pair[0])]  # stable: by the seed's place alone
 
 
-def _blocks(path: Path) -> list[Block]:
-    """The blocks of a sweep file, with the options of all in theirs; raises UserError that says what is wrong."""
+def _content(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"there is no sweep file {path}: configs/sweeps/ has some, found from any folder")
     try:
-        content = read_yaml(path)
+        return read_yaml(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _blocks(path: Path) -> list[Block]:
+    """The blocks of a sweep file, with the options of all in theirs; raises UserError that says what is wrong."""
+    content = _content(path)
     if not isinstance(content, dict) or not content.keys() & {"results", "blocks"}:
         raise UserError(f"{path} is not a sweep: expected the keys {', '.join(key.name for key in fields(Block))}, or "
                         f"blocks of them")
@@ -123,7 +127,7 @@ def _cells(path: Path, block: Block) -> Iterable[tuple[int, Cell]]:
         for choice in itertools.product(*(axis.items() for axis in grid.values())):
             labels = dict(zip(grid, (label for label, _ in choice), strict=True))
             folder = Path(block.results.format(**labels))
-            options = _configs_first([part for text in (block.options, *(t for _, t in choice))
+            options = configs_first([part for text in (block.options, *(t for _, t in choice))
                                       for part in shlex.split(text)])
             for place, seed in enumerate(block.seeds or [1]):
                 name = "_".join([*(label for axis, label in labels.items() if axis not in shared), f"seed{seed}"])
@@ -133,7 +137,7 @@ def _cells(path: Path, block: Block) -> Iterable[tuple[int, Cell]]:
         raise UserError(f"{path}: results or options cannot be read: {error}") from error
 
 
-def _configs_first(options: Sequence[str]) -> list[str]:
+def configs_first(options: Sequence[str]) -> list[str]:
     """Configuration files before all other options, which they would overwrite."""
     at = [i for i, option in enumerate(options[:-1]) if option == "--config"]
     configs = [part for i in at for part in options[i : i + 2]]
@@ -144,6 +148,8 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
           dry_run: bool = False, launcher: Literal["here", "submitit"] = "here",
           submitit: dict[str, Any] | None = None) -> None:
     """Run every cell of a sweep that has no result yet.
+
+    A file with the key `search` has Optuna draw the cells (`runs.search`).
 
     A cell that was cut off goes on from its checkpoint; one that fails does not stop the others; its output is kept.
     Ctrl-C and SIGTERM let the running cells save. The cells share the cores. Several sweeps of a file share its cells:
@@ -162,12 +168,7 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
         submitit: what those jobs get, by submitit's own names: --submitit.timeout_min 240 --submitit.gpus_per_node 1
             --submitit.slurm_partition gpu
     """
-    cells = [replace(cell, options=(*cell.options, *shlex.split(options))) for cell in read_sweep(file)]
     console = Console(soft_wrap=True, emoji=False, highlight=False, markup=False)
-    if index is not None:
-        if not 0 <= index < len(cells):
-            raise UserError(f"index {index} is not a cell of {file}: it has {len(cells)}, from 0 on")
-        cells = [cells[index]]
     if parallel < 1:
         raise UserError(f"parallel {parallel} is not allowed: expected at least 1")
     if minutes is not None and not minutes > 0:
@@ -177,6 +178,28 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
                         "and --submitit.timeout_min")
     if launcher == "here" and submitit:
         raise UserError(f"--submitit {submitit} needs --launcher submitit")
+    pool, path = Pool(parallel, minutes, console), shipped(file)
+
+    def run(missing: list[Cell]) -> dict[str, list[str]]:
+        if launcher == "here" or not missing:
+            return pool.run(missing)
+        from length_gen.lightning_modules.runs import cluster  # of an optional package
+
+        return cluster.run(missing, submitit or {}, path.stem, console)
+
+    if path.is_file() and isinstance(content := _content(path), dict) and "search" in content:
+        from length_gen.lightning_modules.runs.search import search
+
+        if dry_run or index is not None:
+            raise UserError(f"{path} is a search, which draws its trials as it goes: --index and --dry_run are of "
+                            f"grids")
+        search(path, content, shlex.split(options), run, console)
+        return
+    cells = [replace(cell, options=(*cell.options, *shlex.split(options))) for cell in read_sweep(file)]
+    if index is not None:
+        if not 0 <= index < len(cells):
+            raise UserError(f"index {index} is not a cell of {file}: it has {len(cells)}, from 0 on")
+        cells = [cells[index]]
     missing = [cell for cell in cells if not cell.result.is_file()]
     console.print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {len(cells) - len(missing)} of them done")
     if dry_run:
@@ -185,12 +208,7 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
                           f"python run.py fit {shlex.join(cell.options)}")
         console.print(f"about {sum(cell.minutes for cell in missing) / parallel:.0f} minutes, {parallel} side by side")
         return
-    if launcher == "here" or not missing:
-        ended = Pool(parallel, minutes, console).run(missing)
-    else:
-        from length_gen.lightning_modules.runs import cluster  # of an optional package
-
-        ended = cluster.run(missing, submitit or {}, Path(file.partition(",")[0]).stem, console)
+    ended = run(missing)
     left = len(missing) - sum(map(len, ended.values()))
     if ended["elsewhere"]:
         console.print(f"{len(ended['elsewhere'])} cells are left to another sweep, which runs them: "
