@@ -113,6 +113,10 @@ class RolloutResult:
         return text
 
 
+UNTYPED = "PROBLEM"
+"""Stands for a problem that is read from something longer than a line."""
+
+
 def typed(task: Task, problem: Problem) -> str:
     """The problem as a person types it, or the word PROBLEM where the task reads it from something longer."""
     prompt = problem.prompt[:-1] if problem.prompt[-1] == "=" else problem.prompt
@@ -122,7 +126,7 @@ def typed(task: Task, problem: Problem) -> str:
                 return text
         except UserError:
             continue
-    return "PROBLEM"
+    return UNTYPED
 
 
 def solve(backbone: Backbone, vocabulary: Vocabulary, task: Task, prompts: Sequence[str],
