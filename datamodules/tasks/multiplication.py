@@ -84,8 +84,8 @@ class Multiplication(ToolTask):
             second.right()
             scribe.phase("add")
             # Over the carries. By its zero the second is not the shorter one; it goes two places further only with its
-            # last carry, which is at most 8: d x e + 8 <= 89.
-            add_columns(scribe, first, second, 2, beyond=(DIGIT_SET, DIGIT_SET - {"9"}))
+            # last carry, which is written where it is not 0, and at most 8: d x e + 8 <= 89.
+            add_columns(scribe, first, second, 2, beyond=(DIGIT_SET, DIGIT_SET - {"0", "9"}))
         copy_answer(scribe, second)
 
     @staticmethod
