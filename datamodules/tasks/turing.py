@@ -33,8 +33,9 @@ class Turing(ToolTask):
     With `state_every` the state is written less often, so that a model must look further back for it: K steps, or as
     far as the state has not changed, or to the beginning.
 
-    machine:     name of a file in datamodules/tasks/machines (`increment`, `add`, `multiply_unary`, `palindrome`,
-                 `brackets`, `copy`, `sort`), or the path of your own; `datamodules.tasks.machine` says what is in it;
+    machine:     name of a file in datamodules/tasks/machines (`increment`, `decrement`, `add`, `collatz`,
+                 `multiply_unary`, `palindrome`, `brackets`, `copy`, `sort`, `erase`), or the path of your own;
+                 `datamodules.tasks.machine` says what is in it;
                  or a random one, such as `random_Q4_S3_seed7`, see `datamodules.tasks.random_machine`
     state_every: steps of the machine after which its state is written again; `change`: wherever it has changed;
                  `never`

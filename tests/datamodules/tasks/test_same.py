@@ -28,6 +28,9 @@ SAME = {
     "turing_multiply_unary": "2133d9 73d726 686e7f 5000d4 5000d4 8ff1ce e584e6 3ed3c8 686e7f 5000d4 5000d4 a5680a",
     "turing_palindrome": "6a87f0 f0a185 e446f6 2da030 2da030 2ebb72 a33e89 b1d2fa e446f6 2da030 2da030 ed9162",
     "turing_sort": "b079b4 397571 39259d 427028 9e1652 305e82 8cc4a6 8997c9 39259d 427028 9e1652 d5c83f",
+    "turing_collatz": "aaded4 ac3bf7 3a5cb8 abed2f ac8d9c 07b200 194fa5 89b23b 3a5cb8 abed2f ac8d9c 1cc1b9",
+    "turing_decrement": "d114be 514d86 e5fff8 27c353 99b8cb 2eb046 0a4fb7 4f88ae e5fff8 27c353 99b8cb d9b991",
+    "turing_erase": "9d5af7 10140c d3ef10 24495d 24495d 4f42be b33891 a065cb d3ef10 24495d 24495d 0b76f3",
     "mixture": "38a8bb f7f888 c8c6d1 b83e7e caf40b 753eff 05c479 832cd4 c8c6d1 b83e7e caf40b 850e82",
 }
 """A hash of each task: for each style all settings, in the order of `STYLES` and `SETTINGS`."""

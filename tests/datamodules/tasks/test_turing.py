@@ -27,6 +27,9 @@ EXPECTED = {  # by Python's own means
     "brackets": lambda w: "01"[balanced(w)],
     "copy": lambda w: w + w[:-1],
     "sort": lambda w: "".join(sorted(w)),
+    "decrement": lambda w: f"{(int(w, 2) - 1) % 2 ** len(w):0{len(w)}b}",
+    "collatz": lambda w: f"{3 * int(w, 2) + 1 if int(w, 2) % 2 else int(w, 2) // 2:b}",
+    "erase": lambda w: "01"[len(w) % 2],
 }
 
 
@@ -153,7 +156,7 @@ def test_a_table_of_ones_own(tmp_path):
     assert task.name == "turing_mine" and task.answer(task.parse("001")) == ("1", "1", "1")
     with pytest.raises(UserError, match="not an input of machine mine: expected symbols from 0 1"):
         task.parse("012")
-    with pytest.raises(UserError, match=r"no machine bubble: the suite has add, brackets, copy"):
+    with pytest.raises(UserError, match=r"no machine bubble: the suite has add, brackets, collatz, copy"):
         Turing("bubble", 3)
 
 
