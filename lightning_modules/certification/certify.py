@@ -45,6 +45,7 @@ class Verdict:
     margins:   of the decisions in growing order those at 0, 1, ... 100% of the way, the first of which is `least`
     weakest:   (window, wanted token, margin) of the weakest decisions, the worst first
     counterexample: the problem on which it errs, where it is refuted
+    seconds:   that all took, the search for one and `doubt` included
     """
 
     outcome: str
