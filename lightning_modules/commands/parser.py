@@ -102,7 +102,7 @@ def _told(text: str) -> str:
         return (f"{refused[1]} has not been imported: a configuration is a program, and this one, of a run folder, may "
                 f"name only what is of this suite and Lightning; if you trust it, give "
                 f"--trusted_packages {refused[1].partition('.')[0]}")
-    if lacking := re.search(r"arguments are required: (\w+)\.([\w., ]+)$", text):
+    if (lacking := re.search(r"arguments are required: (\w+)\.([\w., ]+)$", text)) and lacking[1] in COMMANDS:
         command = lacking[1]
         return (f"{command} needs {lacking[2].replace(f'{command}.', '')}, as in `python run.py {command} "
                 f"{COMMANDS[command][1]}`; {command} --help says what they are")
