@@ -2,7 +2,7 @@
 
     mamba.py, mamba2.py, mamba3.py, recurrent.py, pythia.py, mistral.py, hybrid.py, suffix.py: a family each
     layered.py, attention.py: what several of them share
-    selective_scan.py: the recurrence of Mamba-1; scan_cpu.py, scan_cuda.py: compiled;
+    selective_scan.py: the recurrence of Mamba-1; convolution.py: its convolution; scan_cpu.py, scan_cuda.py: compiled;
     library_kernels.py: those of mamba-ssm and causal-conv1d
     decoder.py: steps whose states stay in place, for rollouts; mamba_decode.py, mamba_layer.py: Mamba's
     pretrained.py, hugging_face.py, families.py, pretrained_files.py, low_rank.py: weights of others, LoRA,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from length_gen.lightning_modules.backbones.convolution import causal_convolution
 from length_gen.lightning_modules.backbones.layered import Layer
 from length_gen.tools import UserError
 
@@ -57,13 +58,13 @@ class FadingMixer(Layer):
         weight = self.conv1d.weight[:, 0]
         return F.pad(weight[:, left_out:], (left_out, 0)) if left_out else weight
 
-    def _convolve(self, inputs: Tensor, length: int) -> Tensor:
-        """Causal depthwise convolution of [B, d_conv - 1 + T, D]; sums of shifts beat a library call on the CPU."""
-        weight = self.filter
-        result = torch.addcmul(self.conv1d.bias, inputs[:, :length], weight[:, 0])
-        for k in range(1, self.d_conv):
-            result = torch.addcmul(result, inputs[:, k : k + length], weight[:, k])
-        return result
+    def _convolve(self, x: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+        """silu(causal depthwise convolution) of x [B, T, D] after the inputs `recent` [B, d_conv - 1, D], and the new
+        `recent`."""
+        latest = x[:, max(0, x.shape[1] + 1 - self.d_conv) :].to(recent.dtype)
+        # A clone: the state must not keep more alive than itself.
+        latest = torch.cat([recent, latest], 1)[:, latest.shape[1] :].clone()
+        return causal_convolution(x, recent, self.filter, self.conv1d.bias), latest
 
 
 def layer_taps(name: str, taps: list[int] | None, n_layer: int, d_conv: int) -> list[int]:

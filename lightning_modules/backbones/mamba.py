@@ -14,16 +14,12 @@ from torch import Tensor, nn
 
 from length_gen.lightning_modules.backbones import scan_cuda
 from length_gen.lightning_modules.backbones.base import State, check_sizes, check_step_sizes
+from length_gen.lightning_modules.backbones.convolution import convolution_step
 from length_gen.lightning_modules.backbones.decoder import Decoder, StepDecoder
 from length_gen.lightning_modules.backbones.fading import FadingMixer, layer_taps, start_bias, step_sizes
 from length_gen.lightning_modules.backbones.layered import Block, LayeredBackbone, unchanged
 from length_gen.lightning_modules.backbones.library_kernels import convolution_kernel, cuda_kernels
-from length_gen.lightning_modules.backbones.selective_scan import (
-    convolution_step,
-    injected,
-    selective_scan,
-    selective_step,
-)
+from length_gen.lightning_modules.backbones.selective_scan import injected, selective_scan, selective_step
 
 
 class Mamba(LayeredBackbone):
@@ -139,15 +135,11 @@ class Mixer(FadingMixer):
             return self._carried_scan(hidden, state)
         if kernels:
             return self._carried(kernels, hidden, state)
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        inputs = torch.cat([state[0].to(x.dtype), x], 1)
-        x = F.silu(self._convolve(inputs, x.shape[1]))
+        x, z = self._inwards(hidden)
+        x, recent = self._convolve(x, state[0])
         delta, B, C = self._selection(x)
-        y, h = selective_scan(x.to(self.A_log.dtype), delta, -torch.exp(self.A_log), B, C, state[1])
-        y = (y + self.D * x) * F.silu(z)
-        # A clone: the state must not keep the whole chunk's inputs alive.
-        recent = inputs[:, inputs.shape[1] - self.d_conv + 1 :].to(state[0].dtype).clone()
-        return self.out_proj(y.to(z.dtype)), (recent, h)
+        y, h = selective_scan(x.to(self.A_log.dtype), delta, -torch.exp(self.A_log), B, C, self.D, z, state[1])
+        return self.out_proj(y), (recent, h)
 
     def _carried(self, kernels, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The same by mamba-ssm's scan and causal-conv1d, with time last, as they read it."""
@@ -175,8 +167,7 @@ class Mixer(FadingMixer):
 
     def step_sizes(self, hidden: Tensor) -> Tensor:
         """Delta [B, T, D] for hidden [B, T, d_model], from the first token on."""
-        x, _ = self.in_proj(hidden).chunk(2, dim=-1)
-        return self._selection(F.silu(self._convolve(F.pad(x, (0, 0, self.d_conv - 1, 0)), x.shape[1])))[0]
+        return self._selection(self._convolve(self._inwards(hidden)[0], self.initial_state(len(hidden))[0])[0])[0]
 
     def fused(self, hidden: Tensor) -> Tensor:
         """The block on hidden [B, T, d_model] from the initial state by fused kernels, without the last state.

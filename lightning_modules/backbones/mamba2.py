@@ -111,12 +111,10 @@ class Mixer2(FadingMixer):
             return self._fused(kernels, projected), None
         recent, h = self.initial_state(len(hidden)) if state is None else state
         z, inputs, dt = self._split(projected)
-        inputs = torch.cat([recent.to(inputs.dtype), inputs], 1)
-        x, B, C = self._selection(F.silu(self._convolve(inputs, hidden.shape[1])))
+        convolved, recent = self._convolve(inputs, recent)
+        x, B, C = self._selection(convolved)
         y, h = chunk_scan(x, dt, self.dt_bias, -torch.exp(self.A_log), B, C, h, self.dt_floor)
         y = (y + self.D[:, None] * x).flatten(-2)
-        # A clone: the state must not keep the whole chunk's inputs alive.
-        recent = inputs[:, inputs.shape[1] - self.d_conv + 1 :].to(recent.dtype).clone()
         return self.out_proj(self.norm(y, z)), (recent, h)
 
     def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:

@@ -1,10 +1,11 @@
-"""The selective scan on the CPU, compiled by numba: forward and backward, parallel over the rows of the batch.
+"""Selective scan and convolution on the CPU, compiled by numba: forward and backward, parallel over the batch's rows.
 
 Arrays are float32. Imported when a scan first runs, because the compiled code is then loaded (or made, once, in some
 seconds), and numba's threads are started.
 """
 
 import contextlib
+import ctypes
 import functools
 import os
 import pickle
@@ -38,7 +39,16 @@ def _share_threads() -> None:
         torch.set_num_threads(threads)
 
 
+def _keep_memory() -> None:
+    """Freed blocks of some megabytes are used again, where glibc gives them back to the system, which hands them out
+    zeroed, page by page, at every step of a training."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        for setting, value in ((-3, 1 << 25), (-1, 2**31 - 1)):  # M_MMAP_THRESHOLD, its most; M_TRIM_THRESHOLD
+            ctypes.CDLL(None).mallopt(setting, value)
+
+
 _share_threads()
+_keep_memory()
 
 
 class _Cache(FunctionCache):
@@ -224,9 +234,62 @@ def score(hidden, norm, eps, head, logits):
         _product(normed, head, logits[row])
 
 
+@njit(inline="always", fastmath=True)
+def _sigmoid(x):
+    decay = _exp(-abs(x))
+    return (_f(1) if x > 0 else decay) / (_f(1) + decay)
+
+
+@njit(inline="always", fastmath=True)
+def _sums(before, x, taps, bias, t, sums):
+    """The convolution at token t into sums [D]: x [T, D] after `before` [K - 1, D], taps [K, D], bias [D]."""
+    last = taps.shape[0] - 1
+    for d in range(bias.shape[0]):
+        sums[d] = bias[d]
+    for k in range(last + 1):
+        weights, inputs = taps[k], x[t + k - last] if t + k >= last else before[t + k]
+        for d in range(bias.shape[0]):
+            sums[d] += weights[d] * inputs[d]
+
+
 @compiled
-def forward(u, delta, a, b, c, state, y, kept):
-    """The scan into y: u, delta, y [B, T, D], a [N, D], b, c [B, T, N], state [B, N, D] (becomes the last).
+def convolve(before, x, taps, bias, y):
+    """silu of the causal depthwise convolution into y: x, y [B, T, D], before [B, K - 1, D], taps [K, D], bias [D]."""
+    for row in prange(x.shape[0]):
+        for t in range(x.shape[1]):
+            out = y[row, t]
+            _sums(before[row], x[row], taps, bias, t, out)
+            for d in range(bias.shape[0]):
+                out[d] = _silu(out[d])
+
+
+@compiled
+def convolve_backward(before, x, taps, bias, dy, dbefore, dx, dtaps, dbias):
+    """Gradients of `convolve` into dbefore, dx, dtaps [B, K, D] and dbias [B, D], all zero before, from dy, that of y.
+
+    dtaps and dbias are by row.
+    """
+    for row in prange(x.shape[0]):
+        sums, last = np.empty(bias.shape[0], _f), taps.shape[0] - 1
+        for t in range(x.shape[1]):
+            _sums(before[row], x[row], taps, bias, t, sums)
+            out, gbias = dy[row, t], dbias[row]
+            for d in range(bias.shape[0]):
+                share = _sigmoid(sums[d])
+                sums[d] = out[d] * share * (_f(1) + sums[d] * (_f(1) - share))
+                gbias[d] += sums[d]
+            for k in range(last + 1):
+                at, weights, gweights = t + k - last, taps[k], dtaps[row, k]
+                inputs, ginputs = (x[row, at], dx[row, at]) if at >= 0 else (before[row, t + k], dbefore[row, t + k])
+                for d in range(bias.shape[0]):
+                    gweights[d] += sums[d] * inputs[d]
+                    ginputs[d] += sums[d] * weights[d]
+
+
+@compiled
+def forward(u, delta, a, b, c, skip, z, state, y, kept):
+    """The gated scan into y: u, delta, z, y [B, T, D], a [N, D], b, c [B, T, N], skip [D], state [B, N, D] (becomes the
+    last).
 
     kept: [B, chunks, N, D], takes the state before every CHUNK-th token, for `backward`
     """
@@ -237,48 +300,60 @@ def forward(u, delta, a, b, c, state, y, kept):
         for t in range(length):
             if t % CHUNK == 0:
                 kept[row, t // CHUNK] = h
-            out, step, x = y[row, t], delta[row, t], u[row, t]
+            out, step, x, gate = y[row, t], delta[row, t], u[row, t], z[row, t]
             for d in range(width):
-                out[d] = _f(0)
+                out[d] = skip[d] * x[d]
             for n in range(size):
                 into, read, line, rates = b[row, t, n], c[row, t, n], h[n], a[n]
                 for d in range(width):
                     value = _exp(step[d] * rates[d]) * line[d] + step[d] * x[d] * into
                     line[d] = value
                     out[d] += value * read
+            for d in range(width):
+                out[d] *= _silu(gate[d])
 
 
 @compiled
-def backward(u, delta, a, b, c, kept, dy, dstate, du, ddelta, da, db, dc):
-    """Gradients of `forward` into du, ddelta, da, db and dc, from dy, that of y.
+def backward(u, delta, a, b, c, skip, z, kept, dy, dstate, du, ddelta, da, db, dc, dskip, dz):
+    """Gradients of `forward` into du, ddelta, da, db, dc, dskip and dz, from dy, that of y.
 
-    dstate [B, N, D] holds that of the last state and becomes that of the first; da [B, N, D] is by row.
+    dstate [B, N, D] holds that of the last state and becomes that of the first; da [B, N, D] and dskip [B, D], zero
+    before, are by row.
     """
     batch, length, width = u.shape
     size = a.shape[0]
     for row in prange(batch):
         states = np.empty((CHUNK + 1, size, width), dtype=np.float32)
         decays = np.empty((CHUNK, size, width), dtype=np.float32)
-        grad, grad_a = dstate[row], da[row]
+        sums, out = np.empty((CHUNK, width), dtype=np.float32), np.empty(width, dtype=np.float32)
+        grad, grad_a, gskip = dstate[row], da[row], dskip[row]
         for chunk in range((length + CHUNK - 1) // CHUNK - 1, -1, -1):
             start = chunk * CHUNK
             steps = min(CHUNK, length - start)
             states[0] = kept[row, chunk]
             for s in range(steps):
-                step, x = delta[row, start + s], u[row, start + s]
+                step, x, total = delta[row, start + s], u[row, start + s], sums[s]
+                for d in range(width):
+                    total[d] = skip[d] * x[d]
                 for n in range(size):
-                    into, rates = b[row, start + s, n], a[n]
+                    into, read, rates = b[row, start + s, n], c[row, start + s, n], a[n]
                     old, new, decay = states[s, n], states[s + 1, n], decays[s, n]
                     for d in range(width):
                         e = _exp(step[d] * rates[d])
                         decay[d] = e
-                        new[d] = e * old[d] + step[d] * x[d] * into
+                        value = e * old[d] + step[d] * x[d] * into
+                        new[d] = value
+                        total[d] += value * read
             for s in range(steps - 1, -1, -1):
                 t = start + s
-                step, x, out = delta[row, t], u[row, t], dy[row, t]
-                gx, gstep = du[row, t], ddelta[row, t]
+                step, x, gate, total, gy = delta[row, t], u[row, t], z[row, t], sums[s], dy[row, t]
+                gx, gstep, gz = du[row, t], ddelta[row, t], dz[row, t]
                 for d in range(width):
-                    gx[d] = _f(0)
+                    share = _sigmoid(gate[d])
+                    gz[d] = gy[d] * total[d] * share * (_f(1) + gate[d] * (_f(1) - share))
+                    out[d] = gy[d] * gate[d] * share
+                    gskip[d] += out[d] * x[d]
+                    gx[d] = out[d] * skip[d]
                     gstep[d] = _f(0)
                 for n in range(size):
                     into, read = b[row, t, n], c[row, t, n]

@@ -15,12 +15,14 @@ from length_gen.lightning_modules.backbones.fading import step_sizes
 from length_gen.lightning_modules.backbones.library_kernels import step_kernels
 
 
-def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """y [B, T, D] and the last state [B, D, N], differentiable; in float32 on the CPU by scan_cpu.py, else by
-    `reference_scan`."""
-    if u.device.type == "cpu" and u.dtype == torch.float32:
-        return _NumbaScan.apply(u, delta, A, B, C, state)
-    return reference_scan(u, delta, A, B, C, state)
+def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor,
+                   state: Tensor) -> tuple[Tensor, Tensor]:
+    """(y + D u) silu(z), [B, T, D], and the last state [B, D, N], differentiable; in float32 on the CPU by scan_cpu.py,
+    else by `reference_scan`."""
+    if u.device.type == "cpu" and u.dtype == z.dtype == torch.float32:
+        return _NumbaScan.apply(u, delta, A, B, C, D, z, state)
+    y, state = reference_scan(u, delta, A, B, C, state)
+    return ((y + D * u) * F.silu(z)).to(z.dtype), state
 
 
 def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,18 +33,6 @@ def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, st
         state = torch.exp(step * A) * state + step * u[:, t, :, None] * B[:, t, None, :]
         outputs.append((state * C[:, t, None, :]).sum(-1))
     return torch.stack(outputs, 1), state
-
-
-def convolution_step(x: Tensor, recent: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """silu(causal depthwise convolution) [B, D] of one more input x [B, D]; `recent` [B, K - 1, D] is updated in place.
-
-    weight: [D, K]
-    """
-    if x.is_cuda and (kernels := step_kernels()):
-        return kernels.causal_conv1d_update(x, recent.transpose(1, 2), weight, bias, "silu")
-    inputs = torch.cat([recent, x[:, None].to(recent.dtype)], 1)
-    recent.copy_(inputs[:, 1:])
-    return F.silu(torch.linalg.vecdot(inputs, weight.t(), dim=1) + bias)
 
 
 def selective_step(x: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor,
@@ -83,26 +73,26 @@ def injected(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, state: Tensor) -> t
 
 class _NumbaScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, state):
+    def forward(ctx, u, delta, A, B, C, D, z, state):
         from length_gen.lightning_modules.backbones import scan_cpu
 
-        u, delta, B, C = (x.detach().float().contiguous() for x in (u, delta, B, C))
+        u, delta, B, C, D, z = (x.detach().float().contiguous() for x in (u, delta, B, C, D, z))
         rates = A.detach().float().t().contiguous()
         last = state.detach().float().transpose(1, 2).clone(memory_format=torch.contiguous_format)
         y = torch.empty_like(u)
         kept = u.new_empty(u.shape[0], -(-u.shape[1] // scan_cpu.CHUNK), *rates.shape)
-        scan_cpu.forward(*(x.numpy() for x in (u, delta, rates, B, C, last, y, kept)))
-        ctx.save_for_backward(u, delta, rates, B, C, kept)
+        scan_cpu.forward(*(x.numpy() for x in (u, delta, rates, B, C, D, z, last, y, kept)))
+        ctx.save_for_backward(u, delta, rates, B, C, D, z, kept)
         return y, last.transpose(1, 2).contiguous()
 
     @staticmethod
     def backward(ctx, dy, dlast):
         from length_gen.lightning_modules.backbones import scan_cpu
 
-        u, delta, rates, B, C, kept = ctx.saved_tensors
+        u, delta, rates, B, C, D, z, kept = ctx.saved_tensors
         dstate = dlast.float().transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        du, ddelta, dB, dC = (torch.empty_like(x) for x in (u, delta, B, C))
-        dA = u.new_zeros(u.shape[0], *rates.shape)
-        arrays = (u, delta, rates, B, C, kept, dy.float().contiguous(), dstate, du, ddelta, dA, dB, dC)
+        du, ddelta, dB, dC, dz = (torch.empty_like(x) for x in (u, delta, B, C, z))
+        dA, dD = u.new_zeros(u.shape[0], *rates.shape), u.new_zeros(u.shape[0], len(D))
+        arrays = (u, delta, rates, B, C, D, z, kept, dy.float().contiguous(), dstate, du, ddelta, dA, dB, dC, dD, dz)
         scan_cpu.backward(*(x.numpy() for x in arrays))
-        return du, ddelta, dA.sum(0).t(), dB, dC, dstate.transpose(1, 2)
+        return du, ddelta, dA.sum(0).t(), dB, dC, dD.sum(0), dz, dstate.transpose(1, 2)

@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.backbones.base import reset_rows, select_rows
+from length_gen.lightning_modules.backbones.convolution import causal_convolution
 from length_gen.lightning_modules.backbones.layered import add_blocks
 from length_gen.lightning_modules.backbones.library_kernels import cuda_kernels, step_kernels
 from length_gen.lightning_modules.backbones.mamba import Mixer
@@ -32,10 +33,38 @@ def gradients(scan, dtype):
     return [y.detach(), last.detach(), *(x.grad for x in inputs)]
 
 
+def close(fast, exact):
+    return all((one - other).norm() / other.norm() < 1e-5 for one, other in zip(fast, exact, strict=True))
+
+
 def test_compiled_scan_and_its_gradients_equal_the_formulas_in_float64():
-    pairs = zip(gradients(selective_scan, torch.float32), gradients(reference_scan, torch.float64), strict=True)
-    for fast, exact in pairs:
-        assert (fast - exact).norm() / exact.norm() < 1e-5
+    def scan(u, delta, A, B, C, state):
+        skip, gate = B[0, 0, :1] + A[:, 0], 3 * u.flip(1)  # of either sign, with gradients of their own
+        return selective_scan(u, delta, A, B, C, skip, gate, state)
+
+    found = gradients(scan, torch.float64)
+    assert close(gradients(scan, torch.float32), found)
+    whole = gradients(lambda *parts: ((scan(*parts)[0], reference_scan(*parts)[1])), torch.float64)
+    assert close(found, whole)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 9])
+def test_compiled_convolution_and_its_gradients_equal_the_librarys_in_float64(length):
+    """Also of chunks shorter than what it looks back."""
+    def outputs(convolution, dtype):
+        torch.manual_seed(1)
+        parts = [torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_()
+                 for shape in ((2, length, 24), (2, 3, 24), (24, 4), (24,))]
+        y = convolution(*parts)
+        y.sin().sum().backward()
+        return [y.detach(), *(part.grad for part in parts)]
+
+    def library(x, recent, weight, bias):
+        inputs = torch.cat([recent, x], 1).mT
+        return F.silu(F.conv1d(inputs, weight[:, None], bias, groups=24)).mT
+
+    assert close(outputs(causal_convolution, torch.float32), outputs(library, torch.float64))
+    assert close(outputs(causal_convolution, torch.float64), outputs(library, torch.float64))
 
 
 def test_state_injection_is_exact():

@@ -90,9 +90,11 @@ spec.loader.exec_module(module)
 backward = module.backward
 random, f = np.random.default_rng(0), np.float32
 B, T, D, N = 2, 70, 32, 8
-u, delta, b, c, dy = (random.random(shape).astype(f) for shape in ((B, T, D),) * 2 + ((B, T, N),) * 2 + ((B, T, D),))
-out = [np.zeros(shape, f) for shape in ((B, N, D), (B, T, D), (B, T, D), (B, N, D), (B, T, N), (B, T, N))]
-backward(u, delta, -random.random((N, D)).astype(f), b, c, random.random((B, 3, N, D)).astype(f), dy, *out)
+u, delta, z, dy = random.random((4, B, T, D)).astype(f)
+b, c = random.random((2, B, T, N)).astype(f)
+a, skip, kept = -random.random((N, D)).astype(f), random.random(D).astype(f), random.random((B, 3, N, D)).astype(f)
+out = [np.zeros(shape, f) for shape in ((B, N, D), *((B, T, D),) * 2, (B, N, D), *((B, T, N),) * 2, (B, D), (B, T, D))]
+backward(u, delta, a, b, c, skip, z, kept, dy, *out)
 print(b"".join(map(np.ndarray.tobytes, out)).hex())
 """
 
@@ -111,7 +113,7 @@ import torch, numba
 from length_gen.lightning_modules.backbones.selective_scan import selective_scan
 before = torch.get_num_threads()
 u, a, b = torch.rand(2, 8, 4), -torch.rand(4, 2), torch.rand(2, 8, 2)
-selective_scan(u, u, a, b, b, torch.zeros(2, 4, 2))  # the first that is compiled
+selective_scan(u, u, a, b, b, torch.ones(4), u, torch.zeros(2, 4, 2))  # the first that is compiled
 assert torch.get_num_threads() == before, (torch.get_num_threads(), before)
 assert numba.get_num_threads() == min(before, numba.config.NUMBA_NUM_THREADS), numba.get_num_threads()
 """
