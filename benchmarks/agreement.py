@@ -18,7 +18,17 @@ import lightning
 import torch
 from torch import Tensor
 
-from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia
+from length_gen.lightning_modules.backbones import (
+    GRU,
+    LSTM,
+    GatedDeltaNet,
+    Hybrid,
+    Mamba,
+    Mamba2,
+    Mamba3,
+    Mistral,
+    Pythia,
+)
 from length_gen.lightning_modules.backbones.base import Backbone, reset_rows
 from length_gen.lightning_modules.backbones.decoder import capture
 from length_gen.lightning_modules.reporting.measurements import Records, arguments
@@ -36,6 +46,7 @@ def backbones(small: bool) -> dict[str, functools.partial]:
     return {"mamba": functools.partial(Mamba, **shape, dt_min=0.1, dt_max=1.0),
             "mamba2": functools.partial(Mamba2, **shape, d_state=64, head_dim=32),
             "mamba3": functools.partial(Mamba3, **shape, d_state=64, head_dim=32),
+            "gateddeltanet": functools.partial(GatedDeltaNet, **shape, head_dim=16 if small else 64),
             "lstm": functools.partial(LSTM, **shape), "gru": functools.partial(GRU, **shape),
             "pythia": functools.partial(Pythia, **shape, n_head=4),
             "mistral": functools.partial(Mistral, **shape, n_head=4, window=256),

@@ -1,6 +1,7 @@
 """Networks behind one interface, `Backbone` (base.py); a configuration names the classes that are imported here.
 
-    mamba.py, mamba2.py, mamba3.py, recurrent.py, pythia.py, mistral.py, hybrid.py, suffix.py: a family each
+    mamba.py, mamba2.py, mamba3.py, gated_delta_net.py, recurrent.py, pythia.py, mistral.py, hybrid.py, suffix.py: a
+    family each
     layered.py, attention.py: what several of them share
     selective_scan.py: the recurrence of Mamba-1; convolution.py: its convolution; scan_cpu.py, scan_cuda.py: compiled;
     library_kernels.py: those of mamba-ssm and causal-conv1d
@@ -13,6 +14,7 @@ What rolls them out is decoding/, what trains them model.py.
 """
 
 from length_gen.lightning_modules.backbones.base import Backbone
+from length_gen.lightning_modules.backbones.gated_delta_net import GatedDeltaNet
 from length_gen.lightning_modules.backbones.hugging_face import HuggingFace
 from length_gen.lightning_modules.backbones.hybrid import Hybrid
 from length_gen.lightning_modules.backbones.mamba import Mamba
@@ -24,5 +26,5 @@ from length_gen.lightning_modules.backbones.pythia import Pythia
 from length_gen.lightning_modules.backbones.recurrent import GRU, LSTM
 from length_gen.lightning_modules.backbones.suffix import Suffix
 
-__all__ = ["GRU", "LSTM", "Backbone", "HuggingFace", "Hybrid", "Mamba", "Mamba2", "Mamba3", "Mistral", "Pretrained",
-           "Pythia", "Suffix"]
+__all__ = ["GRU", "LSTM", "Backbone", "GatedDeltaNet", "HuggingFace", "Hybrid", "Mamba", "Mamba2", "Mamba3", "Mistral",
+           "Pretrained", "Pythia", "Suffix"]

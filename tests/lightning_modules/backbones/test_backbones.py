@@ -8,7 +8,18 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, recurrent
+from length_gen.lightning_modules.backbones import (
+    GRU,
+    LSTM,
+    GatedDeltaNet,
+    Hybrid,
+    Mamba,
+    Mamba2,
+    Mamba3,
+    Mistral,
+    Pythia,
+    recurrent,
+)
 from length_gen.lightning_modules.backbones.base import reset_rows, select_rows
 from length_gen.tools import UserError
 
@@ -113,7 +124,35 @@ def mamba3_logits(net, tokens):
     return norm(hidden, p["backbone.norm_f.weight"]) @ p["lm_head.weight"].T
 
 
+def delta_logits(net, tokens):
+    """The layer of transformers' OlmoHybrid with copied weights, its three convolutions as one, between norms."""
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.olmo_hybrid.modeling_olmo_hybrid import OlmoHybridGatedDeltaNet
+
+    weights, first = net.state_dict(), net.parts[1][0].mixer
+    config = transformers.OlmoHybridConfig(
+        hidden_size=32, num_hidden_layers=2, linear_num_key_heads=first.n_head, linear_num_value_heads=first.n_head,
+        linear_key_head_dim=first.head_dim, linear_value_head_dim=first.head_v_dim, linear_conv_kernel_dim=3,
+        linear_allow_neg_eigval=first.largest_write == 2)
+
+    def norm(name, x):
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[f"backbone.{name}.weight"]
+
+    hidden = weights["backbone.embedding.weight"][tokens]
+    for i in range(2):
+        layer, prefix = OlmoHybridGatedDeltaNet(config, i).eval(), f"backbone.layers.{i}.mixer."
+        given = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        given["conv1d.weight"] = torch.cat([given.pop(f"{name}_conv1d.weight") for name in "qkv"])
+        layer.load_state_dict(given, strict=True)
+        hidden = hidden + layer(norm(f"layers.{i}.norm", hidden))
+    return norm("norm_f", hidden) @ weights["lm_head.weight"].T
+
+
+DELTA = {"n_layer": 2, "d_model": 32, "n_head": 3, "head_dim": 8, "head_v_dim": 12, "d_conv": 3, "dt_min": 0.01,
+         "dt_max": 1.0, "initializer_range": 0.3}
 REFERENCES = {
+    "GatedDeltaNet": (lambda: GatedDeltaNet(VOCABULARY, **DELTA), delta_logits),
+    "GatedDeltaNet, negative": (lambda: GatedDeltaNet(VOCABULARY, **DELTA, allow_neg_eigval=True), delta_logits),
     "Mamba3": (lambda: Mamba3(VOCABULARY, n_layer=2, d_model=32, d_state=24, head_dim=8, dt_min=0.01, dt_max=1.0,
                               initializer_range=0.3), mamba3_logits),
     "Hybrid": (lambda: Hybrid(VOCABULARY, n_layer=3, d_model=32, n_kv_head=2, initializer_range=0.3), hybrid_logits),
@@ -127,7 +166,7 @@ REFERENCES = {
 }
 BUILD = {name: build for name, (build, _) in REFERENCES.items()} | {
     "Mamba": lambda: Mamba(VOCABULARY, n_layer=2, d_model=32, initializer_range=0.3)}
-FIXED = ["LSTM", "GRU", "Mamba", "Mamba2", "Mamba3"]
+FIXED = ["LSTM", "GRU", "Mamba", "Mamba2", "Mamba3", "GatedDeltaNet"]
 
 
 def make(name):
@@ -156,7 +195,7 @@ def stepped(net, tokens, state):
 @pytest.mark.parametrize("name", REFERENCES)
 @torch.no_grad()
 def test_equals_its_reference(name):
-    if name in ("Hybrid", "Mamba2") and find_spec("causal_conv1d"):
+    if name in ("GatedDeltaNet", "GatedDeltaNet, negative", "Hybrid", "Mamba2") and find_spec("causal_conv1d"):
         pytest.skip("transformers, the reference, then calls causal-conv1d's CUDA kernel on the CPU")
     net, tokens = make(name), some_tokens(3, 45)
     assert net(tokens)[0].std() > 0.2
@@ -316,7 +355,7 @@ def test_impossible_sizes(name):
         type(make(name))(VOCABULARY, n_layer=0)
 
 
-@pytest.mark.parametrize("name", ["Mamba", "Mamba2", "Mamba3", "Hybrid"])
+@pytest.mark.parametrize("name", ["Mamba", "Mamba2", "Mamba3", "GatedDeltaNet", "Hybrid"])
 def test_impossible_step_sizes(name):
     with pytest.raises(UserError, match=f"{name} dt_min 0.5 and dt_max 0.1 are not allowed"):
         type(make(name))(VOCABULARY, dt_min=0.5)
@@ -366,7 +405,7 @@ def test_recurrent_layers_get_long_rows_in_pieces(monkeypatch, name):
     torch.testing.assert_close(after, state)
 
 
-@pytest.mark.parametrize("name", ["Mamba2", "Mamba3"])
+@pytest.mark.parametrize("name", ["Mamba2", "Mamba3", "GatedDeltaNet", "GatedDeltaNet, negative"])
 def test_bfloat16_weights_leave_sums_over_a_row_their_digits(name):
     torch.manual_seed(2)
     net, tokens = BUILD[name]().eval(), torch.randint(VOCABULARY, (2, 600))
@@ -379,7 +418,7 @@ def test_bfloat16_weights_leave_sums_over_a_row_their_digits(name):
     for difference in (found[:, -100:] - whole[:, -100:], after - whole[:, -100:]):
         assert difference.float().std() < 0.01 * whole.std()
     kinds = {leaf.dtype for leaf in tree_leaves(stepped.state)}
-    assert kinds == {torch.float32} and net.parts[1][0].mixer.in_proj.weight.dtype == torch.float32
+    assert kinds == {parameter.dtype for parameter in net.parameters()} == {torch.float32}
     halved = net.to(torch.bfloat16).decoder(2, 600, torch.bfloat16)  # a model that was in bfloat16 before
     assert (halved.step(tokens[:, 0]) - found[:, 0]).float().std() < 0.02 * whole.std()
 

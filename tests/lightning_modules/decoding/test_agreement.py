@@ -17,6 +17,7 @@ from length_gen.datamodules.tokens import Kind
 from length_gen.lightning_modules.backbones import (
     GRU,
     LSTM,
+    GatedDeltaNet,
     HuggingFace,
     Hybrid,
     Mamba,
@@ -43,7 +44,9 @@ SHIPPED = {
     "tapped": functools.partial(Mamba, **SIZES, dt_floor=1.0, taps=[3, 1]),
     "mamba2": functools.partial(Mamba2, **SIZES),
     "tapped mamba2": functools.partial(Mamba2, **SIZES, dt_floor=1.0, taps=[3, 1]),
-    "mamba3": functools.partial(Mamba3, **SIZES), "lstm": functools.partial(LSTM, n_layer=2, d_model=32),
+    "mamba3": functools.partial(Mamba3, **SIZES), "delta": functools.partial(GatedDeltaNet, **SIZES),
+    "negative delta": functools.partial(GatedDeltaNet, **SIZES, allow_neg_eigval=True),
+    "lstm": functools.partial(LSTM, n_layer=2, d_model=32),
     "gru": functools.partial(GRU, n_layer=2, d_model=32), "pythia": functools.partial(Pythia, **SIZES, n_head=4),
     "mistral": functools.partial(Mistral, **SIZES, n_head=4, window=16),
     "hybrid": functools.partial(Hybrid, **SIZES, n_head=4), "suffix": Suffix,

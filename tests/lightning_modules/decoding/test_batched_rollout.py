@@ -8,7 +8,18 @@ from torch.utils._pytree import tree_leaves
 from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Addition, Copy, LogicalGraph, Multiplication, Turing
 from length_gen.datamodules.tokens import Kind
-from length_gen.lightning_modules.backbones import GRU, LSTM, Hybrid, Mamba, Mamba2, Mamba3, Mistral, Pythia, scan_cuda
+from length_gen.lightning_modules.backbones import (
+    GRU,
+    LSTM,
+    GatedDeltaNet,
+    Hybrid,
+    Mamba,
+    Mamba2,
+    Mamba3,
+    Mistral,
+    Pythia,
+    scan_cuda,
+)
 from length_gen.lightning_modules.backbones.decoder import StepDecoder
 from length_gen.lightning_modules.decoding import batched_rollout, prefill
 from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding, Rows, drawn_from, gumbel
@@ -127,7 +138,7 @@ def _compare_with_steps(task, backbone, decoding, tolerance, monkeypatch):
         assert compared == len(prompts)
 
 
-@pytest.mark.parametrize("backbone", [GRU, LSTM, Mamba, Mamba2, Mamba3])
+@pytest.mark.parametrize("backbone", [GRU, GatedDeltaNet, LSTM, Mamba, Mamba2, Mamba3])
 def test_after_passes_rows_are_where_steps_lead(backbone, monkeypatch):
     task = Addition(4)
     _compare_with_steps(task, _setting(task, backbone)[0], Decoding(), 1e-4, monkeypatch)
@@ -284,8 +295,8 @@ def test_on_a_gpu_after_passes_rows_are_where_steps_lead(weights, states, monkey
 
 
 @needs_cuda
-@pytest.mark.parametrize("backbone", [GRU, LSTM, functools.partial(Hybrid, attention=(0,)), Mamba, Mamba2, Mamba3,
-                                      Mistral, Pythia])
+@pytest.mark.parametrize("backbone", [GRU, GatedDeltaNet, LSTM, functools.partial(Hybrid, attention=(0,)), Mamba,
+                                      Mamba2, Mamba3, Mistral, Pythia])
 def test_on_a_gpu_passes_say_what_steps_say(backbone, monkeypatch):
     task, made = Addition(4), []
     model, _ = _setting(task, backbone)
