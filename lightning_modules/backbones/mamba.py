@@ -138,8 +138,9 @@ class Mixer(FadingMixer):
         x, z = self._inwards(hidden)
         x, recent = self._convolve(x, state[0])
         delta, B, C = self._selection(x)
-        y, h = selective_scan(x.to(self.A_log.dtype), delta, -torch.exp(self.A_log), B, C, self.D, z, state[1])
-        return self.out_proj(y), (recent, h)
+        x, gate = x.to(self.A_log.dtype), z.to(self.A_log.dtype)
+        y, h = selective_scan(x, delta, -torch.exp(self.A_log), B, C, self.D, gate, state[1])
+        return self.out_proj(y.to(z.dtype)), (recent, h)
 
     def _carried(self, kernels, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The same by mamba-ssm's scan and causal-conv1d, with time last, as they read it."""

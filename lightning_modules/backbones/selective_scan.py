@@ -19,10 +19,10 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
                    state: Tensor) -> tuple[Tensor, Tensor]:
     """(y + D u) silu(z), [B, T, D], and the last state [B, D, N], differentiable; in float32 on the CPU by scan_cpu.py,
     else by `reference_scan`."""
-    if u.device.type == "cpu" and u.dtype == z.dtype == torch.float32:
+    if u.device.type == "cpu" and u.dtype == torch.float32:
         return _NumbaScan.apply(u, delta, A, B, C, D, z, state)
     y, state = reference_scan(u, delta, A, B, C, state)
-    return ((y + D * u) * F.silu(z)).to(z.dtype), state
+    return (y + D * u) * F.silu(z), state
 
 
 def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

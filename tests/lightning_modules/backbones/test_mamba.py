@@ -67,6 +67,17 @@ def test_compiled_convolution_and_its_gradients_equal_the_librarys_in_float64(le
     assert close(outputs(causal_convolution, torch.float64), outputs(library, torch.float64))
 
 
+def test_mixed_precision_takes_the_compiled_scan(monkeypatch):
+    """The formulas, a token at a time, are as good and very slow."""
+    mixer, hidden = model().backbone["layers"][0].mixer, torch.randn(2, 40, 32)
+    expected, (_, h) = mixer(hidden)
+    monkeypatch.setattr("length_gen.lightning_modules.backbones.selective_scan.reference_scan", None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, state = mixer(hidden)
+    assert (found - expected).norm() < 0.02 * expected.norm() and found.dtype == torch.bfloat16
+    assert (state[1] - h).norm() < 0.02 * h.norm() and state[1].dtype == torch.float32
+
+
 def test_state_injection_is_exact():
     def scan(u, delta, A, B, C, state):
         size = A.shape[1]
