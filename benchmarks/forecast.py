@@ -83,14 +83,17 @@ def forecast(options) -> None:
 
 
 def outcomes(name: str) -> dict[int, list[bool]]:
-    """Length -> whether each seed that was trained is exact there."""
+    """Length -> whether each seed that was trained is exact there, in every variant.
+
+    A variant has no record of lengths beyond one at which nothing was right.
+    """
     found: dict[int, list[bool]] = {length: [] for length in REACHED}
     for path in sorted(Path("results/forecast_6").glob(f"{name}_2x64_seed*.json")):
-        records = json.loads(path.read_text())["records"]
+        shares = {(record["variant"], record["length"]): record["exact_match"]
+                  for record in json.loads(path.read_text())["records"]}
+        variants = {variant for variant, _ in shares}
         for length in REACHED:
-            shares = [record["exact_match"] for record in records if record["length"] == length]
-            if shares:
-                found[length].append(min(shares) == 1)
+            found[length].append(all(shares.get((variant, length)) == 1 for variant in variants))
     return found
 
 

@@ -17,6 +17,15 @@ def test_every_machine_of_the_sweep_has_a_reader_s_forecast_and_a_state_as_writt
     assert all(0 < p < 1 for pair in reader.values() for p in pair)
 
 
+def test_what_was_not_evaluated_any_more_is_not_reached(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/forecast_6").mkdir(parents=True)
+    shares = {("", 6): 1.0, ("", 60): 0.0, ("up to n", 6): 1.0, ("up to n", 60): 1.0, ("up to n", 600): 1.0}
+    (tmp_path / "results/forecast_6/one_2x64_seed1.json").write_text(json.dumps({"records": [
+        {"variant": variant, "length": length, "exact_match": share} for (variant, length), share in shares.items()]}))
+    assert forecast.outcomes("one") == {60: [False], 600: [False]}
+
+
 def test_the_score_by_hand(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     said = {"horizon": 0.9, "coverage": 0.1, "tokens": 0.9, "reader at 60": 0.5, "reader at 600": 0.2}
