@@ -2,7 +2,7 @@
 
     python benchmarks/forecast.py                    # before: writes results/theory/forecast.json
     python run.py sweep configs/sweeps/forecast.yaml --parallel 15
-    python benchmarks/forecast.py --score            # after: writes results/theory/forecast_score.json
+    python benchmarks/forecast.py --score            # after: writes forecast_score.json, forecast_outcomes.json there
 
 Of each machine of the sweep, trained on inputs of up to 6 symbols: the probability that a seed is exact, all problems
 of both variants, at 60 and 600. By several forecasters:
@@ -98,10 +98,16 @@ def outcomes(name: str) -> dict[int, list[bool]]:
 
 
 def score(options) -> None:
-    """Write each forecaster's score at each length, and how often what it called likely came."""
+    """Write each forecaster's score at each length, and how often what it called likely came; and what came."""
     told = json.loads(Path("results/theory/forecast.json").read_text())["records"]
     records = Records(options.out, settings=vars(options))
     seen = {row["machine"]: outcomes(row["machine"]) for row in told}
+    came = Records(options.out and Path(options.out).with_name("forecast_outcomes.json"))
+    for row in told:
+        came.add({"machine": row["machine"], "horizon at 60": row.get("horizon at 60"),
+                  "unseen a problem": row.get("unseen a problem"), "reader at 60": row["reader at 60"],
+                  **{f"exact at {length}": f"{sum(seeds)} of {len(seeds)}"
+                     for length, seeds in seen[row["machine"]].items()}})
     for length in REACHED:
         for forecaster in FORECASTERS:
             said = {row["machine"]: row.get(f"{forecaster} at {length}", row.get(forecaster, 1.0)) for row in told}
