@@ -110,7 +110,7 @@ def score(options) -> None:
                      for length, seeds in seen[row["machine"]].items()}})
     for length in REACHED:
         for forecaster in FORECASTERS:
-            said = {row["machine"]: row.get(f"{forecaster} at {length}", row.get(forecaster, 1.0)) for row in told}
+            said = {row["machine"]: row.get(forecaster, row.get(f"{forecaster} at {length}", 1.0)) for row in told}
             errors = {name: [(said[name] - came) ** 2 for came in seen[name][length]] for name in said}
             errors = {name: each for name, each in errors.items() if each}
             likely = [came for name in errors if said[name] >= 0.5 for came in seen[name][length]]
