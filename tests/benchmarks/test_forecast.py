@@ -28,7 +28,8 @@ def test_what_was_not_evaluated_any_more_is_not_reached(tmp_path, monkeypatch):
 
 def test_the_score_by_hand(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    said = {"horizon at 60": 5, "tokens at 60": 793.0, "horizon": 0.9, "coverage": 0.1, "tokens": 0.9, "reader at 60": 0.5, "reader at 600": 0.2}
+    said = {"horizon": 0.9, "coverage": 0.1, "tokens": 0.9, "reader at 60": 0.5, "reader at 600": 0.2}
+    said |= {"horizon at 60": 5, "tokens at 60": 793.0}  # what it was said by
     (tmp_path / "results/theory").mkdir(parents=True)
     (tmp_path / "results/theory/forecast.json").write_text(json.dumps(
         {"records": [{"machine": "one", **said}, {"machine": "two", **said, "horizon": 0.1}]}))
