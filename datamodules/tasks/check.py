@@ -10,8 +10,9 @@ from length_gen.tools import UserError
 
 
 def check_task(task: Task, problems: int = 8) -> None:
-    """Raises UserError for a task without a name, where a trajectory's outputs are not the answer, and for a training
-    problem of a length or variant that the task has not, or that is none of its `questions`.
+    """Raises UserError for a task without a name, where a trajectory has a token that is not the task's or its outputs
+    are not the answer, and for a training problem of a length or variant that the task has not, or that is none of its
+    `questions`.
 
     Tried are a few training problems, at most `problems` of a variant, from short to long, and a short problem of each
     other variant; none where a trajectory needs not be the reference's (`Task.passes`), which has no answer. In the
@@ -31,12 +32,19 @@ def check_task(task: Task, problems: int = 8) -> None:
     few = {variant: _spread([problem for problem in drawn if problem.variant == variant], problems)
            or [task.problem("validation", 0, drawn[0].length, 0, variant)]
            for variant in (*(problem.variant for problem in drawn), *task.variants_at(drawn[0].length))}
+    vocabulary = task.vocabulary()
     for problem in chain.from_iterable(few.values()):
         part, variant = task.part(problem.variant)
         if isinstance(part, ToolTask) and not accepts(part.questions(variant), problem.prompt):
             raise UserError(f"{task.name}: {' '.join(problem.prompt)[:80]!r} is a problem, but none of its questions: "
                             f"mend its `questions`, or leave them out")
-        said, expected = tuple(task.record(problem).outputs()), task.outputs(problem)
+        trajectory = task.record(problem)
+        try:
+            vocabulary.encode(trajectory.tokens)
+        except UserError as error:
+            raise UserError(f"{task.name}, the trajectory of {' '.join(problem.prompt)[:80]!r}: {error}; mend its "
+                            f"symbols, phases or solve, or what its tool says, a tuple of tokens") from error
+        said, expected = tuple(trajectory.outputs()), task.outputs(problem)
         if said == expected and isinstance(task.part(problem.variant)[0], ToolTask):
             said, expected = _solved(task, problem), task.answer(problem)
         if said != expected:

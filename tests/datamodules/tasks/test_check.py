@@ -16,14 +16,16 @@ from length_gen.datamodules.tasks import (
     LogicalGraph,
     Mixture,
     Multiplication,
+    Problem,
     Reverse,
     Sort,
+    ToolTask,
     Turing,
     check_task,
 )
 from length_gen.datamodules.tasks.machine import FOLDER
 from length_gen.datamodules.trajectory import STYLES
-from length_gen.tools import PointerMemory, Tape, UserError
+from length_gen.tools import PointerMemory, Tape, Tool, UserError
 
 CLASSES = [Addition, Multiplication, Copy, Reverse, Sort, HanoiIterative, HanoiRecursive, LogicalGraph]
 MACHINES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -146,3 +148,41 @@ def test_a_machine_over_the_mark_of_phases(tmp_path):
     assert Tape("@").commands.keys() == {"read", "left", "right", "write.@"}
     with pytest.raises(UserError, match="turing_mail cannot have the token '@'"):
         TrajectoryDataModule(Turing(str(tmp_path / "mail.yaml"), 3))
+
+
+def test_a_tool_that_says_no_tuple_and_a_command_that_the_tool_has_not_are_told_as_such():
+    class Word(Tool):
+        def __init__(self):
+            self.commands = {"next": lambda: "end"}  # a tuple of one token lacks its comma
+
+        def reset(self, prompt):
+            pass
+
+        def write(self, token):
+            pass
+
+    class Look(ToolTask):
+        name, symbols, phases, asks = "look", ("a", "end"), ("look",), "next"
+
+        def memory(self):
+            return Word()
+
+        def sample(self, rng, length, variant=""):
+            return Problem(("a",) * length, length)
+
+        def solve(self, problem, scribe):
+            scribe.phase("look")
+            scribe.output("end" if scribe.command(self.asks) == ("end",) else "a")
+
+        def answer(self, problem):
+            return ("end",)
+
+        def parse(self, text):
+            return Problem(tuple(text), len(text))
+
+    with pytest.raises(UserError, match=r"^look, the trajectory of 'a': unknown token 'e': .* tokens are .* next@look; "
+                                        r"mend its symbols, phases or solve, or what its tool says, a tuple of tokens"):
+        check_task(Look(3))
+    Look.asks = "nxt"
+    with pytest.raises(UserError, match=r"unknown token 'nxt'"):
+        check_task(Look(3))
