@@ -27,7 +27,7 @@ COMMANDS = {
     "publish": ("write a trained model for others, with its results and a card", "--out folder"),
     "sweep": ("run a grid of trainings; cells that are done are skipped",
               "configs/sweeps/addition.yaml --parallel 2"),
-    "reproduce": ("train one cell of the paper's tables by its recipe, and compare", "table1 mamba/multiplication"),
+    "reproduce": ("a cell of the paper's tables beside ours; trained if not there", "table1 mamba/multiplication"),
     "report": ("write docs/results.md and its pages from the files in results/", ""),
     "score": ("score any model's trajectories or answers on a benchmark", "answers.jsonl"),
     "collect": ("collect trajectories for configs/codefix.yaml", "trajectories/interactive"),

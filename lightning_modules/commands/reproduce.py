@@ -23,16 +23,17 @@ TABLES = {"table1": "Table 1", "table2": "Table 2", "figure2": "Figure 2"}
 
 def reproduce(table: str, cell: str, seed: int = 1, options: str = "", queue: str = "configs/sweeps/paper.yaml",
               paper: str = "results/paper.yaml") -> None:
-    """Train and evaluate one cell of the paper's tables by the paper's recipe, and print ours beside the paper's.
+    """Print a cell of the paper's tables, ours beside the paper's; one not in results/ is trained first, by its recipe.
 
-    A cell that is done is only shown; one that was cut off goes on.
+    One that was cut off goes on.
 
     Args:
         table: table1, table2 or figure2
         cell: model and task, such as mamba/addition; a name that is none tells which there are
         seed: of the weights and of the training stream
         options: further options of the training, such as '--trainer.accelerator cpu'
-        queue: the sweep file with the paper's recipe
+        queue: the sweep file with the paper's recipe; its head says where it departs from the paper, and whose the
+            minutes are
         paper: the paper's numbers
     """
     if table not in TABLES:
@@ -47,19 +48,23 @@ def reproduce(table: str, cell: str, seed: int = 1, options: str = "", queue: st
     cells = read_sweep(shipped(queue))
     names = [_name(one) for one in cells]
     if (cell, seed) not in names:
-        raise UserError(f"{queue} has no recipe for {cell} with seed {seed}: expected one of "
-                        f"{', '.join(f'{name} ({number})' for name, number in names)}, or a recipe of your own there")
+        seeds = {name: [str(number) for other, number in names if other == name] for name, _ in names}
+        known = "; ".join(f"{name} with seed {', '.join(own)}" for name, own in seeds.items())
+        raise UserError(f"{queue} has no recipe for {cell} with seed {seed}: expected {known}; or add one there")
     at = names.index((cell, seed))
     result = cells[at].result
     if result.is_file():
         print(f"{cell}, seed {seed}, is done and not trained again: move {result} away to train it")
     else:
+        print(f"{cell}, seed {seed}, is not there: it is trained, which takes about {cells[at].minutes:g} minutes on "
+              f"the device that {queue} names")
         sweep(queue, index=at, options=options)
     if not result.is_file():
         raise UserError(f"{result} is not there yet: the same command goes on")
     found = curves([run for run in read_runs(result.parents[1]) if (run.experiment, run.name) == (
         result.parent.name, result.stem)])
-    for line in [beside(own, found), f"{result}: {found[0].runs[0].facts['command']}"]:
+    for line in [beside(own, found), f"{result}: {found[0].runs[0].facts['command']}",
+                 f"Where this recipe departs from the paper: the head of {queue}"]:
         Console(emoji=False).print(line, markup=False, highlight=False, soft_wrap=True)
 
 

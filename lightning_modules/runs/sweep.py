@@ -49,7 +49,7 @@ class Cell:
     """One training run: its name, the options of `run.py fit`, and the file that it leaves.
 
     folder:  where it trains, `runs/sweeps/<file>/<experiment>`
-    minutes: how long it takes on one core of a CPU, about
+    minutes: how long it takes, about, on the device that its file names
     """
 
     name: str
@@ -65,7 +65,7 @@ def read_sweep(files: str | Path) -> list[Cell]:
     A file is a block or has a list of `blocks`, the most valuable first. The keys of a block: `results` (folder of its
     files; `{axis}` stands for the axis's label), `options` (command-line options of every cell), `grid` (axis -> label
     -> options; all combinations are run, and the labels of the axes that are not in `results` make the cell's name),
-    `seeds`, and `minutes` (what a cell takes on one core, about). `options` beside `blocks` go before theirs, and
+    `seeds`, and `minutes` (what a cell takes, about). `options` beside `blocks` go before theirs, and
     every `--config` before all that is no file. Raises UserError that says what is wrong with a file.
     """
     ranked: list[tuple[int, Cell]] = []
@@ -206,7 +206,8 @@ def sweep(file: str, parallel: int = 1, minutes: float | None = None, options: s
         for number, cell in enumerate(cells):
             console.print(f"{number:3} {'open' if cell in missing else 'done'} {cell.result}, {cell.minutes:g} min: "
                           f"python run.py fit {shlex.join(cell.options)}")
-        console.print(f"about {sum(cell.minutes for cell in missing) / parallel:.0f} minutes, {parallel} side by side")
+        console.print(f"about {sum(cell.minutes for cell in missing) / parallel:.0f} minutes on the device that {file} "
+                      f"names, {parallel} side by side")
         return
     ended = run(missing)
     left = len(missing) - sum(map(len, ended.values()))
