@@ -41,6 +41,9 @@ def rollout(run: Run, prompt: str | None = None, length: int | None = None, limi
     if said:
         print(said)
     row.show(limit, around)
+    if row.first_error is not None and not run.task.passes:
+        print(f'trained up to length {run.task.max_length:,}; what to change: docs/evaluation.md, '
+              f'"Why a rollout fails"')
     if html is not None:
         row.html(html)
         print(f"step by step: open {html} in a browser")
