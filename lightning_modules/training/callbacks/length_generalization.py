@@ -27,10 +27,10 @@ from length_gen.lightning_modules.decoding.rollout import rollout
 from length_gen.lightning_modules.evaluation.analysis import horizons
 from length_gen.lightning_modules.evaluation.diagnostics import diagnostics
 from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, PROBLEM_SETS, check_lengths, evaluate
-from length_gen.lightning_modules.evaluation.metrics import Record, exact_up_to, shares, write_metrics
+from length_gen.lightning_modules.evaluation.metrics import Record, exact_up_to, group_records, shares, write_metrics
 from length_gen.lightning_modules.evaluation.outcome import first_difference
 from length_gen.lightning_modules.evaluation.plots import accuracy_figure, save_figure
-from length_gen.lightning_modules.evaluation.solve import typed
+from length_gen.lightning_modules.evaluation.solve import UNTYPED, typed
 from length_gen.lightning_modules.evaluation.tables import percent, records_table
 from length_gen.lightning_modules.evaluation.traces import trace_markdown
 from length_gen.lightning_modules.provenance import CHECKPOINT, origin
@@ -319,6 +319,9 @@ class LengthGeneralization(Callback):
         figure = accuracy_figure(records, train_length, data.task.passes and "rollout" in self.evaluators, data.seed)
         save_figure(figure, folder / "curve.png")
         get_console().print(records_table(records, train_length))
+        if any(curve[-1]["length"] < self.lengths[-1] and not curve[-1]["exact_match"]
+               for curve in group_records(records).values()):
+            say("Lengths after one at which nothing is right were not tried")
         if diverged:
             say("diverged: the loss or weights are no numbers any more; the run counts as what it solves")
         fitting, boards = trainer.state.fn == TrainerFn.FITTING, tensorboard.boards(trainer)
@@ -334,7 +337,12 @@ class LengthGeneralization(Callback):
         if fitting:
             problem = data.problem("test", data.task.max_length, 0, data.task.variants_at(data.task.max_length)[-1])
             trust = trusting(model, data.task)
-            lines += ["Next:", f"  python run.py rollout --prompt {shlex.quote(typed(data.task, problem))}{trust}",
+            text = typed(data.task, problem)
+            failed = [] if data.task.passes or text == UNTYPED else [
+                record["length"] for record in records if record["exact_match"] < 1
+                and record["problem_set"] == PROBLEM_SETS[0] and record["length"] in self.lengths]
+            which = f"--length {min(failed)}" if failed else f"--prompt {shlex.quote(text)}"
+            lines += ["Next:", f"  python run.py rollout {which}{trust}{'    # what goes wrong' * bool(failed)}",
                       f"  python run.py test{trust}",
                       *(f"  tensorboard --logdir {logger.root_dir}" for logger in boards)]
         for line in lines:
