@@ -244,7 +244,8 @@ class LengthGeneralization(Callback):
             return
         self._pause()
         if trainer.is_global_zero and (loss := self._last_loss()) is not None:
-            say(f"trained {trainer.global_step:,} steps in {self._train_seconds:,.0f} s: loss {loss:.3g} (running mean)", "dim")
+            say(f"trained {trainer.global_step:,} steps in {self._train_seconds:,.0f} s: loss {loss:.3g} (running "
+                f"mean)", "dim")
         for callback in trainer.callbacks:
             if isinstance(callback, LastCheckpoint):  # a failure below must not cost the training
                 callback.on_train_end(trainer, pl_module)
