@@ -38,7 +38,9 @@ class _NumbaConvolution(torch.autograd.Function):
     def forward(ctx, x, recent, weight, bias):
         from length_gen.lightning_modules.backbones import scan_cpu
 
-        x, recent, taps, bias = (part.detach().contiguous() for part in (x, recent, weight.t(), bias))
+        x, recent = x.detach().contiguous(), recent.detach().contiguous()
+        # Copies of the parameters, whose memory a sharded strategy frees, which it cannot where numpy has it.
+        taps, bias = weight.detach().t().clone(memory_format=torch.contiguous_format), bias.detach().clone()
         y = torch.empty_like(x)
         scan_cpu.convolve(*(part.numpy() for part in (recent, x, taps, bias, y)))
         ctx.save_for_backward(recent, x, taps, bias)

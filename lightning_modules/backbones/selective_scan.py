@@ -76,8 +76,9 @@ class _NumbaScan(torch.autograd.Function):
     def forward(ctx, u, delta, A, B, C, D, z, state):
         from length_gen.lightning_modules.backbones import scan_cpu
 
-        u, delta, B, C, D, z = (x.detach().float().contiguous() for x in (u, delta, B, C, D, z))
+        u, delta, B, C, z = (x.detach().float().contiguous() for x in (u, delta, B, C, z))
         rates = A.detach().float().t().contiguous()
+        D = D.detach().float().clone()  # whose memory a sharded strategy frees, which it cannot where numpy has it
         last = state.detach().float().transpose(1, 2).clone(memory_format=torch.contiguous_format)
         y = torch.empty_like(u)
         kept = u.new_empty(u.shape[0], -(-u.shape[1] // scan_cpu.CHUNK), *rates.shape)
