@@ -1,6 +1,5 @@
 """`benchmarks/reinforce.py`: what an update does, and what a sample is worth."""
 
-import copy
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +9,13 @@ from benchmarks import reinforce
 from length_gen import load_run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run():
     return load_run("results/models/add", "cpu")
 
 
 def test_an_update_climbs_the_weighted_log_probability(run):
-    backbone, task = copy.deepcopy(run.backbone), run.task
+    backbone, task = run.backbone, run.task
     rows = [(one.tokens, one.kinds) for one in map(task.record, map(task.parse, ("1+1", "12+9", "7+305")))]
     weights = torch.tensor([0.75, 0.0, -0.25])
 
