@@ -7,18 +7,22 @@ from torch import Tensor
 from length_gen.lightning_modules.backbones.library_kernels import step_kernels
 
 
-def causal_convolution(x: Tensor, recent: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """silu(causal depthwise convolution) [B, T, D] of x [B, T, D] after the inputs `recent` [B, K - 1, D].
+def causal_convolution(x: Tensor, recent: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """silu(causal depthwise convolution) [B, T, D] of x [B, T, D] after the inputs `recent` [B, K - 1, D], and the new
+    `recent`.
 
     weight: [D, K], the latest token's last
     """
+    latest = x[:, max(0, x.shape[1] - recent.shape[1]) :].to(recent.dtype)
+    # A clone: the state must not keep more alive than itself.
+    latest = torch.cat([recent, latest], 1)[:, latest.shape[1] :].clone()
     if x.device.type == "cpu" and x.dtype == recent.dtype == weight.dtype == torch.float32:
-        return _NumbaConvolution.apply(x, recent, weight, bias)
+        return _NumbaConvolution.apply(x, recent, weight, bias), latest
     inputs, length = torch.cat([recent.to(x.dtype), x], 1), x.shape[1]
     result = torch.addcmul(bias, inputs[:, :length], weight[:, 0])
     for k in range(1, weight.shape[1]):  # sums of shifts beat a library call
         result = torch.addcmul(result, inputs[:, k : k + length], weight[:, k])
-    return F.silu(result)
+    return F.silu(result), latest
 
 
 def convolution_step(x: Tensor, recent: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

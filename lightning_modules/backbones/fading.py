@@ -61,10 +61,7 @@ class FadingMixer(Layer):
     def _convolve(self, x: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
         """silu(causal depthwise convolution) of x [B, T, D] after the inputs `recent` [B, d_conv - 1, D], and the new
         `recent`."""
-        latest = x[:, max(0, x.shape[1] + 1 - self.d_conv) :].to(recent.dtype)
-        # A clone: the state must not keep more alive than itself.
-        latest = torch.cat([recent, latest], 1)[:, latest.shape[1] :].clone()
-        return causal_convolution(x, recent, self.filter, self.conv1d.bias), latest
+        return causal_convolution(x, recent, self.filter, self.conv1d.bias)
 
 
 def layer_taps(name: str, taps: list[int] | None, n_layer: int, d_conv: int) -> list[int]:

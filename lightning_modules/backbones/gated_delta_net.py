@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from length_gen.lightning_modules.backbones.base import check_sizes, check_step_sizes
+from length_gen.lightning_modules.backbones.convolution import causal_convolution
 from length_gen.lightning_modules.backbones.decoder import Decoder, MixedDecoder
 from length_gen.lightning_modules.backbones.fading import start_bias
 from length_gen.lightning_modules.backbones.layered import Layer, LayeredBackbone
@@ -89,21 +90,17 @@ class DeltaMixer(Layer):
 
     def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         recent, S = self.initial_state(len(hidden)) if state is None else state
-        inputs, length = torch.cat([recent, self._projected(hidden)], 1), hidden.shape[1]
         weight = self.filter
-        convolved = inputs[:, :length] * weight[:, 0]
-        for k in range(1, self.d_conv):
-            convolved = torch.addcmul(convolved, inputs[:, k : k + length], weight[:, k])
+        convolved, recent = causal_convolution(self._projected(hidden), recent, weight, weight.new_zeros(len(weight)))
         q, k, v, decay, write = *self._heads(convolved), *self._gates(hidden)
         with torch.autocast(hidden.device.type, enabled=False):  # what is carried on over a row needs its digits
             o, S = chunked_delta_rule(q, k, v, decay, write, S)
-        # A clone: the state must not keep the whole chunk's inputs alive.
-        return self._output(o, hidden), (inputs[:, length:].clone(), S)
+        return self._output(o, hidden), (recent, S)
 
     def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:
         recent, S = state
         inputs = torch.cat([recent, self._projected(hidden)[:, None]], 1)
-        q, k, v = self._heads(torch.linalg.vecdot(inputs, self.filter.t(), dim=1))
+        q, k, v = self._heads(F.silu(torch.linalg.vecdot(inputs, self.filter.t(), dim=1)))
         decay, write = self._gates(hidden)
         S.mul_(decay.exp()[..., None, None])
         new = write[..., None] * (v - (k[..., None, :] @ S).squeeze(-2))
@@ -122,7 +119,7 @@ class DeltaMixer(Layer):
 
     def _heads(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of length K^(-1/2) and keys of length 1, [..., H, K], and values [..., H, V]."""
-        q, k, v = (part.unflatten(-1, (self.n_head, -1)) for part in F.silu(convolved).split(self.widths, -1))
+        q, k, v = (part.unflatten(-1, (self.n_head, -1)) for part in convolved.split(self.widths, -1))
         return _scaled(q, self.head_dim**-0.5), _scaled(k, 1.0), v
 
     def _gates(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
