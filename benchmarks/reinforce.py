@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Problem, Task
-from length_gen.datamodules.tokens import END, PREDICTED, Kind
+from length_gen.datamodules.tokens import PREDICTED, Kind
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.batched_rollout import Decoding, batched_rollout
@@ -108,12 +109,9 @@ def update(backbone: Backbone, optimizer: torch.optim.Optimizer, rows: Sequence[
     predicted = sum(predicted_tokens(kinds) for _, kinds in rows)
     backbone.train()
     for part in (chosen[i : i + 16] for i in range(0, len(chosen), 16)):
-        length = max(len(rows[i][0]) for i in part)
-        tokens = torch.full((len(part), length), vocabulary.id(END), dtype=torch.long)
-        kinds = torch.full_like(tokens, int(Kind.PADDING), dtype=torch.uint8)
-        for row, i in enumerate(part):
-            tokens[row, : len(rows[i][0])] = torch.from_numpy(vocabulary.encode(rows[i][0]).astype(np.int64))
-            kinds[row, : len(rows[i][1])] = torch.tensor(list(rows[i][1]), dtype=torch.uint8)
+        tokens, kinds = (pad_sequence(side, batch_first=True, padding_value=padding) for side, padding in (
+            ([torch.from_numpy(vocabulary.encode(rows[i][0]).astype(np.int64)) for i in part], 0),
+            ([torch.tensor(list(rows[i][1]), dtype=torch.uint8) for i in part], int(Kind.PADDING))))
         logits, _ = backbone(tokens[:, :-1], return_state=False)
         losses = F.cross_entropy(logits.flatten(0, 1), masked_targets(tokens, kinds).flatten(), reduction="none",
                                  ignore_index=IGNORED).view(len(part), -1)
