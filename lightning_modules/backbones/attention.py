@@ -22,7 +22,10 @@ from length_gen.tools import UserError
 State = tuple[Tensor, Tensor, Tensor]
 
 BLOCK = 512
-"""Queries that attend at a time wherever a mask is needed, so that masks stay small."""
+"""Queries that attend at a time wherever a mask is needed, so that masks stay small; fewer where the window is."""
+
+SMALLEST = 64
+"""Queries of a block at least."""
 
 
 def rotate(x: Tensor, positions: Tensor, theta: float, width: int) -> Tensor:
@@ -139,19 +142,40 @@ class Cache:
                 return _sdpa(q, keys, values, None, causal=True)
             if _needs_no_mask(q, keys):
                 return _sdpa(q, keys, values, causal_lower_right(length, total))
-        offset, parts = total - length, []
-        window = self.window or total
-        for start in range(0, length, BLOCK):
-            stop = min(start + BLOCK, length)
-            first = max(0, offset + start - window + 1)
-            place = torch.arange(offset + start, offset + stop, device=q.device)[:, None]
-            key = torch.arange(first, offset + stop, device=q.device)
-            seen = ((key <= place) & (key > place - window))[None, None]
-            if missing is not None:
-                seen = seen & (key >= missing[:, None])[:, None, None]
-            line = slice(first, offset + stop)
-            parts.append(_sdpa(q[:, start:stop], keys[:, line], values[:, line], seen))
+        offset, window, parts = total - length, self.window or total, []
+        size = min(BLOCK, max(SMALLEST, window))
+        start = 0
+        while start < length:
+            # Where a whole window lies before them, blocks of queries are alike, and one call takes them all.
+            alike = (length - start) // size if missing is None and offset + start >= window else 0
+            if alike:
+                stop = start + alike * size
+                line = slice(offset + start - window, offset + stop)
+                parts.append(_windows(q[:, start:stop], keys[:, line], values[:, line], size))
+            else:
+                stop = min(start + size, length)
+                line = slice(max(0, offset + start - window + 1), offset + stop)
+                place = torch.arange(offset + start, offset + stop, device=q.device)[:, None]
+                key = torch.arange(line.start, line.stop, device=q.device)
+                seen = ((key <= place) & (key > place - window))[None, None]
+                if missing is not None:
+                    seen = seen & (key >= missing[:, None])[:, None, None]
+                parts.append(_sdpa(q[:, start:stop], keys[:, line], values[:, line], seen))
+            start = stop
         return torch.cat(parts, 1)
+
+
+def _windows(q: Tensor, keys: Tensor, values: Tensor, size: int) -> Tensor:
+    """Queries [B, n * size, H, D], in n blocks, of a line of keys [B, window + n * size, H, D]: each sees the `window`
+    keys that end at its own."""
+    count = q.shape[1] // size
+    window = keys.shape[1] - q.shape[1]
+    # [B * n, window + size, H, D]: overlapping blocks, copied
+    lines = (x.unfold(1, window + size, size).movedim(-1, 2).flatten(0, 1) for x in (keys, values))
+    query, key = (torch.arange(n, device=q.device) for n in (size, window + size))
+    seen = (key > query[:, None]) & (key <= query[:, None] + window)
+    result = _sdpa(q.unflatten(1, (count, size)).flatten(0, 1), *lines, seen[None, None])
+    return result.unflatten(0, (-1, count)).flatten(1, 2)
 
 
 def _needs_no_mask(q: Tensor, keys: Tensor) -> bool:

@@ -324,6 +324,19 @@ def test_long_passes_make_no_quadratic_masks(name, monkeypatch):
     assert masks and all(mask is None or mask.shape[-2] <= 8 for mask in masks)
 
 
+@torch.no_grad()
+def test_a_long_row_of_a_sliding_window_takes_as_few_calls_as_a_short_one(monkeypatch):
+    from length_gen.lightning_modules.backbones import attention
+
+    net, tokens, calls = make("Mistral").double(), some_tokens(1, 1000), []
+    plain = attention._sdpa
+    monkeypatch.setattr(attention, "_sdpa", lambda *a, **k: calls.append(a) or plain(*a, **k))
+    whole = net(tokens)[0]
+    assert len(calls) <= 3 * 2  # its beginning, all blocks that are alike, its end; two layers
+    one_by_one = stepped(net, tokens, net.initial_state(1))[0]
+    assert (whole - one_by_one).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("build, message", [
     (lambda: Pythia(VOCABULARY, d_model=64, n_head=3), "n_head 3 does not divide d_model 64"),
     (lambda: Mistral(VOCABULARY, d_model=64, n_kv_head=3), "n_kv_head 3 does not divide n_head 4"),
