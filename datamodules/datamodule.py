@@ -56,15 +56,19 @@ class TrajectoryDataModule(LightningDataModule):
         validation_rows: rows of the validation loss, on average
         mistakes: share of the training trajectories with wrong commands that are taken back; no loss on the mistakes
         corrupted: share of the predicted training tokens that are replaced by random ones, which the loss covers
+        trajectories: of how many the training set consists, each item being drawn from them with replacement; they are
+            the first so many of `run.py data`; null: a stream without end
     """
 
     def __init__(self, task: Task, batch_size: int = 32, packed: bool = True, row_length: int = 512,
                  num_workers: int | None = None, seed: int = 42, evaluation_seed: int = 0,
-                 validation_rows: int = 64, mistakes: float = 0.0, corrupted: float = 0.0) -> None:
+                 validation_rows: int = 64, mistakes: float = 0.0, corrupted: float = 0.0,
+                 trajectories: int | None = None) -> None:
         super().__init__()
-        sizes = {"batch_size": batch_size, "row_length": row_length, "validation_rows": validation_rows}
+        sizes = {"batch_size": batch_size, "row_length": row_length, "validation_rows": validation_rows,
+                 "trajectories": trajectories}
         for name, value in sizes.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"{name} {value} is not allowed: expected at least 1")
         if batch_size * row_length > LARGEST_BATCH:
             raise UserError(f"batch_size {batch_size} x row_length {row_length} is not allowed: expected at most "
@@ -81,6 +85,7 @@ class TrajectoryDataModule(LightningDataModule):
         self.task, self.batch_size, self.packed, self.row_length = task, batch_size, packed, row_length
         self.num_workers, self.seed, self.evaluation_seed = num_workers, seed, evaluation_seed
         self.validation_rows, self.mistakes, self.corrupted = validation_rows, mistakes, corrupted
+        self.trajectories = trajectories
         self.vocabulary, self.task_name = task.vocabulary(), task.name
         # Where the stream starts, and how many batches the run had taken by then: not 0 in a resumed run.
         self._start = self._start_batches = 0
@@ -143,10 +148,11 @@ class TrajectoryDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         if repeated := getattr(self.trainer, "overfit_batches", 0):
             raise UserError(f"overfit_batches {repeated} is not possible: the training stream has "
-                            f"no end and repeats nothing; give a task with few problems, such as a small max_length")
+                            f"no end; give --data.trajectories, of how many the training set consists")
         if self.task.truncated and (cut := self._cut()):
             rank_zero_warn(cut)
-        return self._loader(TrajectoryStream(self.task, self.seed, "training", self.mistakes, self.corrupted))
+        return self._loader(TrajectoryStream(self.task, self.seed, "training", self.mistakes, self.corrupted,
+                                             self.trajectories))
 
     def _cut(self) -> str:
         """One line on how much the rows cut; nothing if all fits."""

@@ -34,16 +34,20 @@ class Item(NamedTuple):
 class TrajectoryStream(Dataset):
     """Item i, a trajectory, is a pure function of (split, seed, i), independent of all others.
 
-    mistakes:  share of the trajectories that have wrong commands, taken back, in them
-    corrupted: share of the predicted tokens that are replaced by random ones
+    mistakes:     share of the trajectories that have wrong commands, taken back, in them
+    corrupted:    share of the predicted tokens that are replaced by random ones
+    trajectories: of how many it consists: each item is drawn from the first so many, with replacement; None: no end
     """
 
     def __init__(self, task: Task, seed: int, split: str = "training", mistakes: float = 0.0,
-                 corrupted: float = 0.0) -> None:
+                 corrupted: float = 0.0, trajectories: int | None = None) -> None:
         self.task, self.seed, self.split, self.mistakes, self.corrupted = task, seed, split, mistakes, corrupted
+        self.trajectories = trajectories
         self.vocabulary = task.vocabulary()
 
     def __getitem__(self, index: int) -> Item:
+        if self.trajectories is not None:
+            index = random.Random(f"drawn/{self.seed}/{index}").randrange(self.trajectories)
         # A string seed goes through SHA-512, so that neighbouring seeds and items share nothing.
         rng = random.Random(f"{self.split}/{self.seed}/{index}")
         held_out = self.split in ("validation", "test")

@@ -103,6 +103,16 @@ def test_items_are_a_pure_function_of_seed_and_index():
     assert len(set(seen)) == 100
 
 
+def test_a_finite_training_set_is_the_first_trajectories_of_the_stream_drawn_evenly():
+    data = TrajectoryDataModule(Addition(3), batch_size=8, seed=5, trajectories=3)
+    endless, few = TrajectoryStream(Addition(3), 5), data.train_dataloader().dataset.stream
+    numbers = {endless[i].ids.tobytes(): i for i in range(3)}
+    drawn = Counter(numbers[few[i].ids.tobytes()] for i in range(600))
+    assert set(drawn) == {0, 1, 2} and all(150 < count < 250 for count in drawn.values())  # 200 +- 4.3 deviations
+    assert few[7].ids.tobytes() == few[7].ids.tobytes()
+    assert data.val_dataloader().dataset.stream.trajectories is None
+
+
 @pytest.mark.parametrize("world", [2, 3, 4, 7])
 def test_ranks_share_the_rows_of_one_batch(world):
     def of_rank(rank, world):
