@@ -22,7 +22,7 @@ TABLES = {"table1": "Table 1", "table2": "Table 2", "figure2": "Figure 2"}
 
 
 def reproduce(table: str, cell: str, seed: int = 1, options: str = "", queue: str = "configs/sweeps/paper.yaml",
-              paper: str = "results/paper.yaml") -> None:
+              paper: str = "results/paper.yaml", dry_run: bool = False) -> None:
     """Print a cell of the paper's tables, ours beside the paper's; one not in results/ is trained first, by its recipe.
 
     One that was cut off goes on.
@@ -35,6 +35,7 @@ def reproduce(table: str, cell: str, seed: int = 1, options: str = "", queue: st
         queue: the sweep file with the paper's recipe; its head says where it departs from the paper, and whose the
             minutes are
         paper: the paper's numbers
+        dry_run: train nothing, but print the command and about how long it takes
     """
     if table not in TABLES:
         raise UserError(f"there is no {table}: expected {', '.join(TABLES)}")
@@ -56,9 +57,11 @@ def reproduce(table: str, cell: str, seed: int = 1, options: str = "", queue: st
     if result.is_file():
         print(f"{cell}, seed {seed}, is done and not trained again: move {result} away to train it")
     else:
-        print(f"{cell}, seed {seed}, is not there: it is trained, which takes about {cells[at].minutes:g} minutes on "
-              f"the device that {queue} names")
-        sweep(queue, index=at, options=options)
+        print(f"{cell}, seed {seed}, is not there: {'training it' if dry_run else 'it is trained, which'} takes about "
+              f"{cells[at].minutes:g} minutes on the device that {queue} names")
+        sweep(queue, index=at, options=options, dry_run=dry_run)
+        if dry_run:
+            return
     if not result.is_file():
         raise UserError(f"{result} is not there yet: the same command goes on")
     found = curves([run for run in read_runs(result.parents[1]) if (run.experiment, run.name) == (

@@ -44,6 +44,15 @@ def test_a_cell_is_trained_once_and_shown_beside_the_paper(tmp_path, monkeypatch
     assert "is done and not trained again: move" in capsys.readouterr().out
 
 
+def test_a_dry_run_tells_what_a_cell_takes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    reproduce("figure2", "mamba/addition", queue=queue(tmp_path), paper=str(PAPER), dry_run=True)
+    shown = capsys.readouterr().out
+    assert "is not there: training it takes about 0 minutes" in shown
+    assert "python run.py fit" in shown and "--data.task.max_length 2" in shown
+    assert not (tmp_path / "results").exists() and not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("table, cell, seed, said", [
     ("table9", "mamba/addition", 1, "there is no table9: expected table1, table2, figure2"),
     ("table2", "mamba/addition", 1, "table2 has no cell mamba/addition: expected one of mamba/hanoi_recursive"),
