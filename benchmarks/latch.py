@@ -11,8 +11,8 @@ by the phase (and by what fades). Of each run, averaged over problems of n and n
     forecast:  the same, from states after walks of `short` digits alone: of the difference between the two each entry
                of h is multiplied by exp(-rate x further tokens), its own rate being |A| times the mean step size on the
                walk's tokens (Gu and Dao 2023, eq. 4); the last tokens are then read
-    layer i:   margin at `short` digits where that layer's state alone is the one of `equals`: negative if it holds the
-               bit
+    swapped:   margin at `short` digits where one layer's state is the one of `equals`, by layer: negative if it holds
+               the bit
     slowest:   the longest time constants, tokens (1 / rate), of each layer
 
 Writes results/theory/latch.json.
@@ -29,6 +29,7 @@ from length_gen.datamodules.tasks import Addition, Problem
 from length_gen.lightning_modules.backbones import Mamba
 from length_gen.lightning_modules.reporting.measurements import Records, arguments
 from length_gen.lightning_modules.runs.load import Run, load_run
+from length_gen.tools.files import read_yaml
 
 LAST = 9
 """Tokens of the walk that are read after a state was changed: more than the convolutions of some layers see."""
@@ -43,7 +44,12 @@ def main() -> None:
                         digits=[5, 8, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 2000])
     records = Records(options.out, settings={k: v for k, v in vars(options).items() if k != "runs"})
     for folder in options.runs:
-        records.add({"run": folder} | measure(load_run(folder), options.short, options.digits, options.problems))
+        run = load_run(folder)
+        settings = read_yaml(run.folder / "config.yaml")
+        start = settings["model"]["backbone"]["init_args"]
+        records.add({"seed": settings["seed_everything"], "trained up to": run.task.max_length,
+                     "step sizes at the start": f"{start['dt_min']:g} to {start['dt_max']:g}"}
+                    | measure(run, options.short, options.digits, options.problems))
     records.show()
 
 
@@ -59,8 +65,8 @@ def measure(run: Run, short: int, digits: Sequence[int], problems: int) -> dict:
     layers = range(len(walks[short][0].answer))
     return {"backbone": run.backbone.description, "lost": lost(real), "forecast": lost(foretold),
             "margins": real, "forecast margins": foretold,
-            **{f"layer {i}": mean(walk.margin([walk.equals[j] if j == i else own for j, own in enumerate(walk.answer)])
-                                  for walk in walks[short]) for i in layers},
+            "swapped": [mean(walk.margin([walk.equals[j] if j == i else own for j, own in enumerate(walk.answer)])
+                             for walk in walks[short]) for i in layers],
             "slowest": [round(float(1 / walks[short][0].rates[i].min())) for i in layers]}
 
 
