@@ -21,6 +21,7 @@ from torch import Tensor
 from length_gen.lightning_modules.backbones import (
     GRU,
     LSTM,
+    XLSTM,
     GatedDeltaNet,
     Hybrid,
     Mamba,
@@ -47,6 +48,7 @@ def backbones(small: bool) -> dict[str, functools.partial]:
             "mamba2": functools.partial(Mamba2, **shape, d_state=64, head_dim=32),
             "mamba3": functools.partial(Mamba3, **shape, d_state=64, head_dim=32),
             "gateddeltanet": functools.partial(GatedDeltaNet, **shape, head_dim=16 if small else 64),
+            "xlstm": functools.partial(XLSTM, **shape),
             "lstm": functools.partial(LSTM, **shape), "gru": functools.partial(GRU, **shape),
             "pythia": functools.partial(Pythia, **shape, n_head=4),
             "mistral": functools.partial(Mistral, **shape, n_head=4, window=256),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.tasks import Addition, Copy, HanoiIterative
-from length_gen.lightning_modules.backbones import GRU, LSTM, GatedDeltaNet, Mamba, Mamba2, Mistral, Pythia
+from length_gen.lightning_modules.backbones import GRU, LSTM, XLSTM, GatedDeltaNet, Mamba, Mamba2, Mistral, Pythia
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.training.callbacks import LastCheckpoint, LengthGeneralization
 from length_gen.tools import UserError
@@ -16,6 +16,7 @@ from length_gen.tools import UserError
 WHOLE = st.integers(-3, 300) | st.sampled_from([-(2**40), 2**40])
 SMALL = st.integers(-3, 40)
 REAL = st.floats() | st.floats(0, 1)
+FACTOR = st.floats(-1, 8) | st.sampled_from([float("nan"), float("inf"), 1e300])
 TEXT = st.sampled_from(["local", "paper", "interactive", "direct", "rollout", "verify", "test", "cosine", ""])
 
 
@@ -46,6 +47,8 @@ test_mamba2 = builds(functools.partial(Mamba2, 9), n_layer=st.integers(-2, 3), d
                      d_state=SMALL, head_dim=SMALL, dt_min=REAL, dt_max=REAL)
 test_delta = builds(functools.partial(GatedDeltaNet, 9), n_layer=st.integers(-2, 3), d_model=SMALL, d_conv=SMALL,
                     n_head=SMALL | st.none(), head_dim=SMALL, head_v_dim=SMALL | st.none(), dt_min=REAL, dt_max=REAL)
+test_xlstm = builds(functools.partial(XLSTM, 9), n_layer=st.integers(-2, 3), d_model=SMALL, n_head=SMALL,
+                    qk_dim_factor=FACTOR, v_dim_factor=FACTOR, ffn_proj_factor=FACTOR)
 test_attention = builds(lambda cls, **values: cls(9, **values), cls=st.sampled_from([Pythia, Mistral]),
                         rope_theta=REAL, n_layer=st.integers(-2, 3), d_model=SMALL, d_inner=SMALL, n_head=SMALL)
 test_evaluation = builds(LengthGeneralization, lengths=st.lists(WHOLE, max_size=4), problems=WHOLE,

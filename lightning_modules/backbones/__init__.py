@@ -1,7 +1,7 @@
 """Networks behind one interface, `Backbone` (base.py); a configuration names the classes that are imported here.
 
-    mamba.py, mamba2.py, mamba3.py, gated_delta_net.py, recurrent.py, pythia.py, mistral.py, hybrid.py, suffix.py: a
-    family each
+    mamba.py, mamba2.py, mamba3.py, gated_delta_net.py, xlstm.py, recurrent.py, pythia.py, mistral.py, hybrid.py,
+    suffix.py: a family each
     layered.py, attention.py: what several of them share
     selective_scan.py: the recurrence of Mamba-1; convolution.py: its convolution; scan_cpu.py, scan_cuda.py: compiled;
     library_kernels.py: those of mamba-ssm and causal-conv1d
@@ -25,6 +25,7 @@ from length_gen.lightning_modules.backbones.pretrained import Pretrained
 from length_gen.lightning_modules.backbones.pythia import Pythia
 from length_gen.lightning_modules.backbones.recurrent import GRU, LSTM
 from length_gen.lightning_modules.backbones.suffix import Suffix
+from length_gen.lightning_modules.backbones.xlstm import XLSTM
 
-__all__ = ["GRU", "LSTM", "Backbone", "GatedDeltaNet", "HuggingFace", "Hybrid", "Mamba", "Mamba2", "Mamba3", "Mistral",
-           "Pretrained", "Pythia", "Suffix"]
+__all__ = ["GRU", "LSTM", "XLSTM", "Backbone", "GatedDeltaNet", "HuggingFace", "Hybrid", "Mamba", "Mamba2", "Mamba3",
+           "Mistral", "Pretrained", "Pythia", "Suffix"]

@@ -100,7 +100,7 @@ class MixedDecoder(StepDecoder):
     """Steps with the weights and inputs of linear maps in `weights`, and all else in float32, as in training.
 
     Decays, angles and writes that a state sums up over a whole row have too few digits in bfloat16. For Mamba-2,
-    Mamba-3 and Gated DeltaNet. In float64 everything is.
+    Mamba-3, Gated DeltaNet and xLSTM. In float64 everything is.
     """
 
     def __init__(self, backbone, rows: int, length: int, weights: torch.dtype) -> None:

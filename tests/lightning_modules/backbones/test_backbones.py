@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from length_gen.lightning_modules.backbones import (
     GRU,
     LSTM,
+    XLSTM,
     GatedDeltaNet,
     Hybrid,
     Mamba,
@@ -22,6 +23,7 @@ from length_gen.lightning_modules.backbones import (
 )
 from length_gen.lightning_modules.backbones.base import reset_rows, select_rows
 from length_gen.tools import UserError
+from tests.lightning_modules.backbones.test_xlstm import open_gates
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 VOCABULARY = 50
@@ -148,11 +150,17 @@ def delta_logits(net, tokens):
     return norm("norm_f", hidden) @ weights["lm_head.weight"].T
 
 
+def xlstm_logits(net, tokens):
+    return transformers_model(net, "xLSTM", hidden_size=32, num_hidden_layers=2, num_heads=4, qk_dim_factor=0.75,
+                              chunk_size=16)(tokens, use_cache=False).logits
+
+
 DELTA = {"n_layer": 2, "d_model": 32, "n_head": 3, "head_dim": 8, "head_v_dim": 12, "d_conv": 3, "dt_min": 0.01,
          "dt_max": 1.0, "initializer_range": 0.3}
 REFERENCES = {
     "GatedDeltaNet": (lambda: GatedDeltaNet(VOCABULARY, **DELTA), delta_logits),
     "GatedDeltaNet, negative": (lambda: GatedDeltaNet(VOCABULARY, **DELTA, allow_neg_eigval=True), delta_logits),
+    "XLSTM": (lambda: open_gates(XLSTM(VOCABULARY, n_layer=2, d_model=32, qk_dim_factor=0.75)), xlstm_logits),
     "Mamba3": (lambda: Mamba3(VOCABULARY, n_layer=2, d_model=32, d_state=24, head_dim=8, dt_min=0.01, dt_max=1.0,
                               initializer_range=0.3), mamba3_logits),
     "Hybrid": (lambda: Hybrid(VOCABULARY, n_layer=3, d_model=32, n_kv_head=2, initializer_range=0.3), hybrid_logits),
@@ -166,7 +174,7 @@ REFERENCES = {
 }
 BUILD = {name: build for name, (build, _) in REFERENCES.items()} | {
     "Mamba": lambda: Mamba(VOCABULARY, n_layer=2, d_model=32, initializer_range=0.3)}
-FIXED = ["LSTM", "GRU", "Mamba", "Mamba2", "Mamba3", "GatedDeltaNet"]
+FIXED = ["LSTM", "GRU", "Mamba", "Mamba2", "Mamba3", "GatedDeltaNet", "XLSTM"]
 
 
 def make(name):
@@ -418,8 +426,10 @@ def test_recurrent_layers_get_long_rows_in_pieces(monkeypatch, name):
     torch.testing.assert_close(after, state)
 
 
-@pytest.mark.parametrize("name", ["Mamba2", "Mamba3", "GatedDeltaNet", "GatedDeltaNet, negative"])
-def test_bfloat16_weights_leave_sums_over_a_row_their_digits(name):
+@pytest.mark.parametrize(("name", "rounding"), [
+    ("Mamba2", 0.01), ("Mamba3", 0.01), ("GatedDeltaNet", 0.01), ("GatedDeltaNet, negative", 0.01),
+    ("XLSTM", 0.03)])  # its MLPs round too; from the first tokens on, as Mistral's do
+def test_bfloat16_weights_leave_sums_over_a_row_their_digits(name, rounding):
     torch.manual_seed(2)
     net, tokens = BUILD[name]().eval(), torch.randint(VOCABULARY, (2, 600))
     with torch.inference_mode():
@@ -429,11 +439,11 @@ def test_bfloat16_weights_leave_sums_over_a_row_their_digits(name):
         passed.prefill(torch.arange(2), tokens[:, :500])
         after = torch.stack([passed.step(tokens[:, t]).clone() for t in range(500, 600)], 1)
     for difference in (found[:, -100:] - whole[:, -100:], after - whole[:, -100:]):
-        assert difference.float().std() < 0.01 * whole.std()
+        assert difference.float().std() < rounding * whole.std()
     kinds = {leaf.dtype for leaf in tree_leaves(stepped.state)}
     assert kinds == {parameter.dtype for parameter in net.parameters()} == {torch.float32}
     halved = net.to(torch.bfloat16).decoder(2, 600, torch.bfloat16)  # a model that was in bfloat16 before
-    assert (halved.step(tokens[:, 0]) - found[:, 0]).float().std() < 0.02 * whole.std()
+    assert (halved.step(tokens[:, 0]) - found[:, 0]).float().std() < 2 * rounding * whole.std()
 
 
 @pytest.mark.parametrize("name", BUILD)

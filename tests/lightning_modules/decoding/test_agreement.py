@@ -17,6 +17,7 @@ from length_gen.datamodules.tokens import Kind
 from length_gen.lightning_modules.backbones import (
     GRU,
     LSTM,
+    XLSTM,
     GatedDeltaNet,
     HuggingFace,
     Hybrid,
@@ -37,6 +38,7 @@ from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.training.callbacks import LengthGeneralization, length_generalization
 from length_gen.tools import UserError
+from tests.lightning_modules.backbones.test_xlstm import open_gates
 
 SIZES = {"n_layer": 2, "d_model": 32, "initializer_range": 0.3}
 SHIPPED = {
@@ -46,6 +48,7 @@ SHIPPED = {
     "tapped mamba2": functools.partial(Mamba2, **SIZES, dt_floor=1.0, taps=[3, 1]),
     "mamba3": functools.partial(Mamba3, **SIZES), "delta": functools.partial(GatedDeltaNet, **SIZES),
     "negative delta": functools.partial(GatedDeltaNet, **SIZES, allow_neg_eigval=True),
+    "xlstm": lambda size: open_gates(XLSTM(size, n_layer=2, d_model=32)),
     "lstm": functools.partial(LSTM, n_layer=2, d_model=32),
     "gru": functools.partial(GRU, n_layer=2, d_model=32), "pythia": functools.partial(Pythia, **SIZES, n_head=4),
     "mistral": functools.partial(Mistral, **SIZES, n_head=4, window=16),

@@ -11,6 +11,7 @@ from length_gen.datamodules.tokens import Kind
 from length_gen.lightning_modules.backbones import (
     GRU,
     LSTM,
+    XLSTM,
     GatedDeltaNet,
     Hybrid,
     Mamba,
@@ -138,7 +139,7 @@ def _compare_with_steps(task, backbone, decoding, tolerance, monkeypatch):
         assert compared == len(prompts)
 
 
-@pytest.mark.parametrize("backbone", [GRU, GatedDeltaNet, LSTM, Mamba, Mamba2, Mamba3])
+@pytest.mark.parametrize("backbone", [GRU, GatedDeltaNet, LSTM, Mamba, Mamba2, Mamba3, XLSTM])
 def test_after_passes_rows_are_where_steps_lead(backbone, monkeypatch):
     task = Addition(4)
     _compare_with_steps(task, _setting(task, backbone)[0], Decoding(), 1e-4, monkeypatch)
@@ -296,7 +297,7 @@ def test_on_a_gpu_after_passes_rows_are_where_steps_lead(weights, states, monkey
 
 @needs_cuda
 @pytest.mark.parametrize("backbone", [GRU, GatedDeltaNet, LSTM, functools.partial(Hybrid, attention=(0,)), Mamba,
-                                      Mamba2, Mamba3, Mistral, Pythia])
+                                      Mamba2, Mamba3, Mistral, Pythia, XLSTM])
 def test_on_a_gpu_passes_say_what_steps_say(backbone, monkeypatch):
     task, made = Addition(4), []
     model, _ = _setting(task, backbone)

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from length_gen.lightning_modules.backbones import LSTM, GatedDeltaNet, Hybrid, Mamba, Mamba2, Pythia
+from length_gen.lightning_modules.backbones import LSTM, XLSTM, GatedDeltaNet, Hybrid, Mamba, Mamba2, Pythia
 from length_gen.lightning_modules.training.initial_states import InitialStates
 from length_gen.lightning_modules.training.sharding import shard_units
 from tests.lightning_modules.backbones.test_mamba import library_norm
@@ -19,7 +19,7 @@ def mesh(tmp_path):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("backbone", [Mamba, Mamba2, GatedDeltaNet, Hybrid, Pythia])
+@pytest.mark.parametrize("backbone", [Mamba, Mamba2, GatedDeltaNet, Hybrid, Pythia, XLSTM])
 def test_all_that_training_calls(backbone, mesh):
     shape = {"n_layer": 2, "d_model": 32} | ({"head_dim": 8} if backbone is Mamba2 else {})
     torch.manual_seed(0)
