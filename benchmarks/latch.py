@@ -14,6 +14,8 @@ by the phase (and by what fades). Of each run, averaged over problems of n and n
     swapped:   margin at `short` digits where one layer's state is the one of `equals`, by layer: negative if it holds
                the bit
     slowest:   the longest time constants, tokens (1 / rate), of each layer
+    held by:   the largest of some time constants such that the margin at `short` digits is positive if only entries
+               with longer ones are those of `answer`
 
 Writes results/theory/latch.json.
 """
@@ -33,6 +35,9 @@ from length_gen.tools.files import read_yaml
 
 LAST = 9
 """Tokens of the walk that are read after a state was changed: more than the convolutions of some layers see."""
+
+CONSTANTS = (5, 7, 10, 14, 20, 28, 40, 57, 80, 113, 160, 226, 320, 640, 1280, 2560, 5120, 10240, 20480)
+"""Time constants that are tried, tokens."""
 
 State = list[tuple[Tensor, Tensor]]
 
@@ -67,7 +72,9 @@ def measure(run: Run, short: int, digits: Sequence[int], problems: int) -> dict:
             "margins": real, "forecast margins": foretold,
             "swapped": [mean(walk.margin([walk.equals[j] if j == i else own for j, own in enumerate(walk.answer)])
                              for walk in walks[short]) for i in layers],
-            "slowest": [round(float(1 / walks[short][0].rates[i].min())) for i in layers]}
+            "slowest": [round(float(1 / walks[short][0].rates[i].min())) for i in layers],
+            "held by": max((constant for constant in CONSTANTS if mean(
+                walk.margin(walk.slower(constant)) for walk in walks[short]) > 0), default=None)}
 
 
 def lost(margins: dict[int, float]) -> int | None:
@@ -109,6 +116,11 @@ class Walk:
     def faded(self, tokens: int) -> State:
         """The state of `answer` after so many further tokens, if what tells it from `equals` only fades."""
         return [(inputs, other + (own - other) * torch.exp(-rate * tokens))
+                for (_, own), (inputs, other), rate in zip(self.answer, self.equals, self.rates, strict=True)]
+
+    def slower(self, constant: float) -> State:
+        """The state of `equals`, but for the entries of h with longer time constants, which are those of `answer`."""
+        return [(inputs, torch.where(rate * constant < 1, own, other))
                 for (_, own), (inputs, other), rate in zip(self.answer, self.equals, self.rates, strict=True)]
 
     def margin(self, state: State) -> float:

@@ -42,6 +42,8 @@ def test_what_has_not_faded_is_the_answer_s_and_what_has_is_the_other_s():
     inputs = [(other[0], own[1]) for own, other in zip(walk.answer, walk.equals, strict=True)]
     assert walk.margin(walk.faded(0)) == pytest.approx(walk.margin(inputs), abs=1e-5)
     assert walk.margin(walk.faded(10**7)) == pytest.approx(walk.margin(walk.equals), abs=1e-5)
+    assert walk.margin(walk.slower(0)) == pytest.approx(walk.margin(inputs), abs=1e-5)
+    assert walk.margin(walk.slower(10**7)) == pytest.approx(walk.margin(walk.equals), abs=1e-5)
 
 
 def test_a_row_of_the_table_by_hand():
