@@ -11,6 +11,7 @@ by the phase (and by what fades). Of each run, averaged over problems of n and n
     forecast:  the same, from states after walks of `short` digits alone: of the difference between the two each entry
                of h is multiplied by exp(-rate x further tokens), its own rate being |A| times the mean step size on the
                walk's tokens (Gu and Dao 2023, eq. 4); the last tokens are then read
+    begun:     the same from states after `short` digits of walks of that many digits, before which more was said
     swapped:   margin at `short` digits where one layer's state is the one of `equals`, by layer: negative if it holds
                the bit
     slowest:   the longest time constants, tokens (1 / rate), of each layer
@@ -65,11 +66,13 @@ def measure(run: Run, short: int, digits: Sequence[int], problems: int) -> dict:
         raise SystemExit(f"{run.folder}: expected a Mamba that adds in style paper")
     walks = {n: [Walk(run, n, number) for number in range(problems)] for n in {short, *digits}}
     real = {n: mean(walk.margin(walk.answer) for walk in walks[n]) for n in digits}
-    foretold = {n: mean(walk.margin(walk.faded(3 * (n - short))) for walk in walks[short])
-                for n in digits if n >= short}
+    foretold, begun = ({n: mean(walk.margin(walk.faded(3 * (n - short))) for walk in found(n))
+                        for n in digits if n >= short}
+                       for found in (lambda n: walks[short],
+                                     lambda n: [Walk(run, n, number, short) for number in range(problems)]))
     layers = range(len(walks[short][0].answer))
     return {"backbone": run.backbone.description, "lost": lost(real), "forecast": lost(foretold),
-            "margins": real, "forecast margins": foretold,
+            "begun": lost(begun), "margins": real, "forecast margins": foretold, "begun margins": begun,
             "swapped": [mean(walk.margin([walk.equals[j] if j == i else own for j, own in enumerate(walk.answer)])
                              for walk in walks[short]) for i in layers],
             "slowest": [round(float(1 / walks[short][0].rates[i].min())) for i in layers],
@@ -89,26 +92,28 @@ def mean(values: Iterator[float]) -> float:
 
 
 class Walk:
-    """One trajectory's walks over the second operand: the states LAST tokens before both `=`, and the rates between.
+    """One trajectory's two walks over the second operand, of n digits: states after `walked` of them (None: all).
 
-    answer, equals: the states of all layers, a pair of the convolution's inputs and h each
-    rates:          of each layer, float32 [D, N], a token
+    answer, equals: the states of all layers LAST tokens before, a pair of the convolution's inputs and h each
+    rates:          of each layer, float32 [D, N], a token of the walk so far
+    at:             tokens before `answer`
     """
 
-    def __init__(self, run: Run, n: int, number: int) -> None:
+    def __init__(self, run: Run, n: int, number: int, walked: int | None = None) -> None:
         rng = random.Random(f"latch/{n}/{number}")
         left, right = ("".join(rng.choice("123456789") for _ in range(n)) for _ in range(2))
         problem: Problem = run.task.parse(f"{left}+{right}=")
         trajectory = run.task.record(problem)
         starts = {name: position for position, name in trajectory.phases}
         ends = [trajectory.tokens.index("=", starts[phase]) for phase in ("find_equals", "find_answer")]
-        self.run, (equals, answer) = run, ends
+        self.run, self.tokens, (equals, answer) = run, trajectory.tokens, ends
         ids = torch.from_numpy(run.vocabulary.encode(trajectory.tokens)).long()[None]
         self.last = ids[:, answer - LAST + 1: answer + 1]
         assert torch.equal(self.last, ids[:, equals - LAST + 1: equals + 1])
-        self.equals = run.backbone(ids[:, : equals - LAST + 1])[1]
+        self.at = answer - LAST + 1 - (0 if walked is None else 3 * (n - walked))
+        self.equals = run.backbone(ids[:, : self.at + equals - answer])[1]
         with mixer_inputs(run.backbone) as seen:
-            self.answer = run.backbone(ids[:, : answer - LAST + 1])[1]
+            self.answer = run.backbone(ids[:, : self.at])[1]
         self.rates = [mixer.step_sizes(hidden)[0, answer - 3 * n:].mean(0)[:, None].float() * mixer.A_log.float().exp()
                       for mixer, hidden in seen]
         self.right, self.wrong = run.vocabulary.encode(["p2.right", "p1.left"])
