@@ -14,7 +14,7 @@ from typing import Any
 
 from length_gen.lightning_modules.reporting.claims import STYLES, below, horizon_of
 from length_gen.lightning_modules.reporting.pages import Pages
-from length_gen.lightning_modules.reporting.plots import growth_figure, margins_figure
+from length_gen.lightning_modules.reporting.plots import fading_figure, growth_figure, margins_figure
 from length_gen.lightning_modules.reporting.results import PASSES, Curve, read_results
 from length_gen.lightning_modules.reporting.text import (
     NOTHING,
@@ -28,7 +28,7 @@ from length_gen.lightning_modules.reporting.text import (
     reach_text,
     table,
 )
-from length_gen.lightning_modules.reporting.titles import cost_title, model_name, proofs_title
+from length_gen.lightning_modules.reporting.titles import cost_title, fading_title, model_name, proofs_title
 from length_gen.tools.files import read_json
 
 COURSE = ("*Exact match*: share of the problems of a length whose whole trajectory is the reference's; of several "
@@ -204,6 +204,20 @@ def certificates_figure(pages: Pages, folder: Path) -> None:
             margins_figure, dict(lines), proofs_title(verdicts),
             f"{plural(len(verdicts), 'model')}, one seed each, {few_to_many(v['decisions'] for v in verdicts)} "
             f"decisions; each decision's least margin in any problem of any length: a bound, no sample"))
+
+
+def phase_figure(pages: Pages, file: Path) -> None:
+    """A figure of how the phase fades (benchmarks/latch.py), for a document that people write."""
+    if not file.is_file():
+        return
+    content = read_results(file)
+    problems, short = (content["settings"][name] for name in ("problems", "short"))
+    pages.picture("fading", "how the phase fades", partial(
+        fading_figure, {f"{row['step sizes at the start']}, seed {row['seed']}": tuple(
+            {int(n): margin for n, margin in row[which].items()} for which in ("margins", "begun margins"))
+            for row in content["records"]}, fading_title(content["records"]),
+        f"by step sizes at the start; points: measured, the mean of {problems} problems each; dashed: foretold "
+        f"after {short} digits of the same walks"))
 
 
 def cost_figure(pages: Pages, name: str, rows: Sequence[dict[str, Any]], note: str) -> list[str]:

@@ -205,6 +205,27 @@ def margins_figure(lines: Mapping[str, Sequence[Sequence[float]]], title: str, n
     return figure
 
 
+def fading_figure(models: Mapping[str, tuple[Mapping[int, float], Mapping[int, float]]], title: str,
+                  note: str = "") -> Figure:
+    """Margins of a decision against the digits of the walk before it, and what was foretold of them.
+
+    models: label -> digits -> margin, measured and foretold
+    """
+    figure, axes = one_axes()
+    for i, (label, (measured, foretold)) in enumerate(models.items()):
+        axes.plot(list(foretold), list(foretold.values()), color=COLOURS[i], linestyle="--", linewidth=1)
+        axes.plot(list(measured), list(measured.values()), MARKERS[i], color=COLOURS[i], markersize=4, label=label)
+    axes.axhline(0, color="0.35", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda n, _: short_number(n))
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("digits")
+    axes.set_ylabel("margin (logits)")
+    write_head(axes, title, len(models), False, note)
+    return figure
+
+
 def rates_figure(lines: Mapping[str, tuple[float, float, float, float]], what: str, title: str,
                  note: str = "") -> Figure:
     """A share beside the one that chance would give, a line for each label.

@@ -13,6 +13,7 @@ from length_gen.lightning_modules.reporting.details import (
     experiment_pages,
     growth_page,
     horizons_page,
+    phase_figure,
     recipes_page,
 )
 from length_gen.lightning_modules.reporting.explorer import write_explorer
@@ -88,6 +89,7 @@ def make(pages: Pages, runs: Sequence[Run], everything: Sequence[Curve], rows: S
     horizons_page(pages, horizons)
     growth_page(pages, everything)
     certificates_figure(pages, pages.results / "certificates")
+    phase_figure(pages, pages.results / "theory" / "latch.json")
     recipes = experiment_pages(pages, everything)
     more = {"Experiments, a page each with every recipe and seed": [
         f"{pages.link(name, name.replace('_', ' '))} ({count})" for name, count in recipes.items()]}

@@ -83,6 +83,12 @@ def proofs_title(verdicts: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(parts)
 
 
+def fading_title(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of how many models the number of digits at which the phase is lost was foretold."""
+    right = sum(row["lost"] == row["begun"] for row in rows)
+    return f"Where the phase is lost: foretold of {right} of {plural(len(rows), 'model')}"
+
+
 def model_name(verdict: Mapping[str, Any]) -> str:
     """What a certificate is of: `addition, 2x64`, with problems and style where they are not the usual ones."""
     return ", ".join(filter(None, (

@@ -5,7 +5,12 @@ import re
 import pytest
 
 from length_gen.lightning_modules.reporting.claims import farthest, paper_rows
-from length_gen.lightning_modules.reporting.details import benchmark_page, certificates_figure, experiment_pages
+from length_gen.lightning_modules.reporting.details import (
+    benchmark_page,
+    certificates_figure,
+    experiment_pages,
+    phase_figure,
+)
 from length_gen.lightning_modules.reporting.pages import Pages
 from length_gen.lightning_modules.reporting.plots import seeds_figure
 from length_gen.lightning_modules.reporting.report import report
@@ -273,6 +278,22 @@ def test_margins_of_all_certificates_are_in_one_figure(tmp_path):
     axes, = draw().axes
     drawn = [(line.get_label(), *line.get_ydata()[[0, -1]]) for line in axes.lines[:-1]]
     assert drawn == [("copy, 2x64", 1, 2), ("_copy, 2x64", 2, 3), ("copy, style paper, 2x64", 1, 2)]
+
+
+def test_how_the_phase_fades_is_drawn_beside_what_was_foretold(tmp_path):
+    pages = Pages(tmp_path, tmp_path / "out.md")
+    phase_figure(pages, tmp_path / "latch.json")
+    assert not pages.figures
+    row = {"step sizes at the start": "0.1 to 1", "begun": 20, "margins": {"5": 9.5, "10": 4, "20": -1},
+           "begun margins": {"10": 3, "20": -2}}
+    rows = [row | {"seed": seed, "lost": lost} for seed, lost in ((1, 20), (2, None))]
+    (tmp_path / "latch.json").write_text(json.dumps({"settings": {"problems": 4, "short": 8}, "records": rows}))
+    phase_figure(pages, tmp_path / "latch.json")
+    draw, = pages.figures.values()
+    axes, = draw().axes
+    assert axes.get_title(loc="left") == "Where the phase is lost: foretold of 1 of 2 models"
+    foretold, measured = (line.get_xydata().tolist() for line in axes.lines[:2])
+    assert foretold == [[10, 3], [20, -2]] and measured == [[5, 9.5], [10, 4], [20, -1]]
 
 
 def test_a_run_that_diverged_is_counted_and_said_so(tmp_path):
