@@ -217,7 +217,7 @@ def fading_figure(models: Mapping[str, tuple[Mapping[int, float], Mapping[int, f
         axes.plot(list(measured), list(measured.values()), MARKERS[i], color=COLOURS[i], markersize=4, label=label)
     axes.axhline(0, color="0.35", linewidth=0.8)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda n, _: short_number(n))
+    axes.xaxis.set_major_formatter(lambda n, _: short_number(round(n)))
     axes.grid(color="0.9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("digits")
