@@ -15,8 +15,8 @@ by the phase (and by what fades). Of each run, averaged over problems of n and n
     swapped:   margin at `short` digits where one layer's state is the one of `equals`, by layer: negative if it holds
                the bit
     slowest:   the longest time constants, tokens (1 / rate), of each layer
-    held by:   the largest of some time constants such that the margin at `short` digits is positive if only entries
-               with longer ones are those of `answer`
+    held by:   by digits, the largest of some time constants such that the margin is positive if only entries with longer
+               ones are those of `answer`
 
 Writes results/theory/latch.json.
 """
@@ -76,8 +76,8 @@ def measure(run: Run, short: int, digits: Sequence[int], problems: int) -> dict:
             "swapped": [mean(walk.margin([walk.equals[j] if j == i else own for j, own in enumerate(walk.answer)])
                              for walk in walks[short]) for i in layers],
             "slowest": [round(float(1 / walks[short][0].rates[i].min())) for i in layers],
-            "held by": max((constant for constant in CONSTANTS if mean(
-                walk.margin(walk.slower(constant)) for walk in walks[short]) > 0), default=None)}
+            "held by": {n: max((constant for constant in CONSTANTS if mean(
+                walk.margin(walk.slower(constant)) for walk in walks[n]) > 0), default=None) for n in sorted(walks)}}
 
 
 def lost(margins: dict[int, float]) -> int | None:
