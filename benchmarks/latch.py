@@ -15,8 +15,8 @@ by the phase (and by what fades). Of each run, averaged over problems of n and n
     swapped:   margin at `short` digits where one layer's state is the one of `equals`, by layer: negative if it holds
                the bit
     slowest:   the longest time constants, tokens (1 / rate), of each layer
-    held by:   by digits, the largest of some time constants such that the margin is positive if only entries with longer
-               ones are those of `answer`
+    held by:   by digits, the largest of some time constants such that the margin is positive if only entries with
+               longer ones are those of `answer`
 
 Writes results/theory/latch.json.
 """
