@@ -7,20 +7,22 @@ walks on; at the `=` where the question's end was looked for the addition begins
 over the second operand, are the same. So the states before the two `=` of one trajectory, *answer* and *equals*, differ
 by the phase (and by what fades). Of each run, averaged over problems of n and n digits:
 
-    lost:      the fewest digits at which the margin of `p2.right` over `p1.left`, in `answer`, is negative
-    forecast:  the same, from states after walks of `short` digits alone: of the difference between the two each entry
-               of h is multiplied by exp(-rate x further tokens), its own rate being |A| times the mean step size on the
-               walk's tokens (Gu and Dao 2023, eq. 4); the last tokens are then read
-    begun:     the same from states after `short` digits of walks of that many digits, before which more was said
-    swapped:   margin at `short` digits where one layer's state is the one of `equals`, by layer: negative if it holds
-               the bit
-    slowest:   the longest time constants, tokens (1 / rate), of each layer
-    held by:   by digits, the largest of some time constants such that the margin is positive if only entries with
-               longer ones are those of `answer`
+    answer, equals: the fewest digits at which the command that is due there is no longer the likelier of `p2.right` and
+                    `p1.left`; *lost*: the lesser of the two, at *side*
+    foretold:       the same, from states after walks of `short` digits alone: of the difference between the two each
+                    entry of h is multiplied by exp(-rate x further tokens), its own rate being |A| times the mean step
+                    size on the walk's tokens (Gu and Dao 2023, eq. 4), so that the one becomes the other; the last
+                    tokens are then read. Which of the two becomes the other it does not tell
+    swapped:        margin of `p2.right` in `answer` at `short` digits where one layer's state is the one of `equals`,
+                    by layer: negative if it holds the bit
+    slowest:        the longest time constants, tokens (1 / rate), of each layer
+    held by:        the largest of some time constants such that this margin is positive if only entries with longer
+                    ones are those of `answer`
 
 Writes results/theory/latch.json.
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,19 +67,22 @@ def measure(run: Run, short: int, digits: Sequence[int], problems: int) -> dict:
     if not isinstance(run.backbone, Mamba) or not isinstance(run.task, Addition) or run.task.style != "paper":
         raise SystemExit(f"{run.folder}: expected a Mamba that adds in style paper")
     walks = {n: [Walk(run, n, number) for number in range(problems)] for n in {short, *digits}}
-    real = {n: mean(walk.margin(walk.answer) for walk in walks[n]) for n in digits}
-    foretold, begun = ({n: mean(walk.margin(walk.faded(3 * (n - short))) for walk in found(n))
-                        for n in digits if n >= short}
-                       for found in (lambda n: walks[short],
-                                     lambda n: [Walk(run, n, number, short) for number in range(problems)]))
     layers = range(len(walks[short][0].answer))
-    return {"backbone": run.backbone.description, "lost": lost(real), "forecast": lost(foretold),
-            "begun": lost(begun), "margins": real, "forecast margins": foretold, "begun margins": begun,
-            "swapped": [mean(walk.margin([walk.equals[j] if j == i else own for j, own in enumerate(walk.answer)])
-                             for walk in walks[short]) for i in layers],
-            "slowest": [round(float(1 / walks[short][0].rates[i].min())) for i in layers],
-            "held by": {n: max((constant for constant in CONSTANTS if mean(
-                walk.margin(walk.slower(constant)) for walk in walks[n]) > 0), default=None) for n in sorted(walks)}}
+    row: dict = {"backbone": run.backbone.description}
+    for side, sign in (("answer", 1), ("equals", -1)):
+        margins = {n: mean(sign * walk.margin(getattr(walk, side)) for walk in walks[n]) for n in digits}
+        foretold = {n: mean(sign * walk.margin(walk.faded(side, 3 * (n - short))) for walk in walks[short])
+                    for n in digits if n >= short}
+        row |= {side: lost(margins), f"{side} foretold": lost(foretold), f"{side} margins": margins,
+                f"{side} margins foretold": foretold}
+    side = min(("answer", "equals"), key=lambda side: row[side] or math.inf)
+    return row | {
+        "side": side, "lost": row[side], "foretold": row[f"{side} foretold"],
+        "swapped": [mean(walk.margin([walk.equals[j] if j == i else own for j, own in enumerate(walk.answer)])
+                         for walk in walks[short]) for i in layers],
+        "slowest": [round(float(1 / walks[short][0].rates[i].min())) for i in layers],
+        "held by": max((constant for constant in CONSTANTS if mean(
+            walk.margin(walk.slower(constant)) for walk in walks[short]) > 0), default=None)}
 
 
 def lost(margins: dict[int, float]) -> int | None:
@@ -92,36 +97,36 @@ def mean(values: Iterator[float]) -> float:
 
 
 class Walk:
-    """One trajectory's two walks over the second operand, of n digits: states after `walked` of them (None: all).
+    """One trajectory's two walks over the second operand, of n digits.
 
     answer, equals: the states of all layers LAST tokens before, a pair of the convolution's inputs and h each
-    rates:          of each layer, float32 [D, N], a token of the walk so far
-    at:             tokens before `answer`
+    rates:          of each layer, float32 [D, N], a token of the walk
     """
 
-    def __init__(self, run: Run, n: int, number: int, walked: int | None = None) -> None:
+    def __init__(self, run: Run, n: int, number: int) -> None:
         rng = random.Random(f"latch/{n}/{number}")
         left, right = ("".join(rng.choice("123456789") for _ in range(n)) for _ in range(2))
         problem: Problem = run.task.parse(f"{left}+{right}=")
         trajectory = run.task.record(problem)
         starts = {name: position for position, name in trajectory.phases}
         ends = [trajectory.tokens.index("=", starts[phase]) for phase in ("find_equals", "find_answer")]
-        self.run, self.tokens, (equals, answer) = run, trajectory.tokens, ends
+        self.run, (equals, answer) = run, ends
         ids = torch.from_numpy(run.vocabulary.encode(trajectory.tokens)).long()[None]
         self.last = ids[:, answer - LAST + 1: answer + 1]
         assert torch.equal(self.last, ids[:, equals - LAST + 1: equals + 1])
-        self.at = answer - LAST + 1 - (0 if walked is None else 3 * (n - walked))
-        self.equals = run.backbone(ids[:, : self.at + equals - answer])[1]
+        self.equals = run.backbone(ids[:, : equals - LAST + 1])[1]
         with mixer_inputs(run.backbone) as seen:
-            self.answer = run.backbone(ids[:, : self.at])[1]
+            self.answer = run.backbone(ids[:, : answer - LAST + 1])[1]
         self.rates = [mixer.step_sizes(hidden)[0, answer - 3 * n:].mean(0)[:, None].float() * mixer.A_log.float().exp()
                       for mixer, hidden in seen]
         self.right, self.wrong = run.vocabulary.encode(["p2.right", "p1.left"])
 
-    def faded(self, tokens: int) -> State:
-        """The state of `answer` after so many further tokens, if what tells it from `equals` only fades."""
+    def faded(self, side: str, tokens: int) -> State:
+        """The state of `answer` or `equals` after so many further tokens, if what tells the two apart only fades."""
+        pair = self.answer, self.equals
         return [(inputs, other + (own - other) * torch.exp(-rate * tokens))
-                for (_, own), (inputs, other), rate in zip(self.answer, self.equals, self.rates, strict=True)]
+                for (_, own), (inputs, other), rate in zip(*(pair if side == "answer" else pair[::-1]), self.rates,
+                                                           strict=True)]
 
     def slower(self, constant: float) -> State:
         """The state of `equals`, but for the entries of h with longer time constants, which are those of `answer`."""

@@ -212,12 +212,13 @@ def phase_figure(pages: Pages, file: Path) -> None:
         return
     content = read_results(file)
     problems, short = (content["settings"][name] for name in ("problems", "short"))
+    models = {f"{row['step sizes at the start']}, seed {row['seed']}": tuple(
+        {int(n): margin for n, margin in row[f"{row['side']} {which}"].items()} for which in (
+            "margins", "margins foretold")) for row in content["records"]}
     pages.picture("fading", "how the phase fades", partial(
-        fading_figure, {f"{row['step sizes at the start']}, seed {row['seed']}": tuple(
-            {int(n): margin for n, margin in row[which].items()} for which in ("margins", "begun margins"))
-            for row in content["records"]}, fading_title(content["records"]),
-        f"by step sizes at the start; points: measured, the mean of {problems} problems each; dashed: foretold "
-        f"after {short} digits of the same walks"))
+        fading_figure, models, fading_title(content["records"]),
+        f"by step sizes at the start; points: measured, the mean of {problems} problems each, at the decision that is "
+        f"lost first; dashed: foretold from walks of {short} digits"))
 
 
 def cost_figure(pages: Pages, name: str, rows: Sequence[dict[str, Any]], note: str) -> list[str]:

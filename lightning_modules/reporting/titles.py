@@ -84,9 +84,10 @@ def proofs_title(verdicts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def fading_title(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Of how many models the number of digits at which the phase is lost was foretold."""
-    right = sum(row["lost"] == row["begun"] for row in rows)
-    return f"Where the phase is lost: foretold of {right} of {plural(len(rows), 'model')}"
+    """Of how many models that lose the phase the number of digits is foretold within a factor of 2."""
+    lost = [row for row in rows if row["lost"]]
+    right = sum(row["lost"] / 2 <= (row["foretold"] or 0) <= 2 * row["lost"] for row in lost)
+    return f"Where the phase is lost: foretold within a factor of 2 of {right} of {plural(len(lost), 'model')}"
 
 
 def model_name(verdict: Mapping[str, Any]) -> str:

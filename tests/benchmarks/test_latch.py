@@ -40,28 +40,20 @@ def test_the_two_walks_read_the_same_and_their_first_layers_difference_fades_by_
 def test_what_has_not_faded_is_the_answer_s_and_what_has_is_the_other_s():
     walk = Walk(run(), 12, 1)
     inputs = [(other[0], own[1]) for own, other in zip(walk.answer, walk.equals, strict=True)]
-    assert walk.margin(walk.faded(0)) == pytest.approx(walk.margin(inputs), abs=1e-5)
-    assert walk.margin(walk.faded(10**7)) == pytest.approx(walk.margin(walk.equals), abs=1e-5)
+    assert walk.margin(walk.faded("answer", 0)) == pytest.approx(walk.margin(inputs), abs=1e-5)
+    assert walk.margin(walk.faded("answer", 10**7)) == pytest.approx(walk.margin(walk.equals), abs=1e-5)
+    assert walk.margin(walk.faded("equals", 10**7)) == pytest.approx(walk.margin(walk.answer), abs=1e-5)
     assert walk.margin(walk.slower(0)) == pytest.approx(walk.margin(inputs), abs=1e-5)
     assert walk.margin(walk.slower(10**7)) == pytest.approx(walk.margin(walk.equals), abs=1e-5)
-
-
-@torch.inference_mode()
-def test_states_of_a_walk_that_has_only_begun_stand_so_many_tokens_before():
-    model = run()
-    whole, begun = Walk(model, 30, 2), Walk(model, 30, 2, walked=10)
-    # From the states after 10 digits, 60 tokens on, the model gets to those after 30.
-    between = model.vocabulary.encode(whole.tokens)[whole.at - 60: whole.at]
-    state = model.backbone(torch.from_numpy(between).long()[None], begun.answer)[1]
-    assert all(torch.allclose(a[1], b[1], atol=1e-6) for a, b in zip(state, whole.answer, strict=True))
 
 
 def test_a_row_of_the_table_by_hand():
     assert lost({5: 1.0, 10: -0.1, 20: 2.0, 50: -3.0}) == 10 and lost({5: 1.0}) is None
     row = measure(run(), short=6, digits=[5, 8], problems=1)
     walk = Walk(run(), 8, 0)
-    assert row["margins"][8] == pytest.approx(walk.margin(walk.answer), abs=1e-5)
-    assert set(row["forecast margins"]) == {8} and len(row["slowest"]) == 2
+    assert row["answer margins"][8] == pytest.approx(walk.margin(walk.answer), abs=1e-5)
+    assert row["equals margins"][8] == pytest.approx(-walk.margin(walk.equals), abs=1e-5)
+    assert set(row["equals margins foretold"]) == {8} and len(row["slowest"]) == 2
     for other in (run(LSTM), run(style="local")):
         with pytest.raises(SystemExit, match="expected a Mamba that adds in style paper"):
             measure(other, short=6, digits=[8], problems=1)
