@@ -217,8 +217,8 @@ def phase_figure(pages: Pages, file: Path) -> None:
             "margins", "margins foretold")) for row in content["records"]}
     pages.picture("fading", "how the phase fades", partial(
         fading_figure, models, fading_title(content["records"]),
-        f"by step sizes at the start; points: measured, the mean of {problems} problems each, at the decision that is "
-        f"lost first; dashed: foretold from walks of {short} digits"))
+        f"{plural(len(models), 'model')}, by step sizes at the start, no interval; points: the mean of {problems} "
+        f"problems, at the decision that is lost first; dashed: foretold from walks of {short} digits"))
 
 
 def cost_figure(pages: Pages, name: str, rows: Sequence[dict[str, Any]], note: str) -> list[str]:
