@@ -25,13 +25,13 @@ Writes results/theory/latch.json.
 import math
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from length_gen.datamodules.tasks import Addition, Problem
 from length_gen.lightning_modules.backbones import Mamba
+from length_gen.lightning_modules.evaluation.diagnostics import mixer_inputs
 from length_gen.lightning_modules.reporting.measurements import Records, arguments
 from length_gen.lightning_modules.runs.load import Run, load_run
 from length_gen.tools.files import read_yaml
@@ -53,11 +53,11 @@ def main() -> None:
     records = Records(options.out, settings={k: v for k, v in vars(options).items() if k != "runs"})
     for folder in options.runs:
         run = load_run(folder)
+        row = measure(run, options.short, options.digits, options.problems)
         settings = read_yaml(run.folder / "config.yaml")
         start = settings["model"]["backbone"]["init_args"]
         records.add({"seed": settings["seed_everything"], "trained up to": run.task.max_length,
-                     "step sizes at the start": f"{start['dt_min']:g} to {start['dt_max']:g}"}
-                    | measure(run, options.short, options.digits, options.problems))
+                     "step sizes at the start": f"{start['dt_min']:g} to {start['dt_max']:g}"} | row)
     records.show()
 
 
@@ -66,6 +66,8 @@ def measure(run: Run, short: int, digits: Sequence[int], problems: int) -> dict:
     """What the head of this file says, of one run."""
     if not isinstance(run.backbone, Mamba) or not isinstance(run.task, Addition) or run.task.style != "paper":
         raise SystemExit(f"{run.folder}: expected a Mamba that adds in style paper")
+    if min(short, *digits) < LAST / 3:
+        raise SystemExit(f"{min(short, *digits)} digits are too few: expected {LAST // 3} or more")
     walks = {n: [Walk(run, n, number) for number in range(problems)] for n in {short, *digits}}
     layers = range(len(walks[short][0].answer))
     row: dict = {"backbone": run.backbone.description}
@@ -113,12 +115,11 @@ class Walk:
         self.run, (equals, answer) = run, ends
         ids = torch.from_numpy(run.vocabulary.encode(trajectory.tokens)).long()[None]
         self.last = ids[:, answer - LAST + 1: answer + 1]
-        assert torch.equal(self.last, ids[:, equals - LAST + 1: equals + 1])
         self.equals = run.backbone(ids[:, : equals - LAST + 1])[1]
         with mixer_inputs(run.backbone) as seen:
             self.answer = run.backbone(ids[:, : answer - LAST + 1])[1]
         self.rates = [mixer.step_sizes(hidden)[0, answer - 3 * n:].mean(0)[:, None].float() * mixer.A_log.float().exp()
-                      for mixer, hidden in seen]
+                      for mixer, hidden in seen.values()]
         self.right, self.wrong = run.vocabulary.encode(["p2.right", "p1.left"])
 
     def faded(self, side: str, tokens: int) -> State:
@@ -137,19 +138,6 @@ class Walk:
         """The logit of `p2.right` less that of `p1.left`, when the last tokens are read from this state."""
         logits = self.run.backbone(self.last, [tuple(part.clone() for part in layer) for layer in state])[0][0, -1]
         return float(logits[self.right] - logits[self.wrong])
-
-
-@contextmanager
-def mixer_inputs(backbone: Mamba) -> Iterator[list[tuple[torch.nn.Module, Tensor]]]:
-    """Each layer's mixer, and what is put into it, [1, T, d_model], while the block lasts."""
-    seen: list[tuple[torch.nn.Module, Tensor]] = []
-    hooks = [block.mixer.register_forward_pre_hook(lambda module, given: seen.append((module, given[0])))
-             for block in backbone.parts[1]]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def diagnose(backbone: Backbone, vocabulary: Vocabulary, blocks: Iterable[Sequen
     margins, phases, ids = ([[] for _ in range(rows)] for _ in range(3))
     said, sizes, states, kept = [[] for _ in range(rows)], [0] * rows, [], {}
     for chunk in blocks:
-        with _inputs(backbone) as seen:
+        with mixer_inputs(backbone) as seen:
             found, other = (part.cpu().numpy() for part in forcing.take([block and block.ids for block in chunk]))
         states.append([float(leaf[0].float().square().mean().sqrt()) for leaf in tree_leaves(forcing.state)])
         if chunk[0] and chunk[0].phases and ("first" not in kept or len(chunk[0].ids) == found.shape[1]):
@@ -131,8 +131,9 @@ def _rounded(value: float) -> float:
 
 
 @contextmanager
-def _inputs(backbone: Backbone) -> Iterator[dict[str, tuple[torch.nn.Module, Tensor]]]:
-    """What the first row puts into each mixer that has step sizes, [1, T, d_model], while the block lasts."""
+def mixer_inputs(backbone: Backbone) -> Iterator[dict[str, tuple[torch.nn.Module, Tensor]]]:
+    """By name, each mixer that has step sizes, and what the first row puts into it, [1, T, d_model], while the block
+    lasts."""
     seen: dict[str, tuple[torch.nn.Module, Tensor]] = {}
     hooks = [module.register_forward_pre_hook(
         lambda module, given, name=name: seen.update({name: (module, given[0][:1].clone())}))

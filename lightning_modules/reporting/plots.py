@@ -213,8 +213,9 @@ def fading_figure(models: Mapping[str, tuple[Mapping[int, float], Mapping[int, f
     """
     figure, axes = one_axes()
     for i, (label, (measured, foretold)) in enumerate(models.items()):
-        axes.plot(list(foretold), list(foretold.values()), color=COLOURS[i], linestyle="--", linewidth=1)
-        axes.plot(list(measured), list(measured.values()), MARKERS[i], color=COLOURS[i], markersize=4, label=label)
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axes.plot(list(foretold), list(foretold.values()), color=colour, linestyle="--", linewidth=1)
+        axes.plot(list(measured), list(measured.values()), marker, color=colour, markersize=4, label=label)
     axes.axhline(0, color="0.35", linewidth=0.8)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda n, _: short_number(round(n)))

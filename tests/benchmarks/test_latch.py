@@ -23,7 +23,11 @@ def run(backbone=Mamba, style="paper"):
 def test_the_two_walks_read_the_same_and_their_first_layers_difference_fades_by_its_rates():
     short, long = (Walk(run(), n, 0) for n in (20, 40))
     assert short.last.shape == (1, LAST)
-    assert short.run.vocabulary.decode(short.last[0])[-1] == "="
+    said = [str(token) for token in short.run.vocabulary.decode(short.last[0])]
+    assert said == ["p2.right", "p2.read", said[2], "p2.right", "p2.read", said[5], "p2.right", "p2.read", "="]
+    tokens = short.run.task.record(short.run.task.parse("12345+67891=")).tokens
+    _, equals, answer, _ = (place for place, token in enumerate(tokens) if token == "=")  # first and last: as they are
+    assert tokens[equals - 15: equals + 1] == tokens[answer - 15: answer + 1]
     mixer = short.run.backbone.parts[1][0].mixer
     # By the recurrence itself: both read the walk from the states at its beginning, four tokens in.
     ids = torch.randint(3, 10, (1, 60))
@@ -54,6 +58,8 @@ def test_a_row_of_the_table_by_hand():
     assert row["answer margins"][8] == pytest.approx(walk.margin(walk.answer), abs=1e-5)
     assert row["equals margins"][8] == pytest.approx(-walk.margin(walk.equals), abs=1e-5)
     assert set(row["equals margins foretold"]) == {8} and len(row["slowest"]) == 2
+    with pytest.raises(SystemExit, match="2 digits are too few: expected 3 or more"):
+        measure(run(), short=6, digits=[2], problems=1)
     for other in (run(LSTM), run(style="local")):
         with pytest.raises(SystemExit, match="expected a Mamba that adds in style paper"):
             measure(other, short=6, digits=[8], problems=1)
