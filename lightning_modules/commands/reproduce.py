@@ -13,7 +13,8 @@ from length_gen.lightning_modules.provenance import shipped
 from length_gen.lightning_modules.reporting.claims import QUEUE
 from length_gen.lightning_modules.reporting.results import Curve, curves, read_runs, trained
 from length_gen.lightning_modules.reporting.text import NOTHING, TO, reach_text, share
-from length_gen.lightning_modules.runs.sweep import Cell, read_sweep, sweep
+from length_gen.lightning_modules.runs.sweep import sweep
+from length_gen.lightning_modules.runs.sweep_file import Cell, read_sweep
 from length_gen.tools import UserError
 from length_gen.tools.files import read_yaml
 

@@ -23,7 +23,7 @@ from length_gen.lightning_modules.reporting.pages import Pages
 from length_gen.lightning_modules.reporting.prose import documents
 from length_gen.lightning_modules.reporting.results import Curve, Run, curves, models, read_results, read_runs
 from length_gen.lightning_modules.reporting.text import plural
-from length_gen.lightning_modules.runs.sweep import read_sweep
+from length_gen.lightning_modules.runs.sweep_file import read_sweep
 from length_gen.tools import UserError
 
 HORIZON = ("task", "setting", "style", "verdicts"), ("horizon", "length", "variant", "phases")

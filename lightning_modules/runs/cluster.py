@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from length_gen.lightning_modules.runs.folders import SWEEPS
-from length_gen.lightning_modules.runs.sweep import GRACE, Cell, Pool, failure, show
+from length_gen.lightning_modules.runs.sweep import GRACE, Pool, failure, show
+from length_gen.lightning_modules.runs.sweep_file import Cell
 from length_gen.tools import UserError
 
 try:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from length_gen.datamodules.typed import typed
 from length_gen.lightning_modules.runs.folders import SWEEPS
-from length_gen.lightning_modules.runs.sweep import Cell, configs_first
+from length_gen.lightning_modules.runs.sweep_file import Cell, configs_first
 from length_gen.tools import UserError
 
 

@@ -14,7 +14,8 @@ import torch
 
 from length_gen.lightning_modules.provenance import CHECKPOINT, origin
 from length_gen.lightning_modules.runs import sweep as module
-from length_gen.lightning_modules.runs.sweep import environment, read_sweep, sweep
+from length_gen.lightning_modules.runs.sweep import environment, sweep
+from length_gen.lightning_modules.runs.sweep_file import read_sweep
 from length_gen.lightning_modules.training.callbacks import REQUEUE
 from length_gen.tools import UserError
 
