@@ -25,7 +25,8 @@ from length_gen.datamodules.tasks import Problem, Task
 from length_gen.datamodules.tokens import PREDICTED, Kind
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding, batched_rollout
+from length_gen.lightning_modules.decoding.batched_rollout import batched_rollout
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.model import IGNORED, masked_targets
 from length_gen.lightning_modules.reporting.measurements import Records, arguments
 from length_gen.lightning_modules.runs.load import Run, load_run

@@ -24,8 +24,9 @@ from models import copy_bandwidth, floor, trained
 from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules.backbones import Mamba
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding, Rows
+from length_gen.lightning_modules.decoding.batched_rollout import Rows
 from length_gen.lightning_modules.decoding.rollout import rollout
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.reporting.measurements import Records, arguments
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from length_gen.datamodules.tokens import END
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones import Backbone
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding, Rows
+from length_gen.lightning_modules.decoding.batched_rollout import Rows
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.reporting.measurements import Records, arguments
 from length_gen.tools import EDGE, PointerMemory
 

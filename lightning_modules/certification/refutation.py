@@ -20,8 +20,8 @@ from length_gen.datamodules.trajectory import Trajectory
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.backbones.decoder import device_guard
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import rollout
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.tools import UserError
 
 WEAKEST, KEPT, BATCH, LONGEST = 64, 32, 64, 12

@@ -16,7 +16,7 @@ from length_gen.datamodules.tokens import Kind
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.backbones.decoder import device_guard
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.tools import UserError
 
 MOST_TOKENS = 256

@@ -5,11 +5,9 @@ graph, replayed many times between two looks at which rows have ended. Prompts a
 where that is faster.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,92 +18,16 @@ from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.backbones.decoder import capture
 from length_gen.lightning_modules.decoding.prefill import PrefillPlan
+from length_gen.lightning_modules.decoding.sampling import drawn_from
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.tools import Tool, UserError
-from length_gen.tools.batched import NO_TOKEN, BatchedMemory, Operation, can_batch
-
-ENGINES = ("auto", "device", "host", "draft")
+from length_gen.tools.batched import NO_TOKEN, BatchedMemory, Operation
 
 REASONS = ("", "end", "budget", "invalid_command")
 """By number, as a row's `reason` has it; the first: it goes on."""
 IDLE = len(REASONS)
 """The `reason` of a row without a problem."""
 END_REASON, BUDGET, INVALID = 1, 2, 3
-
-MOST_TOKENS = 2**15 - 1
-"""Memories and logs on the device hold ids of 16 bits."""
-
-LOWEST_TEMPERATURE = 1e-30
-"""Float32 can still divide by it."""
-
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How rollouts are decoded. Raises UserError for a setting that is not possible.
-
-    Args:
-        engine: `device`: no host between two tokens, for tools of one token a call (pointer memory, tape); `host`: any
-            tool, asked token by token; `draft`: as host, but where a caller knows what a row is likely to say, such as
-            the reference trajectory, the model checks hundreds of tokens in a pass, and steps decide all that differs:
-            the same tokens, greedy and not in bfloat16; `auto`: device where it can and there is a GPU (on a CPU, where
-            small tensor operations cost more than plain Python, only to draw tokens), else draft on a CPU, else host
-        weights: type of the weights, float32, bfloat16 or float64; a model that is in float64 computes in it always
-        states: type of the states, float64 where the weights are; where a backbone makes no difference between the two,
-            that of the weights counts
-        temperature: 0 is greedy; else tokens are drawn from the softmax of the logits over it
-        seed: of the draws, from which each problem gets a seed of its own
-    """
-
-    engine: str = "auto"
-    weights: str = "float32"
-    states: str = "float32"
-    temperature: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise UserError(f"unknown engine {self.engine!r}: the engines are {', '.join(ENGINES)}")
-        for name in (self.weights, self.states):
-            if name not in TYPES:
-                raise UserError(f"unknown type {name!r} of weights or states: expected {', '.join(TYPES)}")
-        if (self.weights == "float64") != (self.states == "float64"):
-            raise UserError(f"weights {self.weights} with states {self.states} cannot be: give float64 for both")
-        if not (self.temperature == 0 or LOWEST_TEMPERATURE <= self.temperature < math.inf):
-            raise UserError(f"temperature {self.temperature} is not allowed: expected 0 (greedy), or a number from "
-                            f"{LOWEST_TEMPERATURE} on")
-        if self.engine == "draft" and not self._exact:
-            raise UserError(f"engine draft has no weights {self.weights}, states {self.states}, temperature "
-                            f"{self.temperature}: it needs float32 (or float64) for both and 0; or give engine auto "
-                            f"or host")
-
-    @property
-    def _exact(self) -> bool:
-        """Whether passes and steps agree so far that a pass can tell what a step would take."""
-        return self.weights == self.states != "bfloat16" and not self.temperature
-
-    def types(self, backbone: Backbone) -> tuple[torch.dtype, torch.dtype]:
-        """Types of the weights and of the states."""
-        if next(backbone.parameters()).dtype == torch.float64:
-            return torch.float64, torch.float64
-        return TYPES[self.weights], TYPES[self.states]
-
-    def drafting(self, backbone: Backbone) -> bool:
-        """Whether rollouts take drafts."""
-        chosen = self.engine == "draft" or (self.engine == "auto" and not next(backbone.parameters()).is_cuda)
-        return self._exact and chosen
-
-    def batched(self, backbone: Backbone, tools: Sequence[Tool]) -> bool:
-        """Whether rollouts with these tools stay on the device; raises UserError where they were to, but cannot."""
-        kinds = {(type(tool), getattr(tool, "pointers", None)) for tool in tools}
-        possible = len(kinds) == 1 and can_batch(tools[0]) and backbone.vocab_size <= MOST_TOKENS
-        if self.engine == "device" and not possible:
-            what = f"no {type(tools[0]).__name__}" if not can_batch(tools[0]) else \
-                f"no vocabulary of over {MOST_TOKENS:,} tokens" if len(kinds) == 1 else "one kind of tool at a time"
-            raise UserError(f"engine device has {what}: give engine auto or host")
-        if self.engine == "auto":
-            return possible and (next(backbone.parameters()).is_cuda or self.temperature > 0)
-        return self.engine == "device"
 
 
 class Rows:
@@ -277,35 +199,6 @@ class Rows:
         with torch.cuda.stream(self.side) if self.side else nullcontext():
             log = self.log[torch.tensor(rows).to(self.device), low : int(end.max())].cpu().numpy()
         return [ids[a - low : b - low] for ids, a, b in zip(log, begin, end, strict=True)]
-
-
-def drawn_from(logits: Tensor, temperature: float, seeds: Tensor, count: Tensor) -> Tensor:
-    """Scores, float32 [B, V], whose largest is a draw from softmax(logits / temperature): the Gumbel-max trick.
-
-    seeds, count: int [B], a row's seed and its number of tokens, of which the draw is a function
-    """
-    # The largest first: at a low temperature nothing else may overflow than what is never drawn.
-    logits = logits.float()
-    return (logits - logits.amax(1, keepdim=True)) / temperature + gumbel(seeds, count, logits.shape[1])
-
-
-def gumbel(seeds: Tensor, count: Tensor, size: int) -> Tensor:
-    """Gumbel noise, float32 [B, size]: a function of the row's seed and its number of tokens, on any device.
-
-    Between -2.9 and 22.9, so that what is impossible stays so. A large number comes from a `small` share of all draws,
-    of which 32 bits tell 2^32 apart, and a logarithm of its complement few: rare tokens keep their frequency. Bits are
-    mixed by lowbias32 (Wellons 2018).
-    """
-    def mix(x: Tensor) -> Tensor:
-        x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-        x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-        return x ^ (x >> 16)
-
-    key = mix(count.long() ^ mix(seeds))[:, None]
-    # Once is not enough: the numbers of neighbouring tokens would depend on each other.
-    draw = mix(mix(torch.arange(size, device=seeds.device) ^ key) ^ mix(key ^ 0x9E3779B9))
-    small = (draw.float() * 2.0**-32 + 2.0**-33).clamp(max=1 - 2.0**-24)
-    return -torch.log(-torch.log1p(-small))
 
 
 class Kinds:

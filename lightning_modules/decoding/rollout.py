@@ -18,9 +18,10 @@ from length_gen.datamodules.tasks import Problem, Task
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone, select_rows
 from length_gen.lightning_modules.backbones.decoder import StepDecoder, capture, device_guard
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding, batched_rollout
+from length_gen.lightning_modules.decoding.batched_rollout import batched_rollout
 from length_gen.lightning_modules.decoding.drafting import Draft, DraftedRollout, certain
 from length_gen.lightning_modules.decoding.prefill import PrefillPlan
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.tools import UserError
 
 TELL = 64

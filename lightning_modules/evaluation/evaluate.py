@@ -9,8 +9,8 @@ from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Problem
 from length_gen.datamodules.trajectory import Trajectory
 from length_gen.lightning_modules.backbones.base import Backbone
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import rollout
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.evaluation.metrics import LengthMetrics, Record
 from length_gen.lightning_modules.evaluation.outcome import Outcome, judge
 from length_gen.lightning_modules.evaluation.sharing import dealt, shared

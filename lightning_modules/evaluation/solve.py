@@ -15,8 +15,8 @@ from length_gen.datamodules.tasks import Problem, Task
 from length_gen.datamodules.tokens import Kind
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import rollout
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.evaluation.confidence import Confidence, confidence, percent
 from length_gen.lightning_modules.evaluation.memory import MemoryTrace, replay
 from length_gen.lightning_modules.evaluation.outcome import judge

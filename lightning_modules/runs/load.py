@@ -21,7 +21,7 @@ from length_gen.datamodules.tasks import Task
 from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.agreement import check_agreement
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.evaluation.evaluate import check_lengths, evaluate
 from length_gen.lightning_modules.evaluation.metrics import Record
 from length_gen.lightning_modules.evaluation.outcome import Outcome

@@ -9,7 +9,7 @@ from benchmarks.latch import LAST, Walk, lost, measure
 from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.tasks import Addition
 from length_gen.lightning_modules.backbones import LSTM, Mamba
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.runs.load import Run
 
 

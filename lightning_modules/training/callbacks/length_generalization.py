@@ -22,8 +22,8 @@ from length_gen.datamodules.rollout import budget
 from length_gen.datamodules.tasks import Task
 from length_gen.lightning_modules.backbones.base import Backbone
 from length_gen.lightning_modules.decoding.agreement import check_agreement
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import rollout
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.evaluation.analysis import horizons
 from length_gen.lightning_modules.evaluation.diagnostics import diagnostics
 from length_gen.lightning_modules.evaluation.evaluate import EVALUATORS, PROBLEM_SETS, check_lengths, evaluate

@@ -9,7 +9,7 @@ import pytest
 import length_gen.lightning_modules.commands.certify as command
 from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.lightning_modules.commands.main import FUNCTIONS
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.runs.load import Run
 from length_gen.tools import UserError
 from tests.exact import automaton, exact_copy, flawed_copy, task

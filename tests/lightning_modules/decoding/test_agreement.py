@@ -34,7 +34,7 @@ from length_gen.lightning_modules.backbones.layered import Block
 from length_gen.lightning_modules.backbones.mamba import Mixer
 from length_gen.lightning_modules.backbones.pretrained import export
 from length_gen.lightning_modules.decoding.agreement import MOST_TOKENS, _tokens, check_agreement
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.model import TrajectoryModel
 from length_gen.lightning_modules.training.callbacks import LengthGeneralization, length_generalization
 from length_gen.tools import UserError

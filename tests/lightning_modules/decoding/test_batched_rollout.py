@@ -23,9 +23,11 @@ from length_gen.lightning_modules.backbones import (
 )
 from length_gen.lightning_modules.backbones.decoder import StepDecoder
 from length_gen.lightning_modules.decoding import batched_rollout, prefill
-from length_gen.lightning_modules.decoding.batched_rollout import TYPES, Decoding, Rows, drawn_from, gumbel
+from length_gen.lightning_modules.decoding.batched_rollout import Rows
 from length_gen.lightning_modules.decoding.prefill import PrefillPlan
 from length_gen.lightning_modules.decoding.rollout import rollout
+from length_gen.lightning_modules.decoding.sampling import drawn_from, gumbel
+from length_gen.lightning_modules.decoding.settings import TYPES, Decoding
 from length_gen.lightning_modules.evaluation.solve import solve
 from length_gen.tools import UserError
 

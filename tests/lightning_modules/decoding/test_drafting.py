@@ -10,9 +10,9 @@ from length_gen.datamodules.vocabulary import Vocabulary
 from length_gen.lightning_modules.backbones import LSTM, Mamba, Suffix
 from length_gen.lightning_modules.decoding import drafting
 from length_gen.lightning_modules.decoding import rollout as module
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.drafting import Draft, certain
 from length_gen.lightning_modules.decoding.rollout import rollout
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.tools import UserError
 from tests.lightning_modules.decoding.test_prefill import BACKBONES, TRANSFORMERS, WORDS, Echoes, build, problems, same
 

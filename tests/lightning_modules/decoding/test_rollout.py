@@ -7,8 +7,8 @@ from length_gen.datamodules.tasks import Addition, Multiplication
 from length_gen.datamodules.tokens import Kind
 from length_gen.lightning_modules.backbones import GRU, Mamba
 from length_gen.lightning_modules.backbones.decoder import StepDecoder
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
 from length_gen.lightning_modules.decoding.rollout import rollout
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.evaluation.outcome import judge
 from length_gen.lightning_modules.evaluation.verify import verify
 

@@ -9,7 +9,7 @@ from length_gen.datamodules.datamodule import TrajectoryDataModule
 from length_gen.datamodules.tasks import Copy
 from length_gen.lightning_modules.backbones import Suffix
 from length_gen.lightning_modules.decoding import rollout as rollouts
-from length_gen.lightning_modules.decoding.batched_rollout import Decoding
+from length_gen.lightning_modules.decoding.settings import Decoding
 from length_gen.lightning_modules.evaluation.evaluate import evaluate
 from length_gen.lightning_modules.model import masked_targets
 
