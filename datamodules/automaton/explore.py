@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from length_gen.datamodules.automaton.frozen import Constants, Freezer
-from length_gen.datamodules.automaton.machine import UNKNOWN, Handle, Looked, Machine, Name, Request, Stopped, enter
+from length_gen.datamodules.automaton.machine import Machine, Request, Stopped, enter
 from length_gen.datamodules.automaton.memory import KINDS
 from length_gen.datamodules.automaton.program import Unsupported
+from length_gen.datamodules.automaton.values import UNKNOWN, Handle, Looked, Name
 from length_gen.datamodules.questions import Questions
 from length_gen.datamodules.tasks import ToolTask
 from length_gen.datamodules.tokens import END

@@ -6,18 +6,9 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from length_gen.datamodules.automaton.machine import (
-    UNKNOWN,
-    Closure,
-    Cursor,
-    Frame,
-    Handle,
-    Name,
-    Scope,
-    Together,
-    short,
-)
+from length_gen.datamodules.automaton.machine import Closure, Frame, Scope
 from length_gen.datamodules.automaton.program import Unsupported
+from length_gen.datamodules.automaton.values import UNKNOWN, Cursor, Handle, Name, Together, short
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, range, type(...), enum.Enum, types.ModuleType, type)
 

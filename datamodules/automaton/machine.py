@@ -9,66 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from length_gen.datamodules.automaton.program import GENERATOR, Code, Unsupported, code_of, is_python
+from length_gen.datamodules.automaton.values import (
+    ITERATOR,
+    OWN,
+    UNKNOWN,
+    Handle,
+    Name,
+    Together,
+    begun,
+    copied_only,
+    short,
+)
 
 MOST_STEPS = 1_000_000
 """Without a look at the tool."""
-
-
-class Looked(Exception):
-    """What is unknown was asked for its value."""
-
-
-class Unknown:
-    """A value that depends on the question otherwise than through the tool: nothing is known of it.
-
-    A call that takes one gives one, a condition on one is true and false, and a loop over one goes on and ends.
-    """
-
-    def __repr__(self) -> str:
-        return "a value taken from the question"
-
-    def _refuse(self, *_: Any) -> Any:
-        raise Looked("an algorithm that looks at the question itself, not through its tool, cannot be explored")
-
-    # Python's own functions, which get one inside a list, say, must not take it for a value.
-    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __iter__ = __len__ = __contains__ = __str__ = _refuse
-    __hash__ = _refuse  # type: ignore[assignment]
-
-
-UNKNOWN = Unknown()
-
-
-class Name:
-    """One of a task's `names`, which an algorithm may only copy: to look at it is refused, but for whether it is some
-    token that is none of them, which it is not.
-
-    among: all names
-    """
-
-    def __init__(self, token: str, among: frozenset[str]) -> None:
-        self.token, self.among = token, among
-
-    def _refuse(self, *_: Any) -> Any:
-        raise Looked("an algorithm that looks at one of its task's `names`, and not only copies it, cannot be "
-                     "explored; leave them out")
-
-    def __eq__(self, other: object) -> bool:
-        return self._refuse() if isinstance(other, Name) or other in self.among else False
-
-    __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __iter__ = __len__ = __contains__ = __str__ = __repr__ = _refuse
-    __hash__ = _refuse  # type: ignore[assignment]
-
-
-class Handle:
-    """What an algorithm holds of the scribe: the scribe itself, or one of its pointers, by number.
-
-    The methods in `own` are carried out by the explorer; all others are explored like the algorithm's own functions.
-    """
-
-    own: frozenset[str] = frozenset()
-
-    def __init__(self, number: int = 0) -> None:
-        self.number = number
 
 
 @dataclass(slots=True, eq=False)
@@ -88,60 +42,6 @@ class Frame:
     scope: Scope
     place: int = 0
     stack: list[Any] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class Cursor:
-    """Where a loop stands in what can be counted. A list is looked at anew each time, as Python does."""
-
-    items: Any
-    place: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Together:
-    """What `zip`, `enumerate`, `reversed` and a dictionary's `items` and `values` give, item by item, as it then is.
-
-    count: of `enumerate` the first number; of `reversed` the length; of `zip` whether it is strict
-    """
-
-    kind: str
-    sources: tuple
-    count: int = 0
-
-    def __len__(self) -> int:
-        lengths = {len(source) for source in self.sources}
-        if self.kind == "zip" and self.count and len(lengths) > 1:
-            raise ValueError("zip() has arguments of different lengths")
-        return self.count if self.kind == "reversed" else min(lengths, default=0)
-
-    def __getitem__(self, place: int) -> Any:
-        if place >= len(self):
-            raise IndexError(place)
-        if self.kind in ("items", "values"):
-            keys, values = self.sources
-            return (keys[place], values[keys[place]]) if self.kind == "items" else values[keys[place]]
-        if self.kind == "reversed":
-            return self.sources[0][self.count - 1 - place]
-        items = tuple(source[place] for source in self.sources)
-        return (self.count + place, *items) if self.kind == "enumerate" else items
-
-
-def _zip(*sources: Any, strict: bool = False) -> Together:
-    return Together("zip", tuple(map(_whole, sources)), int(strict))
-
-
-def _enumerate(source: Any, start: int = 0) -> Together:
-    return Together("enumerate", (_whole(source),), start)
-
-
-def _reversed(source: Any) -> Together:
-    source = _whole(source)
-    return Together("reversed", (source,), len(source))
-
-
-OWN = {zip: _zip, enumerate: _enumerate, reversed: _reversed}
-"""Python's functions that hide where they stand, and what is called instead."""
 
 
 @dataclass(slots=True, eq=False)
@@ -297,7 +197,7 @@ class Machine:
         elif operation == "binary":
             right, left = stack.pop(), stack.pop()
             if argument in (operator.is_, operator.is_not) and left is not None and right is not None:
-                _copied_only((left, right))
+                copied_only((left, right))
             stack.append(UNKNOWN if _unknown((left, right)) else argument(left, right))
         elif operation == "unary":
             value = stack.pop()
@@ -328,7 +228,7 @@ class Machine:
         elif operation == "unpack":
             stack += _unpack(stack.pop(), *argument)
         elif operation == "iterate":
-            stack.append(_cursor(stack.pop()))
+            stack.append(begun(stack.pop()))
         elif operation == "set_item":
             value, key, container = stack.pop(), stack.pop(), stack.pop()
             container[key] = value
@@ -351,7 +251,7 @@ class Machine:
         return value
 
     def _attribute(self, owner: Any, name: str) -> Any:
-        _copied_only((owner,))
+        copied_only((owner,))
         value = getattr(owner, name)
         if self.constants is not None and (isinstance(owner, type | types.ModuleType) or owner in self.constants):
             self.constants.add(value)
@@ -370,14 +270,14 @@ class Machine:
             return Request(handle, function.__name__, tuple(arguments), named)
         everything = (function, *arguments, *named.values())
         if isinstance(function, Closure) or (is_python(function) and any(map(_is_explored, everything))):
-            if any(isinstance(value, _ITERATOR) for value in everything):
+            if any(isinstance(value, ITERATOR) for value in everything):
                 raise Unsupported(f"{self.where()}: a generator expression is given away; write a list")
             frame.place += 1
             del frame.stack[len(frame.stack) - count - 1 :]
             self.frames.append(enter(function, arguments, named))
             return None
         if not isinstance(handle, list):  # which looks for what is equal, if at all
-            _copied_only(everything)
+            copied_only(everything)
         if _unknown((*everything, handle)):
             value = UNKNOWN
         elif type(handle) is dict and function.__name__ in ("items", "values"):
@@ -437,23 +337,6 @@ def _unpack(value: Any, count: int, star: int | None) -> list:
     return parts[::-1]
 
 
-_WHOLE = (tuple, str, bytes, range, list, Together)
-_ITERATOR = type(iter([]))
-
-
-def _whole(items: Any) -> Any:
-    """Something like it of which item number i can be had at any time."""
-    if isinstance(items, _WHOLE):
-        return items
-    if isinstance(items, dict | set | frozenset | type({}.keys())):
-        return tuple(items)
-    raise Unsupported(f"a loop over {type(items).__name__} cannot be explored; make it a list")
-
-
-def _cursor(items: Any) -> Any:
-    return UNKNOWN if items is UNKNOWN else Cursor(_whole(items))
-
-
 def _is_plain(function: Any) -> bool:
     """Whether a callable is one of Python's own that changes nothing."""
     if function in (next, setattr, delattr, exec, eval, map, filter):
@@ -461,19 +344,6 @@ def _is_plain(function: Any) -> bool:
     owner = getattr(function, "__self__", None)
     return isinstance(function, type) or (isinstance(function, types.BuiltinFunctionType)
                                           and isinstance(owner, types.ModuleType | str | tuple | int | frozenset))
-
-
-def short(value: Any) -> str:
-    """A value in a few words."""
-    text = value.token if isinstance(value, Name) else repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _copied_only(values: Iterable) -> None:
-    """Raises Looked if one of them is a name."""
-    for value in values:
-        if isinstance(value, Name):
-            value._refuse()
 
 
 def _is_explored(value: Any) -> bool:

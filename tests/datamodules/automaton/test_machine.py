@@ -6,8 +6,9 @@ import pytest
 
 from length_gen.datamodules.automaton.explore import SCRIBE, _Pointer, _Scribe
 from length_gen.datamodules.automaton.frozen import Constants, Freezer
-from length_gen.datamodules.automaton.machine import UNKNOWN, Machine, Stopped, enter
+from length_gen.datamodules.automaton.machine import Machine, Stopped, enter
 from length_gen.datamodules.automaton.program import Unsupported
+from length_gen.datamodules.automaton.values import UNKNOWN
 from length_gen.datamodules.trajectory import Scribe
 from tests.datamodules.tasks.test_check import MAKERS
 
